@@ -1,0 +1,33 @@
+# `make run` and `make test` do all their set-up: the virtual environment is made when it is missing or out of date.
+SHELL := /bin/bash
+VENV := .venv
+PYTHON := $(VENV)/bin/python
+# The first interpreter that really starts and is new enough; override with `make BASE_PYTHON=...`.
+BASE_PYTHON ?= $(shell for p in python3 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+
+.PHONY: run test lint format clean
+
+run: $(VENV)/ready
+	$(PYTHON) -m gen3r_jax.train --config configs/adapter.py:tiny --workdir runs/adapter-tiny
+
+test: $(VENV)/ready
+	$(PYTHON) -m pytest -n auto --maxprocesses 4 --dist loadfile
+
+lint: $(VENV)/ready
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
+
+format: $(VENV)/ready
+	$(PYTHON) -m ruff check --fix .
+	$(PYTHON) -m ruff format .
+
+$(VENV)/ready: requirements.txt pyproject.toml
+	@test -n "$(BASE_PYTHON)" || { echo "error: no Python 3.11 or newer found; install one or pass BASE_PYTHON=/path/to/python" >&2; exit 2; }
+	$(BASE_PYTHON) -m venv $(VENV)
+	$(PYTHON) -m pip install --quiet --upgrade pip
+	$(PYTHON) -m pip install --quiet --editable '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache

@@ -1,0 +1,94 @@
+"""The house rules of docs/architecture.md that a machine can check: imports point down the floors, without circles."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+# Longest prefix wins. A module may import modules of lower floors and of its own.
+FLOORS = {
+    "gen3r_jax.module": 1,
+    "gen3r_jax.errors": 1,
+    "gen3r_jax.options": 1,
+    "gen3r_jax.checkpoint": 1,
+    "gen3r_jax.sharding": 1,
+    "gen3r_jax.ops": 1,
+    "gen3r_jax.geometry": 1,
+    "gen3r_jax.models": 2,
+    "gen3r_jax.data": 2,
+    "gen3r_jax.training": 2,
+    "gen3r_jax.evaluation": 2,
+    "gen3r_jax.scene": 2,
+    "gen3r_jax.pipeline": 3,
+    "gen3r_jax.export": 3,
+    "gen3r_jax.stages": 4,
+    "gen3r_jax.reconstruct": 4,
+    "conversion": 4,
+    "gen3r_jax.train": 5,
+}
+
+
+def _modules() -> dict[str, Path]:
+    files = [*(REPOSITORY / "gen3r_jax").rglob("*.py"), *(REPOSITORY / "conversion").rglob("*.py")]
+    names = {".".join(file.relative_to(REPOSITORY).with_suffix("").parts): file for file in files}
+    return {name.removesuffix(".__init__"): file for name, file in names.items()}
+
+
+def _imports(file: Path, known: set[str]) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            names = {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+        else:
+            continue
+        found |= names & known
+    return found
+
+
+def _floor(module: str) -> int:
+    prefixes = [p for p in FLOORS if module == p or module.startswith(p + ".")]
+    return FLOORS[max(prefixes, key=len)]
+
+
+MODULES = _modules()
+
+
+@pytest.mark.parametrize("module", sorted(set(MODULES) - {"gen3r_jax"}))
+def test_imports_point_down_the_floors(module):
+    imports = _imports(MODULES[module], set(MODULES)) - {"gen3r_jax", module}
+    upwards = {name for name in imports if _floor(name) > _floor(module)}
+    assert not upwards, f"{module} (floor {_floor(module)}) imports {upwards} of a higher floor"
+
+
+def test_no_import_circles():
+    graph = {name: _imports(file, set(MODULES)) - {name} for name, file in MODULES.items()}
+    done: set[str] = set()
+
+    def visit(name: str, path: tuple[str, ...]) -> None:
+        assert name not in path, " -> ".join((*path[path.index(name) :], name))
+        if name not in done:
+            for imported in graph[name]:
+                visit(imported, (*path, name))
+            done.add(name)
+
+    for name in graph:
+        visit(name, ())
+
+
+@pytest.mark.parametrize("module", sorted(name for name in MODULES if not name.startswith("conversion")))
+def test_nothing_but_the_converter_knows_torch(module):
+    assert "torch" not in {name.split(".")[0] for name in _external_imports(MODULES[module])}
+
+
+def _external_imports(file: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module)
+    return names
