@@ -1,0 +1,239 @@
+"""What goes to disk: the weights of a network, and the state of a training run.
+
+A network is a folder: ``config.json`` holds ``{"network": class name, "config": {...}}`` and ``params`` the parameters
+as Orbax writes a nested dict. A run has one folder a step with the items ``state``, ``data`` (the position in the data,
+one file a process) and ``config``. Any folder appears under its name only when it is complete.
+"""
+
+import dataclasses
+import json
+import logging
+import re
+from typing import Any
+
+import grain
+import jax
+import jax.numpy as jnp
+import orbax.checkpoint as ocp
+from etils import epath
+from flax import nnx
+from orbax.checkpoint import checkpoint_managers as policies
+
+from gen3r_jax import module
+from gen3r_jax.errors import UserError
+from gen3r_jax.module import Params
+from gen3r_jax.options import read_options
+from gen3r_jax.sharding import param_shardings
+
+# Orbax logs the traceback of every error that it also raises; the one that is raised is enough.
+logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname or record.levelno < logging.ERROR)
+
+
+def save_network(path: epath.PathLike, network: nnx.Module) -> None:
+    """Writes a network with its ``.config`` into the folder `path`; see :func:`save_weights`."""
+    save_weights(path, type(network), network.config, module.split(network)[1])
+
+
+def save_weights(path: epath.PathLike, network_class: type[nnx.Module], config: Any, params: Params) -> None:
+    """Writes parameters of ``network_class(config)`` into the folder `path`, replacing what is there.
+
+    The folder is written beside its place and moved into it when complete, so an interrupted save leaves the old one.
+    Raises UserError when the place cannot be written, the disk is full, or `path` holds something else than weights.
+    """
+    path = epath.Path(path).absolute()
+    partial, old = (path.parent / f".{path.name}.{suffix}" for suffix in ("partial", "old"))
+    try:
+        if path.exists() and not ((path / "config.json").exists() and (path / "params").exists()):
+            raise UserError(f"{path} exists and is no weights folder; name another place or remove it")
+        for leftover in (partial, old):
+            if leftover.exists():
+                leftover.rmtree()
+        partial.mkdir(parents=True)
+        description = {"network": network_class.__name__, "config": dataclasses.asdict(config)}
+        (partial / "config.json").write_text(json.dumps(description, indent=2) + "\n")
+        # One gigabyte on its way at a time: saving then takes little memory beside the weights.
+        with ocp.Checkpointer(ocp.StandardCheckpointHandler(save_concurrent_gb=1)) as checkpointer:
+            checkpointer.save(partial / "params", args=ocp.args.StandardSave(params))
+        if path.exists():
+            path.rename(old)
+        partial.rename(path)
+        if old.exists():
+            old.rmtree()
+    except UserError:
+        raise
+    except (OSError, ValueError) as error:  # TensorStore reports a full disk as a ValueError
+        raise UserError(f"cannot write weights to {path}: {_reason(error)}") from error
+
+
+def load_network(
+    path: epath.PathLike, network_class: type[nnx.Module], *, dtype: Any = None, shardings: Any = None
+) -> tuple[nnx.GraphDef, Params]:
+    """Reads a folder written by :func:`save_network` -> (graphdef, params) for ``module.merge``.
+
+    dtype: of the floating-point parameters (default: as stored). shardings: a tree like the parameters (default: by the
+    rules of :mod:`gen3r_jax.sharding` under ``jax.set_mesh``, else all on the first device).
+    Raises UserError that names every missing, extra and misshapen tensor, a wrong network or a missing folder.
+    """
+    path = epath.Path(path).absolute()
+    config = read_config(path, network_class)
+    graphdef, wanted = module.abstract(lambda rngs: network_class(config, rngs=rngs))
+    try:
+        return graphdef, _restore_params(path, network_class.__name__, wanted, dtype, shardings)
+    except UserError:
+        raise
+    except Exception as error:  # Orbax and TensorStore each raise their own kinds
+        raise UserError(f"weights in {path} are damaged ({_reason(error)}); make them again") from error
+
+
+def _restore_params(path: epath.Path, name: str, wanted: Params, dtype: Any, shardings: Any) -> Params:
+    with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
+        stored = checkpointer.metadata(path / "params").item_metadata.tree
+        refuse_mismatch(f"weights in {path} do not fit {name}", wanted, stored)
+        shardings = shardings or _default_shardings(wanted)
+
+        def target(want: jax.ShapeDtypeStruct, have: Any, sharding: jax.sharding.Sharding) -> jax.ShapeDtypeStruct:
+            cast = dtype if dtype is not None and jnp.issubdtype(have.dtype, jnp.floating) else have.dtype
+            return jax.ShapeDtypeStruct(want.shape, cast, sharding=sharding)
+
+        targets = jax.tree.map(target, wanted, stored, shardings)
+        return checkpointer.restore(path / "params", args=ocp.args.StandardRestore(targets))
+
+
+def read_config(path: epath.PathLike, network_class: type[nnx.Module]) -> Any:
+    """The config of the network in the folder `path`. Raises UserError if it holds none, or another network."""
+    path = epath.Path(path).absolute()
+    name = network_class.__name__
+    if not path.exists():
+        raise UserError(f"no weights of {name} at {path}: the folder does not exist")
+    if not (path / "config.json").exists() or not (path / "params").exists():
+        raise UserError(f"{path} holds no weights of {name}: a weights folder has config.json and params/")
+    try:
+        description = json.loads((path / "config.json").read_text())
+        network, config = description["network"], description["config"]
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise UserError(f'{path / "config.json"} must hold {{"network": ..., "config": ...}}') from error
+    if network != name:
+        raise UserError(f"{path} holds weights of {network}, not of {name}")
+    return read_options(network_class.Config, config, f"{path}/config.json config")
+
+
+def refuse_mismatch(subject: str, wanted: Any, stored: Any) -> None:
+    """Raises UserError with one line that lists every tensor of `stored` that is missing, extra or misshapen."""
+    wanted, stored = module.flatten(wanted), module.flatten(stored)
+    problems = [f"missing {name}" for name in wanted if name not in stored]
+    problems += [f"extra {name}" for name in stored if name not in wanted]
+    problems += [
+        f"{name} has shape {tuple(stored[name].shape)}, needed {tuple(leaf.shape)}"
+        for name, leaf in wanted.items()
+        if name in stored and tuple(stored[name].shape) != tuple(leaf.shape)
+    ]
+    if problems:
+        raise UserError(f"{subject}: {'; '.join(problems)}")
+
+
+class TrainCheckpoints:
+    """The checkpoints of one run in `directory`, written in the background: the last `keep` and every `keep_every`-th.
+
+    A context manager: leaving it waits for the last write. Every method raises UserError when the disk cannot be
+    written; the checkpoints that were complete before stay as they are.
+    """
+
+    def __init__(self, directory: epath.PathLike, *, keep: int, keep_every: int = 0):
+        self.directory = epath.Path(directory).absolute()
+        kept = [policies.LatestN(keep)] + ([policies.EveryNSteps(keep_every)] if keep_every else [])
+        try:
+            self._manager = ocp.CheckpointManager(
+                self.directory,
+                item_handlers={
+                    "state": ocp.StandardCheckpointHandler(),
+                    "data": grain.checkpoint.CheckpointHandler(),
+                    "config": ocp.JsonCheckpointHandler(),
+                },
+                options=ocp.CheckpointManagerOptions(
+                    preservation_policy=policies.AnyPreservationPolicy(kept), cleanup_tmp_directories=True
+                ),
+            )
+        except OSError as error:
+            raise UserError(f"cannot write to {self.directory}: {_reason(error)}") from error
+
+    def __enter__(self) -> "TrainCheckpoints":
+        return self
+
+    def __exit__(self, kind: Any, *_: Any) -> None:
+        try:
+            self.wait()
+        except UserError:
+            if kind is None:  # else an error, perhaps the same, is already on its way
+                raise
+
+    def latest(self) -> int | None:
+        """The step of the newest checkpoint, once everything is on disk."""
+        self.wait()
+        return self._manager.latest_step()
+
+    def save(self, step: int, state: Any, data: grain.DatasetIterator, config: dict[str, Any]) -> None:
+        """Starts writing; returns once `state` and the position of `data` are copied, so both may change."""
+        items = ocp.args.Composite(
+            state=ocp.args.StandardSave(module.flatten(state)),
+            data=grain.checkpoint.CheckpointSave(data),
+            config=ocp.args.JsonSave(config),
+        )
+        self._guard(lambda: self._manager.save(step, args=items))
+
+    def check(self) -> None:
+        """Raises UserError if a write in the background has failed."""
+        self._guard(self._manager.check_for_errors)
+
+    def wait(self) -> None:
+        """Returns when everything is on disk."""
+        self._guard(self._manager.wait_until_finished)
+
+    def restore(self, step: int, abstract: Any, data: grain.DatasetIterator | None = None) -> Any:
+        """Reads a state like `abstract` (ShapeDtypeStructs with shardings) and moves `data` to its position.
+
+        The state may have been saved on another mesh. Raises UserError with one line that lists everything missing,
+        extra or misshapen, or says that the checkpoint is damaged.
+        """
+        path = self.directory / str(step)
+        wanted = module.flatten(abstract)
+        try:
+            stored = self._manager.item_metadata(step).state
+            if stored is None:
+                raise FileNotFoundError("its state is missing")
+            refuse_mismatch(f"checkpoint {path} does not fit this run", wanted, stored)
+            items: dict[str, Any] = {"state": ocp.args.StandardRestore(wanted)}
+            if data is not None:
+                items["data"] = grain.checkpoint.CheckpointRestore(data)
+            restored = self._manager.restore(step, args=ocp.args.Composite(**items)).state
+        except UserError:
+            raise
+        except Exception as error:  # as in load_network, and Grain's
+            earlier = [other for other in self._manager.all_steps() if other < step]
+            advice = f"remove it to go on from step {max(earlier)}" if earlier else "remove it to start again"
+            raise UserError(f"checkpoint {path} is damaged ({_reason(error)}); {advice}") from error
+        return jax.tree.unflatten(jax.tree.structure(abstract), [restored[name] for name in wanted])
+
+    def _guard(self, action: Any) -> None:
+        try:
+            action()
+        except Exception as error:  # as above
+            # A failed write is no checkpoint: what Orbax still lists are complete ones.
+            good = max(ocp.utils.checkpoint_steps(self.directory), default=None)
+            last = f"the last good checkpoint is step {good}" if good is not None else "there is no checkpoint yet"
+            raise UserError(f"cannot write a checkpoint to {self.directory}: {_reason(error)}; {last}") from error
+
+
+def _reason(error: BaseException) -> str:
+    """The cause in a few words: TensorStore wraps the system's message in paths and codes."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    text = " ".join(str(error).split()) or type(error).__name__
+    found = re.search(r": ([^:]+) \[os_error_code", text)
+    return found.group(1) if found else text[:200]
+
+
+def _default_shardings(params: Params) -> Any:
+    mesh = jax.sharding.get_mesh()
+    if not mesh.empty:
+        return param_shardings(params, mesh)
+    return jax.tree.map(lambda _: jax.sharding.SingleDeviceSharding(jax.devices()[0]), params)

@@ -1,0 +1,74 @@
+"""Modules as values: take an NNX module apart into plain parameters and put it together again.
+
+Everywhere outside a network, parameters are a nested ``dict`` of arrays (a plain pytree). That is what
+optimizers, checkpoints, sharding rules and converters work on; a dotted path such as
+``aggregator.frame_blocks.attn.qkv.kernel`` names one leaf.
+"""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+Params = dict[str, Any]
+Remat = Literal["none", "full", "dots"]
+
+
+def split(module: nnx.Module) -> tuple[nnx.GraphDef, Params]:
+    """Returns the static part of a module and its parameters as a nested dict."""
+    graphdef, state = nnx.split(module)
+    return graphdef, _rename_keys(nnx.to_pure_dict(state), str)
+
+
+def merge(graphdef: nnx.GraphDef, params: Params) -> nnx.Module:
+    """Inverse of :func:`split`; `params` may hold arrays, tracers or any other leaves."""
+    return nnx.merge(graphdef, _rename_keys(params, lambda key: int(key) if key.isdigit() else key))
+
+
+def abstract(build: Callable[[nnx.Rngs], nnx.Module]) -> tuple[nnx.GraphDef, Params]:
+    """:func:`split` of ``build(rngs)`` with ``jax.ShapeDtypeStruct`` leaves: nothing is allocated."""
+    graphdef, state = nnx.split(nnx.eval_shape(lambda: build(nnx.Rngs(0))))
+    return graphdef, _rename_keys(nnx.to_pure_dict(state), str)
+
+
+def stack(build: Callable[[nnx.Rngs], nnx.Module], rngs: nnx.Rngs, count: int) -> nnx.Module:
+    """Builds `count` equal modules with a leading layer axis on every parameter, to be walked by ``jax.lax.scan``."""
+    return nnx.vmap(build)(rngs.split(count))
+
+
+def rematerialised(function: Callable, remat: Remat) -> Callable:
+    """`function` whose intermediate results are computed again for the gradient.
+
+    "full": all of them; "dots": all but those of convolutions and of matrix products without batch axes, so that
+    attention scores are never kept; "none": `function` itself.
+    """
+    if remat == "none":
+        return function
+    return jax.checkpoint(function, policy=_is_large_product if remat == "dots" else None)
+
+
+def _is_large_product(primitive: Any, *inputs: Any, **params: Any) -> bool:
+    batched = primitive is jax.lax.dot_general_p and params["dimension_numbers"][1][0]
+    return jax.checkpoint_policies.dots_saveable(primitive, *inputs, **params) and not batched
+
+
+def cast(tree: Any, dtype: jnp.dtype) -> Any:
+    """Casts the floating-point leaves of a pytree."""
+    return jax.tree.map(lambda x: x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x, tree)
+
+
+def flatten(params: Params) -> dict[str, Any]:
+    """``{"a": {"b": leaf}}`` -> ``{"a.b": leaf}``; the keys of lists and tuples are their indices."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(params)
+    return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
+
+
+def count_parameters(params: Params) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(params))
+
+
+def _rename_keys(tree: Any, rename: Callable[[Any], Any]) -> Any:
+    # `nnx.List` numbers its items with integers; Orbax and JSON know string keys only.
+    return {rename(key): _rename_keys(value, rename) for key, value in tree.items()} if isinstance(tree, dict) else tree

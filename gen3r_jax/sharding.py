@@ -1,0 +1,151 @@
+"""Where arrays live on a device mesh: the mesh, the rules for parameters, and :func:`shard` for activations.
+
+Everything is said in logical axes ("heads", "frames"), and one table maps those to the axes of the mesh:
+
+    data    copies of the model; only gradients travel. Across slices or nodes.
+    fsdp    the batch too, and every large parameter and its optimizer moments in slices.
+    seq     frames, tokens or rows of one sample.
+    tensor  heads and hidden units of one layer.
+
+Parameters are matched by their dotted path against ``RULES``; the first match wins and names the trailing axes. An axis
+that its mesh axes do not divide stays whole.
+"""
+
+import dataclasses
+import functools
+import logging
+import math
+import re
+from typing import Any
+
+import jax
+import optax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from gen3r_jax import module
+from gen3r_jax.errors import UserError
+
+AXES = ("data", "fsdp", "seq", "tensor")
+
+LOGICAL: dict[str, tuple[str, ...]] = {
+    "batch": ("data", "fsdp"),
+    "frames": ("seq",),
+    "tokens": ("seq",),
+    "rows": ("seq",),
+    "embed": ("fsdp",),
+    "heads": ("tensor",),
+    "mlp": ("tensor",),
+    "channels": ("fsdp",),
+}
+
+RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
+    (r".*attn\w*\.(q|k|v|qkv)\.kernel", ("embed", "heads")),
+    (r".*attn\w*\.(out|proj)\.kernel", ("heads", "embed")),
+    (r".*mlp\.(up|fc1)\.kernel", ("embed", "mlp")),
+    (r".*mlp\.(down|fc2)\.kernel", ("mlp", "embed")),
+    (r".*kernel", ("channels",)),
+    (r".*", ()),
+)
+
+_log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshOptions:
+    """Sizes of the mesh axes; one may be -1 and takes all remaining devices."""
+
+    data: int = 1
+    fsdp: int = -1
+    seq: int = 1
+    tensor: int = 1
+
+
+def make_mesh(options: MeshOptions, devices: list[jax.Device] | None = None) -> Mesh:
+    """The device mesh. Raises UserError when the sizes do not multiply to the number of devices."""
+    devices = jax.devices() if devices is None else devices
+    sizes = dataclasses.asdict(options)
+    free = [axis for axis, size in sizes.items() if size == -1]
+    known = math.prod(size for size in sizes.values() if size != -1)
+    if len(free) == 1 and known > 0 and len(devices) % known == 0:
+        sizes[free[0]] = len(devices) // known
+    if len(free) > 1 or min(sizes.values()) < 1 or math.prod(sizes.values()) != len(devices):
+        given = ", ".join(f"{axis}={size}" for axis, size in dataclasses.asdict(options).items())
+        count = f"{len(devices)} device{'s' * (len(devices) > 1)}"
+        raise UserError(f"mesh {given} does not fit {count}: sizes must multiply to {len(devices)}, one may be -1")
+    # Auto, not the default Explicit: patchify, resize and convolutions on sharded axes are then the compiler's work.
+    return jax.make_mesh(tuple(sizes[axis] for axis in AXES), AXES, (AxisType.Auto,) * len(AXES), devices=devices)
+
+
+def data_parallel_size(mesh: Mesh) -> int:
+    """In how many parts a batch is split."""
+    return math.prod(mesh.shape[axis] for axis in LOGICAL["batch"])
+
+
+def shard(x: jax.Array, *axes: str | None) -> jax.Array:
+    """Asks for `x` to be split along logical axes under ``jax.set_mesh``; the identity without a mesh.
+
+    Axes that are left out, None, or that the mesh does not divide stay whole.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    return x if mesh.empty else jax.lax.with_sharding_constraint(x, partition(x.shape, axes, mesh))
+
+
+def partition(shape: tuple[int, ...], axes: tuple[str | None, ...], mesh: Any) -> PartitionSpec:
+    """Logical names of the leading axes of an array -> how it is split over the mesh, as far as the sizes divide."""
+    taken: set[str] = set()
+
+    def mesh_axes(size: int, name: str | None) -> tuple[str, ...] | None:
+        chosen: list[str] = []
+        for axis in LOGICAL[name] if name else ():
+            parts = mesh.shape[axis] * math.prod(mesh.shape[one] for one in chosen)
+            if mesh.shape[axis] > 1 and axis not in taken and size % parts == 0:
+                chosen.append(axis)
+        taken.update(chosen)
+        return tuple(chosen) or None
+
+    return PartitionSpec(*(mesh_axes(size, name) for size, name in zip(shape, axes, strict=False)))
+
+
+def batch_sharding(mesh: Mesh, shape: tuple[int, ...], axes: tuple[str | None, ...]) -> NamedSharding:
+    """Placement of one batch entry, as :attr:`Stage.batch_axes` names its axes."""
+    return NamedSharding(mesh, partition(shape, axes, mesh))
+
+
+def param_shardings(params: Any, mesh: Mesh) -> Any:
+    """A tree of shardings like `params` (arrays or ShapeDtypeStructs), by ``RULES``."""
+    leaves, treedef = jax.tree.flatten(params)
+    return treedef.unflatten(
+        NamedSharding(mesh, _param_spec(name, leaf.shape, mesh))
+        for name, leaf in zip(module.flatten(params), leaves, strict=True)
+    )
+
+
+def opt_state_shardings(tx: optax.GradientTransformation, params: Any, shardings: Any, mesh: Mesh) -> Any:
+    """A tree of shardings like ``tx.init(params)``: moments lie as their parameters do, the rest is everywhere.
+
+    Without this, ``jit(tx.init)`` would put a whole copy of every moment on every device.
+    """
+    state = jax.eval_shape(tx.init, params)
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    return optax.tree_map_params(
+        tx, lambda _, sharding: sharding, state, shardings, transform_non_params=lambda _: everywhere
+    )
+
+
+def _param_spec(name: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
+    axes = next(axes for pattern, axes in RULES if re.fullmatch(pattern, name))
+    axes = (None,) * (len(shape) - len(axes)) + axes[max(0, len(axes) - len(shape)) :]
+    spec = partition(shape, axes, mesh)
+    whole = [axis for axis, got in zip(axes, spec, strict=True) if axis and not got and _parts(axis, mesh) > 1]
+    if whole:
+        _log_once(f"{name} {shape} is not split along {', '.join(whole)}: the mesh axes do not divide it")
+    return spec
+
+
+def _parts(axis: str, mesh: Mesh) -> int:
+    return math.prod(mesh.shape[one] for one in LOGICAL[axis])
+
+
+@functools.cache
+def _log_once(message: str) -> None:
+    _log.info(message)
