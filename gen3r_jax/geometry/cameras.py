@@ -1,0 +1,125 @@
+"""Cameras: rotations, rigid motions, VGGT's pose encoding, rays and Plücker coordinates.
+
+OpenCV axes throughout (x right, y down, z forward). `w2c` maps world to camera coordinates, `c2w` back. Intrinsics are
+in pixels, with zero skew. Every function takes NumPy or JAX arrays and answers in kind: data workers stay clear of JAX.
+"""
+
+from types import ModuleType
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+
+def _namespace(x: Array) -> ModuleType:
+    return np if isinstance(x, np.ndarray) else jnp
+
+
+def quaternion_to_matrix(xyzw: Float[Array, "*b 4"]) -> Float[Array, "*b 3 3"]:
+    """Rotation of a quaternion, scalar last. The quaternion need not have unit length (but must not be zero)."""
+    xp = _namespace(xyzw)
+    x, y, z, w = (xyzw[..., i] for i in range(4))
+    s = 2.0 / (xyzw * xyzw).sum(-1)
+    entries = [
+        1 - s * (y * y + z * z), s * (x * y - z * w), s * (x * z + y * w),
+        s * (x * y + z * w), 1 - s * (x * x + z * z), s * (y * z - x * w),
+        s * (x * z - y * w), s * (y * z + x * w), 1 - s * (x * x + y * y),
+    ]  # fmt: skip
+    return xp.stack(entries, -1).reshape(*xyzw.shape[:-1], 3, 3)
+
+
+def matrix_to_quaternion(rotation: Float[Array, "*b 3 3"]) -> Float[Array, "*b 4"]:
+    """Unit quaternion of a rotation, scalar last, with w >= 0.
+
+    Each component can be found from the diagonal and then gives the others by division; the largest is taken, so that
+    half turns (w = 0) are as accurate as any other rotation.
+    """
+    xp = _namespace(rotation)
+    (a, b, c), (d, e, f), (g, h, i) = ([rotation[..., row, column] for column in range(3)] for row in range(3))
+    squares = xp.stack([1 + a - e - i, 1 - a + e - i, 1 - a - e + i, 1 + a + e + i], -1)  # 4 x², 4 y², 4 z², 4 w²
+    products = [  # 4 times the outer product of (x, y, z, w) with itself
+        xp.stack([squares[..., 0], b + d, c + g, h - f], -1),
+        xp.stack([b + d, squares[..., 1], f + h, c - g], -1),
+        xp.stack([c + g, f + h, squares[..., 2], d - b], -1),
+        xp.stack([h - f, c - g, d - b, squares[..., 3]], -1),
+    ]
+    # The component taken is at least 1/2; the floor keeps the gradients of the others finite.
+    doubled = xp.sqrt(xp.maximum(squares, 0.01))
+    candidates = xp.stack(products, -2) / (2 * doubled[..., None])
+    best = squares.argmax(-1)[..., None, None]
+    xyzw = xp.take_along_axis(candidates, best, axis=-2)[..., 0, :]
+    return xp.where(xyzw[..., 3:] < 0, -xyzw, xyzw)
+
+
+def encode_pose(
+    w2c: Float[Array, "*b 3 4"], intrinsics: Float[Array, "*b 3 3"], image_size: tuple[int, int]
+) -> Float[Array, "*b 9"]:
+    """VGGT's camera encoding: translation (3), quaternion xyzw (4), vertical and horizontal field of view in radians.
+
+    `image_size` is (height, width) in pixels. The principal point is not encoded.
+    """
+    xp = _namespace(w2c)
+    height, width = image_size
+    fov_h = 2 * xp.arctan(height / 2 / intrinsics[..., 1, 1])
+    fov_w = 2 * xp.arctan(width / 2 / intrinsics[..., 0, 0])
+    quaternion = matrix_to_quaternion(w2c[..., :3, :3])
+    return xp.concatenate([w2c[..., :3, 3], quaternion, fov_h[..., None], fov_w[..., None]], -1)
+
+
+def decode_pose(
+    pose_enc: Float[Array, "*b 9"], image_size: tuple[int, int]
+) -> tuple[Float[Array, "*b 3 4"], Float[Array, "*b 3 3"]]:
+    """Inverse of :func:`encode_pose`: `w2c` and intrinsics with the principal point in the middle of the image."""
+    xp = _namespace(pose_enc)
+    height, width = image_size
+    w2c = xp.concatenate([quaternion_to_matrix(pose_enc[..., 3:7]), pose_enc[..., :3, None]], -1)
+    fy = height / 2 / xp.tan(pose_enc[..., 7] / 2)
+    fx = width / 2 / xp.tan(pose_enc[..., 8] / 2)
+    zero, one = xp.zeros_like(fx), xp.ones_like(fx)
+    entries = [fx, zero, width / 2 * one, zero, fy, height / 2 * one, zero, zero, one]
+    return w2c, xp.stack(entries, -1).reshape(*fx.shape, 3, 3)
+
+
+def invert_se3(transform: Float[Array, "*b r 4"]) -> Float[Array, "*b 4 4"]:
+    """Inverse of rigid motions given as 3x4 or 4x4 matrices (the rotation is transposed, not inverted)."""
+    xp = _namespace(transform)
+    rotation = xp.swapaxes(transform[..., :3, :3], -1, -2)
+    top = xp.concatenate([rotation, -_product(rotation, transform[..., :3, 3:])], -1)
+    bottom = xp.broadcast_to(xp.asarray([0, 0, 0, 1], dtype=top.dtype), (*top.shape[:-2], 1, 4))
+    return xp.concatenate([top, bottom], -2)
+
+
+def rebase_to_first(c2w: Float[Array, "t 4 4"]) -> Float[Array, "t 4 4"]:
+    """Expresses a camera path in the coordinates of its first camera, which becomes exactly the identity."""
+    xp = _namespace(c2w)
+    first = xp.eye(4, dtype=c2w.dtype)[None]
+    return xp.concatenate([first, _product(xp.linalg.inv(c2w[0]), c2w[1:])], 0)
+
+
+def rays(
+    intrinsics: Float[Array, "*b 3 3"], c2w: Float[Array, "*b 4 4"], image_size: tuple[int, int]
+) -> tuple[Float[Array, "*b h w 3"], Float[Array, "*b h w 3"]]:
+    """Origin and unit direction, in world coordinates, of the ray through the centre (+0.5) of every pixel."""
+    xp = _namespace(c2w)
+    height, width = image_size
+    y, x = xp.meshgrid(xp.arange(height) + 0.5, xp.arange(width) + 0.5, indexing="ij")
+    fx, fy, cx, cy = (intrinsics[..., i, j, None, None] for i, j in ((0, 0), (1, 1), (0, 2), (1, 2)))
+    x, y = (x - cx) / fx, (y - cy) / fy
+    in_camera = xp.stack([x, y, xp.ones_like(x)], -1).astype(c2w.dtype)  # [b h w 3]
+    directions = _product(in_camera, xp.swapaxes(c2w[..., :3, :3], -1, -2)[..., None, :, :])
+    directions = directions / xp.linalg.norm(directions, axis=-1, keepdims=True)
+    return xp.broadcast_to(c2w[..., None, None, :3, 3], directions.shape), directions
+
+
+def plucker_map(
+    intrinsics: Float[Array, "*b 3 3"], c2w: Float[Array, "*b 4 4"], image_size: tuple[int, int]
+) -> Float[Array, "*b h w 6"]:
+    """Plücker coordinates of every pixel's ray: moment (origin x direction), then direction."""
+    xp = _namespace(c2w)
+    origins, directions = rays(intrinsics, c2w, image_size)
+    return xp.concatenate([xp.cross(origins, directions), directions], -1)
+
+
+def _product(a: Array, b: Array) -> Array:
+    """Matrix product at full precision: accelerators would round its factors by default, and poses suffer."""
+    return np.matmul(a, b) if _namespace(b) is np else jnp.matmul(a, b, precision="highest")
