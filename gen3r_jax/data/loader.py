@@ -1,0 +1,322 @@
+"""The training loader: scenes of one or several sources, cut to clips, batched, with a position that can be saved.
+
+Clip number n is a function of (config, seed, n) alone: neither the worker processes nor the hosts change the data or
+its order. Process p of P gets the clips p, p + P, p + 2 P, ...
+"""
+
+import atexit
+import contextlib
+import math
+import multiprocessing
+import os
+import signal
+import threading
+import weakref
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from multiprocessing import resource_tracker
+from typing import Any, NamedTuple
+
+import grain
+import numpy as np
+from absl import flags
+
+from gen3r_jax.data.captions import clean_caption
+from gen3r_jax.data.clips import (
+    crop_intrinsics,
+    default_intrinsics,
+    quantize,
+    repair_indices,
+    require_clip_length,
+    require_side,
+    resize_crop,
+    sample_indices,
+)
+from gen3r_jax.data.images import require_frames
+from gen3r_jax.data.procedural import Difficulty
+from gen3r_jax.data.sources import Capture, Source, open_source
+from gen3r_jax.errors import UserError
+from gen3r_jax.geometry.cameras import rebase_to_first
+from gen3r_jax.options import read_options
+
+ENDLESS = 1 << 40
+"""Clips: more than anyone trains on, few enough for Grain's arithmetic."""
+
+MAX_DAMAGED = 100
+"""A run stops when so many scenes in a row cannot be read."""
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """The config group ``data``.
+
+    source: "procedural", a video, a folder (images, videos, data set root, shards), or several of them as
+      ((source, weight), ...), drawn in proportion to the weights.
+    max_stride: clips take every frame, every second, ... up to this, drawn uniformly.
+    cameras: whether the cameras of image folders (``transforms.json``) are wanted; then its frame order holds too.
+    num_scenes, difficulty: of procedural scenes ("easy" or "full").
+    workers: processes that prepare training batches; 0 prepares them in threads of this one.
+    prefetch: batches that are kept ready (by each worker).
+    """
+
+    source: str | tuple = "procedural"
+    max_stride: int = 2
+    cameras: bool = False
+    num_scenes: int = 10_000
+    difficulty: Difficulty = "easy"
+    workers: int = 0
+    prefetch: int = 2
+
+
+class _Place(NamedTuple):
+    source: int
+    scene: int
+
+
+@dataclass(frozen=True)
+class ClipMaker(grain.transforms.RandomMap):
+    """Turns a place (source, scene) and a random generator into a sample; see :func:`make_loader` for its entries.
+
+    Without `training` nothing is drawn: clips begin at the first frame with the largest stride.
+    """
+
+    sources: tuple[Source, ...]
+    num_frames: int
+    size: tuple[int, int]
+    max_stride: int
+    training: bool
+
+    def random_map(self, place: _Place, rng: np.random.Generator) -> dict[str, Any]:
+        source, scene = self.sources[place.source], place.scene
+        draw = rng if self.training else None
+        stride = int(rng.integers(1, self.max_stride + 1)) if self.training else self.max_stride
+        attempts = min(len(source), MAX_DAMAGED)
+        problems: list[Exception] = []
+        while len(problems) < attempts:
+            try:
+                sample = self._clip(source, source.scene(scene), stride, draw)
+            except (UserError, OSError) as error:
+                problems.append(error)
+                scene = (scene + 1) % len(source)
+            else:
+                sample["num_replaced"] = np.int32(sample["num_replaced"] + len(problems))
+                return sample
+        raise UserError(f"no scene of {source.name} can be read ({attempts} tried); the first: {problems[0]}")
+
+    def _clip(self, source: Source, capture: Capture, stride: int, rng: np.random.Generator | None) -> dict[str, Any]:
+        indices = sample_indices(capture.length, self.num_frames, stride, rng)
+        step = max(1, int(np.diff(indices, append=indices[-1]).max()))  # the stride, if the scene is long enough for it
+        pictures = capture.read(indices)
+        readable = np.array([picture is not None for picture in pictures])
+        if not readable.any():
+            raise UserError(f"{source.name}: scene {capture.id} has no readable frame")
+        repaired = repair_indices(readable, rng)
+        crops = {i: quantize(resize_crop(pictures[i], self.size)) for i in set(repaired)}
+        c2w = np.tile(np.eye(4), (self.num_frames, 1, 1))
+        intrinsics = np.tile(default_intrinsics(self.size), (self.num_frames, 1, 1))
+        if capture.cameras:
+            cameras = capture.cameras.take(indices[repaired])
+            c2w = rebase_to_first(cameras.c2w)
+            intrinsics = np.stack(
+                [
+                    crop_intrinsics(_scale(camera, size, pictures[i].shape[:2]), pictures[i].shape[:2], self.size)
+                    for i, camera, size in zip(repaired, cameras.intrinsics, cameras.sizes, strict=True)
+                ]
+            )
+        return {
+            "frames": np.stack([crops[i] for i in repaired]),
+            "intrinsics": intrinsics.astype(np.float32),
+            "c2w": c2w.astype(np.float32),
+            "caption": _caption(capture.captions, rng),
+            "sample_id": f"{source.name}/{capture.id}[{indices[0]}:{indices[-1] + 1}:{step}]",
+            "num_replaced": int(np.sum(~readable)),
+        }
+
+
+def make_loader(
+    config: DataOptions | Mapping[str, Any],
+    *,
+    batch_size: int,
+    num_frames: int,
+    side: int,
+    seed: int,
+    process_index: int = 0,
+    process_count: int = 1,
+    split: str = "train",
+) -> "Loader":
+    """Opens the sources and gives an endless iterator of batches.
+
+    Args:
+      config: see :class:`DataOptions`.
+      batch_size: clips a batch of this process.
+      num_frames: 4 k + 1 frames a clip. side: of the square frames, a multiple of 112.
+      split: "train", shuffled anew every epoch with random strides and starts; or "test", in order, from frame 0.
+
+    Returns:
+      Batches, dicts of numpy arrays: `frames` uint8 [b t h w 3]; `intrinsics` float32 [b t 3 3] in pixels of the crop;
+      `c2w` float32 [b t 4 4], OpenCV axes, relative to the clip's first frame; `caption` and `sample_id` [b] strings;
+      `num_replaced` int32 [b], how many damaged frames and scenes were replaced. Sources without cameras give identity
+      poses and a 60 degree field of view.
+
+    Raises UserError on sizes that do not fit the networks, and where a source has nothing to read.
+    """
+    options = config if isinstance(config, DataOptions) else read_options(DataOptions, config, "config.data")
+    require_side(side)
+    require_clip_length(num_frames)
+    _check_counts(options, batch_size)
+    entries = _entries(options.source)
+    sources = tuple(_open(name, options, num_frames, side, split) for name, _ in entries)
+    training = split == "train"
+    places = []
+    for number, source in enumerate(sources):
+        scenes = grain.MapDataset.range(len(source)).seed(seed + number)
+        scenes = (scenes.shuffle() if training else scenes).repeat(ENDLESS // len(source))
+        places.append(scenes.map(_Tag(number)))
+    mixed = grain.MapDataset.mix(places, [weight for _, weight in entries]) if len(places) > 1 else places[0]
+    maker = ClipMaker(sources, num_frames, (side, side), options.max_stride, training)
+    clips = mixed.seed(seed).random_map(maker)
+    batches = clips[process_index::process_count].batch(batch_size)
+    return Loader(batches, options.workers if training else 0, options.prefetch)
+
+
+class Loader(grain.DatasetIterator):
+    """Iterates over a dataset of batches, prepared ahead in threads or worker processes.
+
+    The position is one number, whatever the workers: ``get_state()`` gives ``{"next_index": n}``.
+    """
+
+    def __init__(self, batches: grain.MapDataset, workers: int, prefetch: int):
+        super().__init__()
+        self._batches, self._workers, self._prefetch = batches, workers, prefetch
+        self._next_index = 0
+        self._running: grain.DatasetIterator | None = None
+        # Worker processes must end before the interpreter takes their queues down.
+        atexit.register(_close, weakref.ref(self))
+
+    def __next__(self) -> dict[str, np.ndarray]:
+        self._assert_not_closed()
+        self.start_prefetch()
+        batch = next(self._running)
+        self._next_index += 1
+        # Arrays from workers live in shared memory that is freed behind them; these are ours.
+        return {key: np.array(value) for key, value in batch.items()} if self._workers else batch
+
+    def start_prefetch(self) -> None:
+        """Begins to prepare batches; the first batch is waited for otherwise."""
+        if self._running is not None:
+            return
+        batches = self._batches[self._next_index :]
+        if not self._workers:
+            threads = grain.ReadOptions(num_threads=min(self._prefetch, 2), prefetch_buffer_size=self._prefetch)
+            self._running = iter(batches.to_iter_dataset(threads))
+            self._running.start_prefetch()
+            return
+        if not flags.FLAGS.is_parsed():
+            flags.FLAGS.mark_as_parsed()  # Grain reads its flags when it starts processes
+        here = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
+        processes = grain.MultiprocessingOptions(self._workers, per_worker_buffer_size=self._prefetch)
+        self._running = iter(batches.to_iter_dataset(here).mp_prefetch(processes, _end_with_parent))
+        with _unsignalled():
+            self._running.get_state()  # has Grain make the workers' iterators now, not at the first batch
+            self._running.start_prefetch()
+
+    def get_state(self) -> dict[str, int]:
+        return {"next_index": self._next_index}
+
+    def set_state(self, state: dict[str, int]) -> None:
+        self._stop()
+        self._next_index = state["next_index"]
+
+    def close(self) -> None:
+        super().close()
+        self._stop()
+
+    def _stop(self) -> None:
+        if self._running is not None:
+            self._running.close()
+            self._running = None
+
+
+@dataclass(frozen=True)
+class _Tag(grain.transforms.Map):
+    source: int
+
+    def map(self, scene: int) -> _Place:
+        return _Place(self.source, int(scene))
+
+
+def _close(loader: "weakref.ref[Loader]") -> None:
+    if (alive := loader()) is not None:
+        alive.close()
+
+
+@contextlib.contextmanager
+def _unsignalled() -> Iterator[None]:
+    """Processes and threads started inside never see SIGINT and SIGTERM: their end is for the training process to say.
+
+    Ctrl-C and a preempted machine signal all processes, while the trainer still needs the workers to finish its step.
+    """
+    resource_tracker.ensure_running()  # when Python starts it later, it unblocks the signals
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _end_with_parent(worker: int, workers: int) -> None:
+    """Runs in each worker: when the training process is killed, nobody else would stop it."""
+
+    def wait() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def _open(name: str, options: DataOptions, num_frames: int, side: int, split: str) -> Source:
+    source = open_source(
+        name,
+        split=split,
+        cameras=options.cameras,
+        num_scenes=options.num_scenes,
+        num_frames=num_frames * options.max_stride,
+        size=(side, side),
+        difficulty=options.difficulty,
+    )
+    if len(source) == 1:  # in a set of many, short scenes are filled up with copies of their first and last frame
+        require_frames(name, source.scene(0).length, num_frames)
+    return source
+
+
+def _entries(source: str | tuple) -> list[tuple[str, float]]:
+    """The sources of a mixture with their weights; a single name is a mixture of one."""
+    entries = [(source, 1.0)] if isinstance(source, str) else source
+    try:
+        weights = {str(name): float(weight) for name, weight in entries}
+    except (TypeError, ValueError):
+        weights = {}
+    if not weights or len(weights) < len(entries) or not all(0 < weight < math.inf for weight in weights.values()):
+        raise UserError(f"data.source is a name or ((name, weight), ...) with weights above 0, not {source!r}")
+    return list(weights.items())
+
+
+def _check_counts(options: DataOptions, batch_size: int) -> None:
+    counts = {"batch_size": batch_size}
+    counts |= {f"data.{key}": getattr(options, key) for key in ("max_stride", "num_scenes", "prefetch")}
+    for key, value in counts.items():
+        if value < 1:
+            raise UserError(f"{key} must be at least 1, not {value}")
+    if options.workers < 0:
+        raise UserError(f"data.workers must be at least 0, not {options.workers}")
+
+
+def _scale(intrinsics: np.ndarray, size: np.ndarray, actual: tuple[int, int]) -> np.ndarray:
+    """Intrinsics given for an image of `size`, for the file's `actual` size (height, width)."""
+    return intrinsics * np.array([[actual[1] / size[1]], [actual[0] / size[0]], [1]])
+
+
+def _caption(captions: tuple[str, ...], rng: np.random.Generator | None) -> str:
+    if not captions:
+        return ""
+    return clean_caption(captions[rng.integers(len(captions))], rng) if rng else captions[0]

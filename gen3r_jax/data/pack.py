@@ -1,0 +1,141 @@
+"""Packs any source of scenes into ArrayRecord shards: ``python -m gen3r_jax.data.pack SOURCE OUTPUT``.
+
+Image files go in as they are; frames of videos and rendered frames are encoded. Frames that cannot be decoded are left
+out together with their cameras, scenes without any good frame altogether. Shards appear only when they are whole, and
+running the same command again goes on where it was stopped.
+"""
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from gen3r_jax.data.images import encode_image, read_image
+from gen3r_jax.data.shards import SUFFIX, ShardWriter, list_shards, read_index, read_settings
+from gen3r_jax.data.sources import Capture, Source, open_source
+from gen3r_jax.errors import UserError, main_guard
+
+FRAMES_AT_ONCE = 16
+
+
+def pack(source: Source, output: Path, settings: dict[str, object], *, quiet: bool = False) -> "Summary":
+    """Writes the scenes of `source` to shards in `output`.
+
+    settings: ``split``, ``scenes_per_shard``, ``num_frames`` (of each scene at most, 0 for all) and ``format`` (jpg or
+    png, for frames that are not image files) are read; all are kept in the shards, and a folder with shards of other
+    settings is refused.
+    """
+    per_shard = settings["scenes_per_shard"]
+    summary = Summary()
+    for file in list_shards(output, settings["split"]):
+        if read_settings(file) != settings:
+            raise UserError(f"{output} holds shards that were made with other settings; choose another folder")
+    with tqdm(total=len(source), unit="scene", disable=True if quiet else None) as progress:
+        for shard, first in enumerate(range(0, len(source), per_shard)):
+            file = output / f"{settings['split']}-{shard:05d}{SUFFIX}"
+            scenes = range(first, min(first + per_shard, len(source)))
+            if file.exists():
+                summary.scenes += len(read_index(file))
+                progress.update(len(scenes))
+                continue
+            with ShardWriter(file, settings) as writer:
+                for index in scenes:
+                    _pack_scene(source, index, writer, settings, summary)
+                    progress.update()
+    if not summary.scenes:
+        raise UserError(f"no scene of {source.name} could be packed; the first failed with: {summary.reason}")
+    return summary
+
+
+class Summary:
+    """What went in and what was left out. reason: why the first scene was."""
+
+    def __init__(self):
+        self.scenes = self.frames_left_out = self.scenes_left_out = 0
+        self.reason = ""
+
+    def leave_out(self, error: Exception) -> None:
+        self.scenes_left_out += 1
+        self.reason = self.reason or str(error)
+
+    def __str__(self) -> str:
+        text = f"{self.scenes} scenes packed"
+        if self.frames_left_out or self.scenes_left_out:
+            text += f", {self.scenes_left_out} scenes and {self.frames_left_out} frames left out"
+        return text + (f" (first: {self.reason})" if self.reason else "")
+
+
+def _pack_scene(source: Source, index: int, writer: ShardWriter, settings: dict, summary: Summary) -> None:
+    try:
+        capture = source.scene(index)
+    except (UserError, OSError) as error:
+        summary.leave_out(error)
+        return
+    length = min(capture.length, settings["num_frames"] or capture.length)
+    frames = _encoded_frames(capture, length, f".{settings['format']}")
+    packed = writer.add(capture.id, frames, capture.captions, capture.cameras)
+    if packed:
+        summary.scenes += 1
+        summary.frames_left_out += length - packed
+    else:
+        summary.leave_out(UserError(f"scene {capture.id} has no readable frame"))
+
+
+def _encoded_frames(capture: Capture, length: int, suffix: str) -> Iterator[bytes | None]:
+    if capture.encoded:
+        for index in range(length):
+            yield _checked_file(capture, index)
+        return
+    for first in range(0, length, FRAMES_AT_ONCE):
+        for picture in capture.read(np.arange(first, min(first + FRAMES_AT_ONCE, length))):
+            yield None if picture is None else encode_image(picture, suffix)
+
+
+def _checked_file(capture: Capture, index: int) -> bytes | None:
+    try:
+        encoded = capture.encoded(index)
+        read_image(encoded)
+    except (UserError, OSError):
+        return None
+    return encoded
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m gen3r_jax.data.pack",
+        description="Packs any source of scenes into ArrayRecord shards, which train as they are: "
+        "--config.data.source=OUTPUT. The same command goes on where it was stopped.",
+    )
+    parser.add_argument("source", help="`procedural`, a video, or a folder: images, videos, a data set root, shards")
+    parser.add_argument("output", type=Path, help="folder for the shards")
+    parser.add_argument("--split", choices=("train", "test"), default="train", help="list files to read; names shards")
+    parser.add_argument("--scenes_per_shard", type=int, default=64)
+    parser.add_argument("--num_frames", type=int, default=0, help="frames of each scene at most (default: all)")
+    parser.add_argument("--format", choices=("jpg", "png"), default="jpg", help="for frames that are not image files")
+    parser.add_argument("--no_cameras", action="store_true", help="leave cameras out; scenes then need none")
+    group = parser.add_argument_group("procedural scenes")
+    group.add_argument("--num_scenes", type=int, default=256)
+    group.add_argument("--size", type=int, nargs=2, default=(112, 112), metavar=("HEIGHT", "WIDTH"))
+    group.add_argument("--difficulty", choices=("easy", "full"), default="easy")
+    arguments = parser.parse_args()
+    settings = {key: value for key, value in sorted(vars(arguments).items()) if key != "output"}
+    settings["size"] = list(arguments.size)
+    for key, least in {"scenes_per_shard": 1, "num_scenes": 1, "num_frames": 0}.items():
+        if settings[key] < least:
+            raise UserError(f"--{key} must be at least {least}, not {settings[key]}")
+    source = open_source(
+        arguments.source,
+        split=arguments.split,
+        cameras=not arguments.no_cameras,
+        num_scenes=arguments.num_scenes,
+        num_frames=arguments.num_frames or 49,
+        size=tuple(arguments.size),
+        difficulty=arguments.difficulty,
+    )
+    print(f"{arguments.output}: {pack(source, arguments.output, settings)}")
+
+
+if __name__ == "__main__":
+    main_guard(main)

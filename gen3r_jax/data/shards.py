@@ -1,0 +1,170 @@
+"""Scenes packed into ArrayRecord files: few large files, any frame read by itself.
+
+A shard ``<split>-00000.array_record`` is a list of records:
+
+    scene 0: one record a frame, the bytes of its image file (JPEG, PNG, ...)
+             one record, JSON: {"id", "captions": [...], "cameras": null or {"c2w", "intrinsics", "sizes"}}
+    scene 1: ...
+    last:    one record, JSON: {"format": "gen3r_jax.scenes/1", "scenes": [[id, first record, frames], ...], "settings"}
+
+Records are stored one by one and uncompressed, for images are compressed already. The numbers of ``cameras`` are lists
+over the frames, with the meaning of :class:`gen3r_jax.data.format.Cameras`.
+"""
+
+import functools
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
+
+from gen3r_jax.data.format import Cameras
+from gen3r_jax.errors import UserError
+
+FORMAT = "gen3r_jax.scenes/1"
+SUFFIX = ".array_record"
+
+
+@dataclass(frozen=True)
+class ShardScene:
+    """Where a scene is: record `first` of `file` is its first frame, record ``first + length`` describes it."""
+
+    file: Path
+    id: str
+    first: int
+    length: int
+
+
+def list_shards(folder: Path, split: str) -> list[Path]:
+    return sorted(folder.glob(f"{split}-*{SUFFIX}"))
+
+
+def read_index(file: Path) -> list[ShardScene]:
+    """The scenes of a shard. Raises UserError when the file is not a whole shard."""
+    return [ShardScene(file, *scene) for scene in _read_index(file)["scenes"]]
+
+
+def read_settings(file: Path) -> dict[str, Any]:
+    """What the shard was made with."""
+    return _read_index(file)["settings"]
+
+
+def read_frame(scene: ShardScene, index: int) -> bytes:
+    """The image file of one frame."""
+    return _read_record(scene.file, scene.first + index)
+
+
+def read_description(scene: ShardScene) -> tuple[tuple[str, ...], Cameras | None]:
+    """Captions and cameras of a scene."""
+    try:
+        description = json.loads(_read_record(scene.file, scene.first + scene.length))
+        cameras = description["cameras"]
+        if cameras is not None:
+            cameras = Cameras(*(np.array(cameras[key]) for key in ("c2w", "intrinsics", "sizes")))
+        return tuple(description["captions"]), cameras
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{scene.file}: the description of scene {scene.id} is damaged: {error}") from None
+
+
+class ShardWriter:
+    """Writes one shard; it appears under its name only when it is whole.
+
+    Use as a context manager; an exception inside leaves nothing behind. Raises UserError when the disk is full or
+    cannot be written to.
+    """
+
+    def __init__(self, file: Path, settings: dict[str, Any]):
+        self.file, self._settings = file, settings
+        self._partial = file.with_name(f".{file.name}.partial")
+        self._scenes: list[tuple[str, int, int]] = []
+        self._records = 0
+
+    def __enter__(self) -> "ShardWriter":
+        try:
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            self._partial.write_bytes(b"")  # the writer itself is silent about a folder that it cannot write to
+        except OSError as error:
+            raise UserError(f"cannot write to {self.file.parent}: {error.strerror}") from None
+        self._writer = ArrayRecordWriter(str(self._partial), "group_size:1,uncompressed")
+        return self
+
+    def add(
+        self, scene_id: str, frames: Iterable[bytes | None], captions: Iterable[str], cameras: Cameras | None
+    ) -> int:
+        """Adds a scene: its image files in order, its captions, and a camera a frame if known.
+
+        A frame that is None is left out together with its camera, and a scene without any other altogether.
+
+        Returns:
+          How many frames went in.
+        """
+        first, good = self._records, []
+        for index, frame in enumerate(frames):
+            if frame is not None:
+                self._write(frame)
+                good.append(index)
+        if good:
+            numbers = None
+            if cameras is not None:
+                kept = cameras.take(good)
+                numbers = {key: getattr(kept, key).tolist() for key in ("c2w", "intrinsics", "sizes")}
+            self._write(json.dumps({"id": scene_id, "captions": list(captions), "cameras": numbers}).encode())
+            self._scenes.append((scene_id, first, len(good)))
+        return len(good)
+
+    def __exit__(self, kind: type | None, *_: object) -> None:
+        try:
+            if kind is None:
+                index = {"format": FORMAT, "scenes": self._scenes, "settings": self._settings}
+                self._write(json.dumps(index).encode())
+            self._close()
+            if kind is None:
+                if len(read_index(self._partial)) != len(self._scenes):  # read back: a full disk goes unnoticed
+                    raise self._failure()
+                os.replace(self._partial, self.file)
+        finally:
+            self._partial.unlink(missing_ok=True)
+            _reader.cache_clear()
+
+    def _write(self, record: bytes) -> None:
+        try:
+            self._writer.write(record)
+        except RuntimeError:
+            raise self._failure() from None
+        self._records += 1
+
+    def _close(self) -> None:
+        try:
+            self._writer.close()
+        except RuntimeError:
+            raise self._failure() from None
+
+    def _failure(self) -> UserError:
+        return UserError(f"could not write {self.file}; is the disk full?")
+
+
+@functools.lru_cache(maxsize=64)
+def _reader(file: Path) -> ArrayRecordReader:
+    return ArrayRecordReader(str(file))
+
+
+def _read_record(file: Path, index: int) -> bytes:
+    try:
+        return _reader(file).read([index])[0]
+    except (RuntimeError, IndexError) as error:
+        raise UserError(f"{file}: record {index} cannot be read: {' '.join(str(error).split())}") from None
+
+
+def _read_index(file: Path) -> dict[str, Any]:
+    records = _reader(file).num_records()  # 0 for a file that is missing or cut short
+    try:
+        index = json.loads(_read_record(file, records - 1)) if records else {}
+    except ValueError:
+        index = {}
+    if not isinstance(index, dict) or index.get("format") != FORMAT:
+        raise UserError(f"{file} is not a whole shard of scenes; pack it again with python -m gen3r_jax.data.pack")
+    return index

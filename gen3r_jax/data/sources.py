@@ -1,0 +1,229 @@
+"""Where scenes come from: rendered on the spot, one video, a folder of images or videos, a data set root, shards.
+
+Every source gives its scenes as :class:`Capture` values whose frames are read on demand. Sources hold names, not open
+files, so that they can be sent to worker processes.
+"""
+
+import functools
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from gen3r_jax.data import shards
+from gen3r_jax.data.captions import read_captions
+from gen3r_jax.data.format import Cameras, SceneFiles, find_scenes, read_transforms
+from gen3r_jax.data.images import (
+    IMAGE_SUFFIXES,
+    VIDEO_SUFFIXES,
+    Picture,
+    Video,
+    is_image,
+    is_video,
+    list_images,
+    list_videos,
+    read_image,
+)
+from gen3r_jax.data.procedural import Difficulty, make_scene
+from gen3r_jax.errors import UserError
+
+log = logging.getLogger(__name__)
+
+FIRST_TEST_SEED = 1 << 31
+"""Procedural scenes for training have the seeds 0, 1, ...; those for tests begin here."""
+
+
+@dataclass(frozen=True)
+class Capture:
+    """One scene as it was filmed.
+
+    id: unique within its source. length: frames.
+    read: frame numbers -> 8-bit RGB pictures (sizes may differ), None where one cannot be read.
+    cameras: None where they are unknown. captions: none, one or several alternatives.
+    encoded: frame number -> the frame's image file as it is, where the frames are image files.
+    """
+
+    id: str
+    length: int
+    read: Callable[[Sequence[int]], list[Picture | None]]
+    cameras: Cameras | None = None
+    captions: tuple[str, ...] = ()
+    encoded: Callable[[int], bytes] | None = None
+
+
+class Source(Protocol):
+    """A numbered set of scenes. name: short, for sample names and messages."""
+
+    name: str
+
+    def __len__(self) -> int: ...
+
+    def scene(self, index: int) -> Capture:
+        """Opens a scene; UserError (or OSError) where it is damaged."""
+        ...
+
+
+@dataclass(frozen=True)
+class Procedural:
+    """Rendered rooms (see ``procedural.py``): `frames` views of a walk through each, of `size` (height, width)."""
+
+    scenes: int
+    frames: int
+    size: tuple[int, int]
+    difficulty: Difficulty = "easy"
+    first_seed: int = 0
+    name: str = "procedural"
+
+    def __len__(self) -> int:
+        return self.scenes
+
+    def scene(self, index: int) -> Capture:
+        scene = make_scene(self.first_seed + index, self.difficulty)
+        c2w, intrinsics = scene.cameras(self.frames, self.size)
+        cameras = Cameras(c2w, intrinsics, np.tile(self.size, (self.frames, 1)))
+
+        def read(indices: Sequence[int]) -> list[Picture | None]:
+            return _each_once(lambda i: scene.render(c2w[i], intrinsics[i], self.size)[0], indices)
+
+        return Capture(str(self.first_seed + index), self.frames, read, cameras, scene.captions)
+
+
+@dataclass(frozen=True)
+class Videos:
+    """Video files, each a scene; no cameras."""
+
+    paths: tuple[Path, ...]
+    name: str
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def scene(self, index: int) -> Capture:
+        video = _video(self.paths[index])
+        return Capture(video.path.name, len(video), video.read)
+
+
+@dataclass(frozen=True)
+class Folders:
+    """Folders of images, each a scene, with or without cameras.
+
+    With `use_cameras` the frames are those of ``transforms.json`` in its order; otherwise all images of the folder in
+    the order of their names.
+    """
+
+    scenes: tuple[SceneFiles, ...] = field(repr=False)
+    name: str
+    use_cameras: bool
+
+    def __len__(self) -> int:
+        return len(self.scenes)
+
+    def scene(self, index: int) -> Capture:
+        files = self.scenes[index]
+        captions = tuple(read_captions(files.captions)) if files.captions else ()
+        cameras = None
+        if self.use_cameras:
+            if files.cameras is None:
+                raise UserError(f"{files.images.parent} has no transforms.json; add it, or set data.cameras=False")
+            names, cameras = read_transforms(files.cameras)
+            paths = [files.images / name for name in names]
+        else:
+            paths = list_images(files.images)
+            if not paths:
+                raise UserError(f"{files.images} holds no images ({' '.join(IMAGE_SUFFIXES)})")
+        read = functools.partial(_each_once, lambda i: read_image(paths[i]))
+        return Capture(files.id, len(paths), read, cameras, captions, lambda i: paths[i].read_bytes())
+
+
+@dataclass(frozen=True)
+class Shards:
+    """Packed scenes (see ``shards.py``)."""
+
+    scenes: tuple[shards.ShardScene, ...] = field(repr=False)
+    name: str
+
+    def __len__(self) -> int:
+        return len(self.scenes)
+
+    def scene(self, index: int) -> Capture:
+        place = self.scenes[index]
+        captions, cameras = shards.read_description(place)
+        encoded = functools.partial(shards.read_frame, place)
+        read = functools.partial(_each_once, lambda i: read_image(encoded(i)))
+        return Capture(place.id, place.length, read, cameras, captions, encoded)
+
+
+def open_source(
+    source: str | Path,
+    *,
+    split: str = "train",
+    cameras: bool = False,
+    num_scenes: int = 1,
+    num_frames: int = 1,
+    size: tuple[int, int] = (112, 112),
+    difficulty: Difficulty = "easy",
+) -> Source:
+    """Opens what is found at `source`.
+
+    Args:
+      source: "procedural"; a video file; or a folder of shards, of images, of videos, or a data set in Gen3R's layout.
+      split: "train" or "test": which seeds, list files or shards. Where a source has no test scenes, the training
+        scenes are taken, with a notice.
+      cameras: whether ``transforms.json`` is read; scenes without it then count as damaged.
+      num_scenes, num_frames, size, difficulty: of procedural scenes.
+
+    Raises UserError when there is nothing of the kind.
+    """
+    if str(source) == "procedural":
+        first = FIRST_TEST_SEED if split == "test" else 0
+        return Procedural(num_scenes, num_frames, size, difficulty, first)
+    path = Path(source)
+    if not path.exists():
+        raise UserError(f"{path} does not exist; data.source is `procedural`, a video, or a folder")
+    if path.is_file():
+        if not is_video(path):
+            hint = "; for images give their folder" if is_image(path) else ""
+            raise UserError(f"{path} is not a video ({' '.join(VIDEO_SUFFIXES)}){hint}")
+        return Videos((path,), path.resolve().parent.name)
+    found = _open_folder(path, split, cameras)
+    if found is None and split == "test":
+        found = _open_folder(path, "train", cameras)
+        log.warning("%s has no test scenes: its training scenes are used", path)
+    if found is None:
+        raise UserError(
+            f"{path} holds no scenes; looked for {split}-*.array_record, {split}_videos_dirs.txt, images, videos, "
+            "and folders with images/ inside"
+        )
+    return found
+
+
+def _open_folder(path: Path, split: str, cameras: bool) -> Source | None:
+    name = path.resolve().name
+    if files := shards.list_shards(path, split):
+        return Shards(tuple(scene for file in files for scene in shards.read_index(file)), name)
+    if scenes := find_scenes(path, split, cameras=cameras):
+        return Folders(tuple(scenes), name, cameras)
+    if list_images(path):
+        return Folders((SceneFiles(name, path),), path.resolve().parent.name, use_cameras=False)
+    if videos := list_videos(path):
+        return Videos(tuple(videos), name)
+    return None
+
+
+@functools.lru_cache(maxsize=1024)
+def _video(path: Path) -> Video:
+    return Video(path)
+
+
+def _each_once(read: Callable[[int], Picture], indices: Sequence[int]) -> list[Picture | None]:
+    """Reads each frame once however often it is asked for; an unreadable one is None."""
+    pictures: dict[int, Picture | None] = {}
+    for index in dict.fromkeys(int(index) for index in indices):
+        try:
+            pictures[index] = read(index)
+        except (UserError, OSError):
+            pictures[index] = None
+    return [pictures[int(index)] for index in indices]
