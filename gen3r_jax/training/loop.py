@@ -1,0 +1,324 @@
+"""The training loop of every stage. It knows the :class:`Stage` protocol and no network.
+
+Order, the same for a fresh and for a resumed run: validate and save after update i, then take the data of update i+1.
+So a checkpoint at step i holds the state after i updates and a data position from which batch i+1 comes next.
+"""
+
+import dataclasses
+import signal
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import grain
+import jax
+import numpy as np
+
+from gen3r_jax import module
+from gen3r_jax.checkpoint import TrainCheckpoints
+from gen3r_jax.errors import UserError
+from gen3r_jax.module import Params
+from gen3r_jax.sharding import MeshOptions, make_mesh, param_shardings
+from gen3r_jax.training.metrics import MetricsWriter
+from gen3r_jax.training.optim import OptimOptions, make_optimizer
+from gen3r_jax.training.stage import Stage
+from gen3r_jax.training.state import TrainState, abstract_state, create_state, fresh_opt_state
+from gen3r_jax.training.step import DTYPES, Phase, count_micro_batches, make_phases, make_step, place_batch
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainOptions:
+    """phases: ((num_frames, steps, clips_per_device), ...). batch_size: samples an update, over all devices.
+    side: of the square frames, in pixels. dtype: of the arithmetic; weights and moments are kept in fp32.
+    compile_cache: folder that keeps compiled programs between runs, empty for none.
+    profile: (first, last) step of a trace written to WORKDIR/profile, () for none.
+    """
+
+    seed: int
+    batch_size: int
+    side: int
+    phases: tuple[tuple[int, int, int], ...]
+    dtype: Literal["float32", "bfloat16"]
+    compile_cache: str
+    profile: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class ValidationOptions:
+    """Before the first step and after every `every` steps, on `clips` clips."""
+
+    every: int
+    clips: int
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointOptions:
+    """After every `every` steps and at the end; the last `keep` stay, and the multiples of `keep_every` (0: none)."""
+
+    every: int
+    keep: int
+    keep_every: int
+
+
+@dataclasses.dataclass(frozen=True)
+class LoopOptions:
+    train: TrainOptions
+    optim: OptimOptions
+    mesh: MeshOptions
+    validation: ValidationOptions
+    checkpoint: CheckpointOptions
+
+    def __post_init__(self) -> None:
+        train, validation, checkpoint = self.train, self.validation, self.checkpoint
+        positive = {
+            "train.batch_size": train.batch_size,
+            "validation.every": validation.every,
+            "validation.clips": validation.clips,
+            "checkpoint.every": checkpoint.every,
+            "checkpoint.keep": checkpoint.keep,
+        }
+        for name, value in positive.items():
+            if value < 1:
+                raise UserError(f"{name} must be at least 1, not {value}")
+        if train.profile and (len(train.profile) != 2 or not 0 <= train.profile[0] < train.profile[1]):
+            raise UserError(f"train.profile must be (first, last) with first < last, or (), not {train.profile}")
+
+
+class MakeLoader(Protocol):
+    """Makes the data of a phase: an endless, checkpointable Grain iterator of batches, the same for the same seed.
+
+    split: "train" or "test". Process p of P gets the clips p, p + P, p + 2 P, ...
+    """
+
+    def __call__(
+        self, *, batch_size: int, num_frames: int, seed: int, process_index: int, process_count: int, split: str
+    ) -> grain.DatasetIterator: ...
+
+
+def train(
+    stage: Stage, make_loader: MakeLoader, options: LoopOptions, workdir: Path, config: Mapping[str, Any]
+) -> None:
+    """Trains `stage` to the end of the last phase, from the newest checkpoint in `workdir` if there is one.
+
+    Writes there: checkpoints/, metrics.jsonl, tensorboard/, loss.png, validation/step_N/, weights/ (the trained
+    networks as of the last validation); `config` is kept inside each checkpoint. On SIGTERM or SIGINT it saves and
+    exits with 128 + signal.
+    Raises UserError on a loss or gradient that is not finite, a full disk, and options that do not fit.
+    """
+    phases = make_phases(options.train.phases)
+    mesh = make_mesh(options.mesh)
+    for phase in phases:
+        count_micro_batches(options.train.batch_size, phase.clips_per_device, mesh)
+    keep = options.checkpoint
+    with (
+        jax.set_mesh(mesh),
+        StopRequest() as stop,
+        TrainCheckpoints(workdir / "checkpoints", keep=keep.keep, keep_every=keep.keep_every) as checkpoints,
+    ):
+        start = checkpoints.latest() or 0
+        if start >= phases[-1].end:
+            print(f"nothing to do: {workdir} already holds step {start} of {phases[-1].end}", file=sys.stderr)
+            return
+        loaders = [_load(make_loader, options, phase) for phase in phases]
+        frozen = stage.load_frozen()
+        frozen = jax.device_put(frozen, param_shardings(frozen, mesh))
+        with MetricsWriter(workdir, start, phases[-1].end, enabled=jax.process_index() == 0) as writer:
+            run = _Run(stage, options, workdir, config, mesh, frozen, checkpoints, writer, stop)
+            state = None
+            for phase, (data, validation_data) in zip(phases, loaders, strict=True):
+                if start < phase.end:
+                    state = run.phase(phase, state, data, next(validation_data))
+                data.close()
+                validation_data.close()
+
+
+def _load(
+    make_loader: MakeLoader, options: LoopOptions, phase: Phase
+) -> tuple[grain.DatasetIterator, grain.DatasetIterator]:
+    """Data for training (this process's part) and for validation; opening all first finds what is wrong with them."""
+    index, count = jax.process_index(), jax.process_count()
+    sizes = {"num_frames": phase.num_frames, "seed": options.train.seed + phase.index}
+    batch_size = options.train.batch_size // count
+    return (
+        make_loader(batch_size=batch_size, process_index=index, process_count=count, split="train", **sizes),
+        make_loader(batch_size=options.validation.clips, process_index=0, process_count=1, split="test", **sizes),
+    )
+
+
+class StopRequest:
+    """Remembers the first SIGTERM or SIGINT; a second one acts at once, as it would without us."""
+
+    received: signal.Signals | None = None
+
+    def __enter__(self) -> "StopRequest":
+        self._old = {number: signal.signal(number, self._remember) for number in (signal.SIGTERM, signal.SIGINT)}
+        return self
+
+    def _remember(self, number: int, _: Any) -> None:
+        self.received = signal.Signals(number)
+        self.__exit__()
+
+    def __exit__(self, *_: Any) -> None:
+        for number, handler in self._old.items():
+            signal.signal(number, handler)
+
+
+@dataclasses.dataclass
+class _Run:
+    stage: Stage
+    options: LoopOptions
+    workdir: Path
+    config: Mapping[str, Any]
+    mesh: jax.sharding.Mesh
+    frozen: Params
+    checkpoints: TrainCheckpoints
+    writer: MetricsWriter
+    stop: StopRequest
+    clock: float = 0.0  # when the numbers of the last step came, or the first one began
+    profiling: bool = False
+
+    def phase(
+        self,
+        phase: Phase,
+        state: TrainState | None,
+        data: grain.DatasetIterator,
+        validation_batch: Mapping[str, Any],
+    ) -> TrainState:
+        """Runs one phase from where `state` (or else the newest checkpoint, or else nothing) stands."""
+        options = self.options.train
+        tx = make_optimizer(self.options.optim, phase.steps)
+        abstract = abstract_state(self.stage, tx, self.mesh, self.options.optim.ema_decay > 0)
+        micro_batches = count_micro_batches(options.batch_size, phase.clips_per_device, self.mesh)
+        update = make_step(self.stage, self.options.optim, phase, abstract, options.dtype, options.seed)
+
+        if state is None:
+            state = self._first_state(phase, tx, abstract, data)
+        step = int(state.step)
+        if step == phase.start > 0:  # the phase before left its optimizer state
+            state = dataclasses.replace(state, opt_state=fresh_opt_state(tx, state.params, abstract))
+        if step == 0:
+            self._validate(state, validation_batch, step)
+
+        compiled, pending = None, None
+        while step < phase.end:
+            if self.stop.received:
+                self._stop(pending, state, step, data)
+            waited = time.perf_counter()
+            host_batch = next(data)
+            waited = time.perf_counter() - waited
+            batch = place_batch(host_batch, self.stage.batch_axes, micro_batches, self.mesh)
+            if compiled is None:
+                compiled = self._compile(update, state, batch, micro_batches)
+                self.clock = time.perf_counter()
+            self._start_profile(step)
+            with jax.profiler.StepTraceAnnotation("train", step_num=step):
+                state, metrics = compiled(state, self.frozen, batch)
+            step += 1
+            self._finish(pending)  # the numbers of the step before, while the device works on this one
+            samples, replaced = (np.ravel(host_batch.get(name, ())) for name in ("sample_id", "num_replaced"))
+            pending = _Pending(step, metrics, samples, int(replaced.sum()), waited)
+            self._stop_profile(step)
+
+            validate = step % self.options.validation.every == 0 or step == phase.end
+            save = step % self.options.checkpoint.every == 0 or step == phase.end
+            if validate or save:
+                self._finish(pending)
+                pending = None
+            if validate:
+                self._validate(state, validation_batch, step)
+            if save:
+                self._save(state, step, data)
+            self.checkpoints.check()
+            if validate or save:
+                self.clock = time.perf_counter()
+        return state
+
+    def _first_state(self, phase: Phase, tx: Any, abstract: TrainState, data: grain.DatasetIterator) -> TrainState:
+        step = self.checkpoints.latest()
+        if step is None:
+            return create_state(self.stage, tx, abstract, self.options.train.seed)
+        self.writer.say(f"resuming after step {step}")
+        # A checkpoint of the end of the phase before knows nothing of this phase's data.
+        return self.checkpoints.restore(step, abstract, data if step > phase.start else None)
+
+    def _compile(self, update: Any, state: TrainState, batch: Mapping[str, jax.Array], micro_batches: int) -> Any:
+        began = time.perf_counter()
+        compiled = update.lower(state, self.frozen, batch).compile()
+        memory = compiled.memory_analysis()
+        self.writer.say(
+            f"compiled the step in {time.perf_counter() - began:.1f} s: batch {self.options.train.batch_size} in "
+            f"{micro_batches} micro-batches, {memory.argument_size_in_bytes / 2**30:.2f} GiB of arguments and "
+            f"{memory.temp_size_in_bytes / 2**30:.2f} GiB of temporaries a device"
+        )
+        return compiled
+
+    def _finish(self, pending: "_Pending | None") -> None:
+        """Fetches and records the numbers of a step. Raises UserError if they are not finite."""
+        if pending is None:
+            return
+        values = {name: float(value) for name, value in jax.device_get(pending.metrics).items()}
+        bad = [name for name in ("loss", "optim/grad_norm") if not np.isfinite(values[name])]
+        if bad:
+            good = self.checkpoints.latest()
+            last = f"the last good checkpoint is step {good}" if good is not None else "there is no checkpoint yet"
+            samples = ", ".join(map(str, pending.samples))
+            raise UserError(f"{' and '.join(bad)} not finite at step {pending.step}, samples {samples}; {last}")
+        now = time.perf_counter()
+        seconds, self.clock = now - self.clock, now
+        values["data/replaced"] = pending.replaced
+        values["time/step_seconds"] = seconds
+        values["time/data_wait_fraction"] = min(1.0, pending.waited / seconds)
+        values["time/samples_per_second"] = self.options.train.batch_size / seconds
+        self.writer.write(pending.step, values)
+
+    def _validate(self, state: TrainState, batch: Mapping[str, Any], step: int) -> None:
+        """Judges the weights, or their moving average where there is one, and writes them into WORKDIR/weights."""
+        directory = self.workdir / "validation" / f"step_{step:06d}"
+        directory.mkdir(parents=True, exist_ok=True)
+        best = state.params if state.ema is None else state.ema
+        if step > 0:
+            self.stage.export(best, self.workdir / "weights")
+        trainable = module.cast(best, DTYPES[self.options.train.dtype])
+        metrics = self.stage.validate(trainable, self.frozen, batch, directory, step)
+        values = {f"validation/{name}": float(value) for name, value in jax.device_get(metrics).items()}
+        self.writer.write(step, values, advance=False)
+        self.writer.plot()
+
+    def _save(self, state: TrainState, step: int, data: grain.DatasetIterator) -> None:
+        began = time.perf_counter()
+        self.checkpoints.save(step, state, data, dict(self.config))
+        self.writer.write(step, {"time/checkpoint_stall_seconds": time.perf_counter() - began}, advance=False)
+
+    def _stop(self, pending: "_Pending | None", state: TrainState, step: int, data: grain.DatasetIterator) -> None:
+        self._finish(pending)
+        if step and self.checkpoints.latest() != step:
+            self._save(state, step, data)
+        self.checkpoints.wait()
+        signal_name = self.stop.received.name
+        self.writer.say(f"{signal_name}: saved after step {step}; run the same command to go on")
+        sys.exit(128 + self.stop.received)
+
+    def _start_profile(self, step: int) -> None:
+        profile = self.options.train.profile
+        if profile and step == profile[0] and jax.process_index() == 0:
+            jax.profiler.start_trace(self.workdir / "profile")
+            self.profiling = True
+
+    def _stop_profile(self, step: int) -> None:
+        if self.profiling and step == self.options.train.profile[1]:
+            jax.profiler.stop_trace()
+            self.profiling = False
+
+
+@dataclasses.dataclass(frozen=True)
+class _Pending:
+    """A step on its way: its metrics still on the device, which samples went in, how many of their scenes and frames
+    replaced damaged ones, and the seconds waited for them."""
+
+    step: int
+    metrics: Mapping[str, jax.Array]
+    samples: np.ndarray
+    replaced: int
+    waited: float

@@ -1,0 +1,117 @@
+"""Where a run's numbers go: progress bar, ``metrics.jsonl``, TensorBoard, ``loss.png``."""
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+from tensorboardX import SummaryWriter
+from tqdm import tqdm
+
+from gen3r_jax.errors import UserError
+
+
+class MetricsWriter:
+    """Writes the metrics of a run whose first `start` of `total` steps are done; a context manager.
+
+    ``metrics.jsonl`` has one JSON object a line, ``{"step": n, name: value, ...}``, where n counts finished updates.
+    Lines past `start`, left by a run that died after its last checkpoint, are removed, so every step appears once.
+    Only the first process of a job writes (`enabled`).
+    """
+
+    def __init__(self, workdir: Path, start: int, total: int, enabled: bool = True):
+        self._path = workdir / "metrics.jsonl"
+        self._plot_path = workdir / "loss.png"
+        self._enabled = enabled
+        # Into a file or a job's log go few lines, onto a terminal a live bar.
+        interval = 0.1 if sys.stderr.isatty() else 15.0
+        self._bar = tqdm(
+            total=total, initial=start, unit="step", disable=not enabled, mininterval=interval, dynamic_ncols=True
+        )
+        if enabled:
+            kept = [json.dumps(line) for line in read_metrics(self._path) if line["step"] <= start]
+            self._file = _write(self._path, "".join(line + "\n" for line in kept))
+            self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1)
+
+    def __enter__(self) -> "MetricsWriter":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+        if self._enabled:
+            self._file.close()
+            self._board.close()
+
+    def write(self, step: int, values: Mapping[str, float], advance: bool = True) -> None:
+        """Records the values of `step`; `advance` moves the bar on to it."""
+        if not self._enabled:
+            return
+        try:
+            self._file.write(json.dumps({"step": step, **values}) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise UserError(f"cannot write {self._path}: {error.strerror}") from error
+        for name, value in values.items():
+            self._board.add_scalar(name, value, step)
+        if advance:
+            self._bar.set_postfix(loss=f"{values['loss']:.4g}", refresh=False)
+            self._bar.update(step - self._bar.n)
+
+    def say(self, text: str) -> None:
+        """Prints a line without breaking the bar."""
+        if self._enabled:
+            tqdm.write(text, file=sys.stderr)
+
+    def plot(self) -> None:
+        """Draws ``loss.png`` from everything recorded so far."""
+        if not self._enabled:
+            return
+        try:
+            plot_losses(read_metrics(self._path), self._plot_path)
+        except OSError as error:
+            raise UserError(f"cannot write {self._plot_path}: {error.strerror}") from error
+
+
+def read_metrics(path: Path) -> list[dict[str, float]]:
+    """The lines of a ``metrics.jsonl``; a line cut short by a crash is left out."""
+    lines = []
+    for text in path.read_text().splitlines() if path.exists() else ():
+        try:
+            lines.append(json.loads(text))
+        except json.JSONDecodeError:
+            continue
+    return lines
+
+
+def plot_losses(lines: list[dict[str, float]], path: Path) -> None:
+    """Draws every metric with "loss" in its name over the steps, raw and as a running mean."""
+    names = sorted({name for line in lines for name in line if "loss" in name})
+    figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
+    for name in names:
+        points = [(line["step"], line[name]) for line in lines if name in line]
+        steps, values = np.array(points).T
+        (raw,) = axes.plot(steps, values, alpha=0.25, linewidth=1)
+        width = max(1, len(values) // 50)
+        smooth = np.convolve(values, np.ones(width) / width, mode="valid")
+        axes.plot(
+            steps[width - 1 :], smooth, color=raw.get_color(), label=name, linewidth=2.5 if name == "loss" else 1.2
+        )
+    if names:
+        axes.legend(fontsize="small")
+    axes.set(xlabel="step", yscale="log")
+    axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def _write(path: Path, text: str):
+    """Replaces a file in one move and opens it for appending."""
+    partial = path.with_suffix(".partial")
+    partial.write_text(text)
+    partial.replace(path)
+    return path.open("a")

@@ -1,0 +1,69 @@
+"""AdamW with clipping and a schedule, and the moving average of the weights."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimOptions:
+    """learning_rate falls by a cosine to `final_fraction` of itself over a phase, after a linear warm-up from zero.
+
+    clip_norm bounds the global norm of the gradient; it starts `clip_start` times higher and comes down linearly over
+    the first `clip_decay` of the phase. ema_decay 0 keeps no moving average.
+    """
+
+    learning_rate: float
+    final_fraction: float
+    warmup_steps: int
+    beta1: float
+    beta2: float
+    eps: float
+    weight_decay: float
+    clip_norm: float
+    clip_start: float
+    clip_decay: float
+    ema_decay: float
+
+
+def learning_rate(options: OptimOptions, steps: int) -> optax.Schedule:
+    """Learning rate by the number of updates already made in a phase of `steps` updates."""
+    return optax.warmup_cosine_decay_schedule(
+        init_value=0.0 if options.warmup_steps else options.learning_rate,
+        peak_value=options.learning_rate,
+        warmup_steps=options.warmup_steps,
+        decay_steps=steps,
+        end_value=options.final_fraction * options.learning_rate,
+    )
+
+
+def clip_threshold(options: OptimOptions, steps: int) -> optax.Schedule:
+    """Largest allowed gradient norm by the number of updates already made."""
+    return optax.linear_schedule(
+        options.clip_start * options.clip_norm, options.clip_norm, max(1, int(options.clip_decay * steps))
+    )
+
+
+def make_optimizer(options: OptimOptions, steps: int) -> optax.GradientTransformation:
+    """AdamW with decoupled weight decay on every parameter, after clipping, for a phase of `steps` updates."""
+    return optax.chain(
+        optax.inject_hyperparams(optax.clip_by_global_norm)(max_norm=clip_threshold(options, steps)),
+        optax.adamw(
+            learning_rate(options, steps),
+            b1=options.beta1,
+            b2=options.beta2,
+            eps=options.eps,
+            weight_decay=options.weight_decay,
+        ),
+    )
+
+
+def update_ema(ema: Any, params: Any, decay: float, step: Int[Array, ""]) -> Any:
+    """Moves the average towards `params` by 1 - min(decay, (1+n)/(10+n)) with n = `step` earlier updates."""
+    n = step.astype(jnp.float32)
+    weight: Float[Array, ""] = jnp.minimum(decay, (1 + n) / (10 + n))
+    return jax.tree.map(lambda old, new: weight * old + (1 - weight) * new, ema, params)
