@@ -1,0 +1,123 @@
+"""Cameras, depth and points from frames: ``python -m gen3r_jax.reconstruct --frames VIDEO --weights DIR --output DIR``
+
+VGGT reconstructs the clip. With ``--through_adapter`` its tokens first go through the latents of the geometry adapter,
+the space Gen3R generates in: what is lost on that way is what the adapter costs.
+"""
+
+import argparse
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gen3r_jax import pipeline
+from gen3r_jax.checkpoint import load_network, read_config
+from gen3r_jax.data.clips import SIDE_MULTIPLE, quantize, require_side, resize_crop
+from gen3r_jax.data.images import read_frames
+from gen3r_jax.errors import UserError, main_guard
+from gen3r_jax.export.folder import write_scene
+from gen3r_jax.export.pointcloud import CloudFilter
+from gen3r_jax.export.run_report import RunReport
+from gen3r_jax.models.geometry_adapter import GeometryAdapter
+from gen3r_jax.models.vggt import VGGT
+
+MOST_FRAMES = 49
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = _parse(arguments)
+    _check(options)
+    report = RunReport(vars(options))
+    with report.stage("Reading frames"):
+        pictures = read_frames(options.frames, options.num_frames, stride=options.stride, at_most=MOST_FRAMES)
+        if options.through_adapter and len(pictures) % 4 != 1:
+            below = (len(pictures) - 1) // 4 * 4 + 1
+            raise UserError(f"--through_adapter takes 4k+1 frames, not {len(pictures)}; add --num_frames {below}")
+        frames = np.stack([quantize(resize_crop(picture, (options.side, options.side))) for picture in pictures])
+    with report.stage("Loading weights"):
+        dtype = jnp.dtype(options.dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16"))
+        vggt = load_network(options.weights / "vggt", VGGT, dtype=dtype)
+        adapter = None
+        if options.through_adapter:
+            adapter = load_network(options.weights / "geometry_adapter", GeometryAdapter, dtype=dtype)
+    through = " through the adapter" if options.through_adapter else ""
+    with report.stage(f"Reconstructing {len(frames)} frames of {options.side} x {options.side}{through}"):
+        scene = pipeline.reconstruct(frames, vggt, adapter)
+    with report.stage(f"Writing {options.output}"):
+        keep = CloudFilter.official() if options.points == "official" else CloudFilter()
+        write_scene(scene, options.output, options.fps, keep)
+    report.write(options.output / "run.json")
+    return 0
+
+
+def _parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m gen3r_jax.reconstruct",
+        description="Reconstructs cameras, depth and points of a video or of pictures of one still scene with VGGT.",
+        epilog="Written to the output folder: rgb.mp4, depth.mp4, depth.npz, confidence.npz, cameras.json (world to "
+        "camera, OpenCV axes), points.ply and run.json. Older files of these names are replaced.",
+    )
+    add = parser.add_argument
+    add("--frames", nargs="+", type=Path, required=True, metavar="PATH", help="a video, a folder of images, or images")
+    add("--weights", type=Path, required=True, metavar="DIR", help="converted weights: DIR/vggt, DIR/geometry_adapter")
+    add("--output", type=Path, required=True, metavar="DIR", help="folder for the results; made if need be")
+    add("--through_adapter", action="store_true", help="pass VGGT's tokens through the geometry adapter's latents")
+    add("--num_frames", type=int, metavar="N", help=f"frames to use (default: all, at most {MOST_FRAMES})")
+    add("--stride", type=int, default=1, metavar="N", help="use every N-th frame (default: 1)")
+    add(
+        "--side",
+        type=int,
+        default=560,
+        metavar="PIXELS",
+        help=f"frames are scaled and cropped to this square; a multiple of {SIDE_MULTIPLE} (default: 560)",
+    )
+    add("--dtype", choices=("float32", "bfloat16"), help="of the weights (default: float32 on CPU, else bfloat16)")
+    add("--fps", type=float, default=12, help="speed of the written videos (default: 12)")
+    add(
+        "--points",
+        choices=("clean", "official"),
+        default="clean",
+        help="points.ply: the 80%% most confident pixels, averaged in voxels, without outliers (default); "
+        "or all pixels through the official routine, which takes minutes for 49 frames",
+    )
+    return parser.parse_args(arguments)
+
+
+def _check(options: argparse.Namespace) -> None:
+    """Refuses what cannot work before anything slow begins."""
+    require_side(options.side)
+    for name in ("num_frames", "stride"):
+        if getattr(options, name) is not None and getattr(options, name) < 1:
+            raise UserError(f"--{name} {getattr(options, name)} is not a positive number")
+    if options.fps <= 0:
+        raise UserError(f"--fps {options.fps} is not a positive number")
+    vggt = _network_config(options.weights, "vggt", VGGT)
+    if options.through_adapter:
+        adapter = _network_config(options.weights, "geometry_adapter", GeometryAdapter)
+        if adapter.input_dim != 10 * vggt.embed_dim:
+            raise UserError(
+                f"the adapter in {options.weights} takes {adapter.input_dim} channels and the VGGT beside it gives "
+                f"{10 * vggt.embed_dim}; put networks there that were made for each other"
+            )
+    try:
+        options.output.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=options.output).close()
+    except OSError as error:
+        raise UserError(f"cannot write to {options.output}: {error.strerror}; choose another --output") from None
+
+
+def _network_config(weights: Path, name: str, network: type[VGGT] | type[GeometryAdapter]) -> Any:
+    folder = weights / name
+    if not folder.exists():
+        raise UserError(
+            f"no weights at {folder}; make them with: "
+            f"python -m conversion {name} --source OFFICIAL_FILE_OR_DIR --output {folder}"
+        )
+    return read_config(folder, network)
+
+
+if __name__ == "__main__":
+    main_guard(main)

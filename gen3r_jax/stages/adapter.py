@@ -1,0 +1,329 @@
+"""Stage 1: the geometry adapter learns to carry VGGT's tokens through latents shaped like the video's.
+
+VGGT and the Wan VAE are frozen. VGGT's tokens V go through the adapter and come back as V^; the loss compares the
+tokens and what VGGT's heads read from them, and pulls the adapter's posterior towards that of the video's latents
+(Gen3R, section 3.2; where paper and released code differ, the code).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float, Key, UInt8
+
+from gen3r_jax import module, pipeline
+from gen3r_jax.checkpoint import load_network, read_config, save_weights
+from gen3r_jax.errors import UserError
+from gen3r_jax.models.causal_autoencoder import DiagonalGaussian
+from gen3r_jax.models.geometry_adapter import GeometryAdapter, GeometryAdapterConfig, unpack_tokens
+from gen3r_jax.models.vggt import VGGT, VGGTConfig
+from gen3r_jax.models.vggt_heads import chunks
+from gen3r_jax.models.wan_vae import WanVAE, WanVAEConfig
+from gen3r_jax.module import Params
+from gen3r_jax.sharding import shard
+from gen3r_jax.stages import adapter_validation
+from gen3r_jax.stages.adapter_losses import (
+    adaptive_weight,
+    camera_loss,
+    cosine_distance,
+    distance_loss,
+    kl_divergence,
+    smooth_l1,
+)
+from gen3r_jax.stages.random_weights import random_vggt, random_weights
+from gen3r_jax.training.stage import Batch, Metrics
+
+PRESETS = {
+    "gen3r": (VGGTConfig.vggt_1b(), WanVAEConfig.wan21(), GeometryAdapterConfig.gen3r()),
+    "tiny": (VGGTConfig.tiny(), WanVAEConfig.tiny(), GeometryAdapterConfig.tiny()),
+}
+
+_HOW_TO_CONVERT = (
+    "convert the official ones (python -m conversion vggt --source FILE_OR_DIR --output DIR/vggt, the same with "
+    "wan_vae) and give --config.weights.dir=DIR"
+)
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """The networks.
+
+    Attributes:
+      preset: their sizes. Weight folders know their own and have the last word.
+      remat: what the adapter's blocks recompute for the gradient instead of keeping it.
+      frames_per_group: of the decoded tokens, which have 10240 channels, so many frames exist at a time.
+      vae_chunk_frames: so many frames pass the video encoder at a time, a multiple of 4; 0 takes them all.
+      frozen_dtype: of VGGT's aggregator and the video encoder. VGGT's heads keep the precision they are stored in.
+    """
+
+    preset: Literal["gen3r", "tiny"]
+    remat: Literal["none", "full", "dots"]
+    frames_per_group: int
+    vae_chunk_frames: int
+    frozen_dtype: Literal["bfloat16", "float32"]
+
+
+@dataclass(frozen=True)
+class WeightsOptions:
+    """Where weights come from.
+
+    Attributes:
+      dir: folder with the converted ``vggt`` and ``wan_vae``; empty with the preset "tiny" only: random ones.
+      adapter: folder of an adapter to start from; empty: random weights.
+    """
+
+    dir: str
+    adapter: str
+
+
+@dataclass(frozen=True)
+class LossOptions:
+    """Weights of the terms. `reconstruction` weighs the sum of the five terms after it, each with its own weight.
+
+    Attributes:
+      kl: what the adapter's posterior is compared with. "align": the posterior of the video's latents, weighted by
+        `alignment`, 0.1 and the adaptive power of ten. "standard": the standard normal distribution, with the power of
+        ten alone, as the released code does with alignment switched off. "none": nothing (the paper's ablation).
+      kl_weight_per: whether the power of ten compares the losses of each "sample", so that the loss does not depend on
+        how a batch is divided, or the means of a micro-"batch", as the released trainer does on each of its devices.
+    """
+
+    reconstruction: float
+    image_token: float
+    camera_token: float
+    camera: float
+    depth: float
+    point: float
+    similarity: float
+    alignment: float
+    kl: Literal["align", "standard", "none"]
+    kl_weight_per: Literal["sample", "batch"]
+
+
+@dataclass(frozen=True)
+class AdapterStage:
+    """The :class:`gen3r_jax.training.stage.Stage` that trains the geometry adapter; it needs frames alone."""
+
+    model: ModelOptions
+    weights: WeightsOptions
+    losses: LossOptions
+
+    batch_axes: ClassVar = {"frames": ("batch", "frames", None, None, None)}
+
+    def init(self, key: Key[Array, ""]) -> Params:
+        return module.split(GeometryAdapter(self._configs[2], rngs=nnx.Rngs(key)))[1]
+
+    def load_trainable(self) -> Params | None:
+        if not self.weights.adapter:
+            return None
+        return load_network(self.weights.adapter, GeometryAdapter, dtype=jnp.float32)[1]
+
+    def load_frozen(self) -> Params:
+        if self.weights.dir:
+            vggt, wan_vae = (load_network(path, cls)[1] for path, cls in self._folders)
+        else:
+            vggt, wan_vae = self._random_frozen()
+        # VGGT's heads keep their precision: poses and depth suffer visibly from bf16.
+        vggt = vggt | {"aggregator": module.cast(vggt["aggregator"], self.model.frozen_dtype)}
+        return {"vggt": vggt, "wan_vae": module.cast(wan_vae, self.model.frozen_dtype)}
+
+    def loss(
+        self, trainable: Params, frozen: Params, batch: Batch, keys: Key[Array, "b"]
+    ) -> tuple[Float[Array, ""], Metrics]:
+        frozen = jax.lax.stop_gradient(frozen)
+        vggt, adapter, packed, video = self._encode(trainable, frozen, batch["frames"])
+        noise = jax.vmap(lambda key: jax.random.normal(key, video.mean.shape[1:]))(keys)
+        return adapter_loss(self.losses, vggt, adapter, packed, video, noise, self.model.frames_per_group)
+
+    def validate(self, trainable: Params, frozen: Params, batch: Batch, directory: Path, step: int) -> Metrics:
+        metrics, views = jax.device_get(self._judge(trainable, frozen, batch["frames"]))
+        return metrics | adapter_validation.write(directory, np.asarray(batch["frames"]), views)
+
+    def export(self, trainable: Params, directory: Path) -> None:
+        save_weights(directory / "geometry_adapter", GeometryAdapter, self._configs[2], trainable)
+        if not self.weights.dir:  # the adapter means nothing without the random networks that it was trained between
+            vggt, wan_vae = self._random_frozen()
+            save_weights(directory / "vggt", VGGT, self._configs[0], vggt)
+            save_weights(directory / "wan_vae", WanVAE, self._configs[1], wan_vae)
+
+    def _random_frozen(self) -> tuple[Params, Params]:
+        vggt, wan_vae, _ = self._configs
+        return random_vggt(vggt, seed=0), random_weights(WanVAE, wan_vae, seed=1)
+
+    def _encode(
+        self, trainable: Params, frozen: Params, frames: UInt8[Array, "b t h w 3"]
+    ) -> tuple[VGGT, GeometryAdapter, Float[Array, "b t hp wp c"], DiagonalGaussian]:
+        """The networks that the loss needs, VGGT's tokens of the frames and the posterior of their video latents."""
+        weights = (frozen["vggt"], frozen["wan_vae"], trainable)
+        vggt, wan_vae, adapter = (module.merge(*network) for network in zip(self._graphs, weights, strict=True))
+        frames = shard(pipeline.to_unit_range(frames), *self.batch_axes["frames"])
+        video = pipeline.encode_video(wan_vae, frames, self.model.vae_chunk_frames or None)
+        return vggt, adapter, pipeline.encode_tokens(vggt, frames), video
+
+    @cached_property
+    def _judge(self) -> Callable[[Params, Params, Array], tuple[Metrics, adapter_validation.Views]]:
+        return jax.jit(lambda *inputs: adapter_validation.judge(*self._encode(*inputs)))
+
+    @cached_property
+    def _graphs(self) -> tuple[nnx.GraphDef, ...]:
+        def graph(network_class: type[nnx.Module], config: Any) -> nnx.GraphDef:
+            return module.abstract(lambda rngs: network_class(config, rngs=rngs))[0]
+
+        return tuple(map(graph, (VGGT, WanVAE, GeometryAdapter), self._configs))
+
+    @property
+    def _folders(self) -> tuple[tuple[Path, type[nnx.Module]], ...]:
+        folders = ((Path(self.weights.dir) / "vggt", VGGT), (Path(self.weights.dir) / "wan_vae", WanVAE))
+        for path, _ in folders:
+            if not path.exists():
+                raise UserError(f"no weights at {path}: {_HOW_TO_CONVERT}")
+        return folders
+
+    @cached_property
+    def _configs(self) -> tuple[VGGTConfig, WanVAEConfig, GeometryAdapterConfig]:
+        vggt, wan_vae, adapter = PRESETS[self.model.preset]
+        if self.weights.dir:
+            vggt, wan_vae = (read_config(path, cls) for path, cls in self._folders)
+        elif self.model.preset != "tiny":
+            raise UserError(
+                f"preset {self.model.preset} needs trained weights of VGGT and the Wan VAE, and weights.dir is empty: "
+                f"{_HOW_TO_CONVERT}"
+            )
+        adapter = replace(adapter, input_dim=10 * vggt.embed_dim)
+        if self.weights.adapter:
+            trained = read_config(self.weights.adapter, GeometryAdapter)
+            if trained.input_dim != adapter.input_dim:
+                raise UserError(
+                    f"the adapter in {self.weights.adapter} takes {trained.input_dim} channels, VGGT's packed tokens "
+                    f"have {adapter.input_dim}: give the VGGT it was trained with as weights.dir"
+                )
+            adapter = trained
+        return vggt, wan_vae, replace(adapter, remat=self.model.remat)
+
+
+def adapter_loss(
+    weights: LossOptions,
+    vggt: VGGT,
+    adapter: GeometryAdapter,
+    packed: Float[Array, "b t hp wp c"],
+    video: DiagonalGaussian,
+    noise: Float[Array, "b f h w c"],
+    frames_per_group: int,
+) -> tuple[Float[Array, ""], Metrics]:
+    """The adapter's loss on VGGT's tokens `packed` of clips whose video latents have the posterior `video`.
+
+    Args:
+      noise: standard normal, draws the adapter's latents.
+
+    Returns:
+      The loss and its parts: each term as it is, the three weighted groups (`reconstruction`, `similarity` and
+      `alignment`), the Kullback-Leibler divergence with its whole weight, and statistics of both posteriors.
+    """
+    posterior = adapter.encode(packed)
+    features = adapter.decode_features(posterior.sample(noise))
+    terms = reconstruction_terms(vggt, adapter, features, packed, frames_per_group, with_points=weights.point > 0)
+    loss, metrics = weigh(weights, terms, posterior, video)
+    return loss, metrics | _statistics("geometry", posterior) | _statistics("video", video)
+
+
+def weigh(
+    weights: LossOptions, terms: dict[str, Float[Array, "b"]], posterior: DiagonalGaussian, video: DiagonalGaussian
+) -> tuple[Float[Array, ""], Metrics]:
+    """Sums the terms of :func:`reconstruction_terms` and the divergence of the posteriors; means over the samples.
+
+    No gradient passes the adaptive weight of the divergence.
+    """
+    inner = ["image_token", "camera_token", "camera", "depth"] + ["point"] * (weights.point > 0)
+    reconstruction = sum(getattr(weights, name) * terms[f"{name}_loss"] for name in inner)
+    groups = {
+        "reconstruction": weights.reconstruction * reconstruction,
+        "similarity": weights.similarity * (terms["image_distance"] + terms["camera_distance"]),
+    }
+    if weights.kl != "none":
+        kl = kl_divergence(posterior, video if weights.kl == "align" else None).mean(axis=1)
+        target = groups["reconstruction"]
+        if weights.kl_weight_per == "batch":
+            kl, target = kl.mean(), target.mean()
+        kl_weight = adaptive_weight(target, kl) * (0.1 * weights.alignment if weights.kl == "align" else 1.0)
+        groups["alignment"] = kl_weight * kl
+        terms = terms | {"kl": kl, "kl_weight": kl_weight}
+    loss = sum(group.mean() for group in groups.values())
+    return loss, {"loss": loss, **{name: value.mean() for name, value in (terms | groups).items()}}
+
+
+def reconstruction_terms(
+    vggt: VGGT,
+    adapter: GeometryAdapter,
+    features: Float[Array, "b t h w c"],
+    packed: Float[Array, "b t hp wp c"],
+    frames_per_group: int,
+    with_points: bool,
+) -> dict[str, Float[Array, "b"]]:
+    """Compares the tokens decoded from `features`, and what VGGT's heads make of them, with `packed`.
+
+    The decoded tokens have ten times the channels of the features. They never exist for the whole clip: frames are
+    finished, judged and forgotten in groups, in the backward pass too.
+    """
+    truth = pipeline.decode_tokens(vggt, packed, with_points)
+    image_size = truth.depth.shape[2:]
+    per_frame = jax.vmap(jax.vmap(distance_loss))
+
+    def judge(group: tuple) -> tuple[dict[str, Float[Array, "b g"]], Float[Array, "b g c"]]:
+        features, target, truth_depth, truth_points = group
+        decoded, target = (x.astype(jnp.float32) for x in (adapter.output_block(features), target))
+        (patches, cameras), (_, truth_cameras) = unpack_tokens(decoded), unpack_tokens(target)
+        # The four layers of a patch are one vector, for the similarity too.
+        image, truth_image = (x[..., : -cameras.shape[-1]] for x in (decoded, target))
+        depth, _ = vggt.depth(patches, image_size, frames_per_group)
+        terms = {
+            "image_token_loss": smooth_l1(image, truth_image, beta=0.15).mean(axis=(2, 3, 4)),
+            "camera_token_loss": smooth_l1(cameras, truth_cameras, beta=0.1).mean(axis=2),
+            "image_distance": cosine_distance(image, truth_image).mean(axis=(2, 3)),
+            "camera_distance": cosine_distance(cameras, truth_cameras),
+            "depth_loss": per_frame(depth[..., None], truth_depth[..., None]),
+        }
+        if with_points:
+            points, _ = vggt.points(patches, image_size, frames_per_group)
+            terms["point_loss"] = per_frame(points, truth_points)
+        return terms, cameras
+
+    everything = (features, packed, truth.depth, truth.points)
+    frames = packed.shape[1]
+    count, size = chunks(frames, frames_per_group)
+    if count == 1:
+        terms, cameras = judge(everything)
+    else:
+        groups = jax.tree.map(lambda x: _group(x, count, size), everything)
+        judged = jax.lax.map(jax.checkpoint(judge), groups)
+        terms, cameras = jax.tree.map(lambda x: _ungroup(x, frames), judged)
+    terms = {name: term.mean(axis=1) for name, term in terms.items()}
+    # Cameras see each other, so they are judged together. Their errors are averaged over the clip first.
+    return terms | {"camera_loss": jax.vmap(camera_loss, in_axes=1)(vggt.camera(cameras), truth.pose_encs)}
+
+
+def _group(x: Array, count: int, size: int) -> Array:
+    """[b t ...] -> [count b size ...], filled up with copies of the last frame.
+
+    A group takes every count-th frame: where frames are split over devices, each group is too.
+    """
+    b, t, *rest = x.shape
+    filled = jnp.pad(x, [(0, 0), (0, count * size - t), *[(0, 0)] * len(rest)], mode="edge")
+    return jnp.moveaxis(filled.reshape(b, size, count, *rest), 2, 0)
+
+
+def _ungroup(x: Array, frames: int) -> Array:
+    """Inverse of :func:`_group`."""
+    count, b, size, *rest = x.shape
+    return jnp.moveaxis(x, 0, 2).reshape(b, size * count, *rest)[:, :frames]
+
+
+def _statistics(name: str, posterior: DiagonalGaussian) -> Metrics:
+    """Mean of the means, their spread over the latents, and mean standard deviation."""
+    mean, std = posterior.mean, posterior.std
+    return {f"{name}_mean": mean.mean(), f"{name}_spread": mean.std(ddof=1), f"{name}_std": std.mean()}

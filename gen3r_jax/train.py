@@ -1,0 +1,95 @@
+"""Trains one stage of Gen3R.
+
+    python -m gen3r_jax.train --config configs/adapter.py[:PRESET] --workdir DIR [--config.GROUP.KEY=VALUE ...]
+
+A config is a Python file with `get_config(preset)`; every value can be changed on the command line:
+
+    --config configs/adapter.py:tiny                  a run of minutes on a CPU, on scenes that it renders itself
+    --config.data.source=garden.mp4                   other frames: a video, a folder of images, a data set root, shards
+    --config.mesh.data=2 --config.mesh.fsdp=-1        another layout of the devices
+    --config.train.phases='((25, 100, 1),)'           (frames, steps, clips per device), one after the other
+
+The same command goes on where a stopped or killed run left off. DIR gets config.json, checkpoints/, metrics.jsonl,
+tensorboard/, loss.png, validation/step_N/ (pictures) and weights/ (the trained networks).
+"""
+
+import dataclasses
+import functools
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from gen3r_jax.data.loader import DataOptions, make_loader
+from gen3r_jax.errors import UserError, main_guard
+from gen3r_jax.options import read_options
+from gen3r_jax.stages.adapter import AdapterStage
+from gen3r_jax.training.loop import LoopOptions, train
+from gen3r_jax.training.stage import Stage
+from gen3r_jax.training.workdir import claim_workdir
+
+STAGES: dict[str, type[Stage]] = {"adapter": AdapterStage}
+
+CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, with a preset after a colon.", lock_config=True)
+WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; it is made when it is missing.")
+
+
+@dataclasses.dataclass(frozen=True)
+class RunOptions(LoopOptions):
+    """All groups of a config that are the same for every stage."""
+
+    data: DataOptions
+
+
+def read_config(config: Mapping[str, Any]) -> tuple[Stage, RunOptions]:
+    """Turns a config into the stage, which reads its own groups, and the options of the run, which are all the others.
+
+    Raises UserError that lists unknown and missing keys, or asks for data.
+    """
+    groups = dict(config)
+    name = groups.pop("stage", None)
+    if name not in STAGES:
+        raise UserError(f"config.stage is {name!r}; it must be one of {', '.join(STAGES)}")
+    own = {field.name for field in dataclasses.fields(STAGES[name])}
+    stage = read_options(STAGES[name], {group: groups[group] for group in own & groups.keys()})
+    options = read_options(RunOptions, {group: groups[group] for group in groups.keys() - own})
+    if not options.data.source:
+        raise UserError("no data: give --config.data.source=PATH (a video, a folder, a data set root) or =procedural")
+    return stage, options
+
+
+def main(arguments: Sequence[str]) -> None:
+    if len(arguments) > 1:
+        raise UserError(f"unexpected argument {arguments[1]!r}; try --help")
+    if CONFIG.value is None or WORKDIR.value is None:
+        raise UserError("--config and --workdir are needed; try --help")
+    logging.set_verbosity(logging.WARNING)  # Orbax tells every move at the level below
+    config, workdir = CONFIG.value.to_dict(), Path(WORKDIR.value)
+    stage, options = read_config(config)
+    if options.train.compile_cache:
+        jax.config.update("jax_compilation_cache_dir", options.train.compile_cache)
+    claim_workdir(workdir, config)
+    train(stage, functools.partial(make_loader, options.data, side=options.train.side), options, workdir, config)
+
+
+def parse_flags(arguments: Sequence[str]) -> list[str]:
+    """Reads the command line. Whatever is wrong with it, or with the config file, becomes a UserError of one line."""
+    try:
+        rest = flags.FLAGS(arguments)
+        if CONFIG.value is not None:
+            CONFIG.value.to_dict()  # a config file that cannot be read says so only now
+    except (KeyError, AttributeError) as error:
+        text = str(error.args[0]).replace("\\n", ". ").replace("\n", ". ")
+        raise UserError("unknown config key: " + re.sub(r"[\\'\"]", "", text)) from error
+    except Exception as error:  # absl, ml_collections and the config file each raise their own kinds
+        last_line = str(error).strip().splitlines()[-1].strip()
+        raise UserError(re.sub(r"^\w*Error: ", "", last_line)) from error
+    return rest
+
+
+if __name__ == "__main__":
+    main_guard(lambda: app.run(main, flags_parser=parse_flags))
