@@ -1,0 +1,62 @@
+"""The networks that can be converted, and the official forms in which each is found."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from conversion.rules import Table, manifest
+from conversion.tables import geometry_adapter, vggt, wan_vae
+
+
+@dataclass(frozen=True)
+class Network:
+    """Attributes:
+    title: in words.
+    table: names and layouts.
+    folder: sub-folder in an official pipeline folder.
+    prefix: what every official name in that folder begins with.
+    weights: name of the weights file there.
+    other_files: names under which it is published alone, looked for in a folder of several networks.
+    fields: a ``config.json`` that lacks one of these belongs to another network.
+    """
+
+    title: str
+    table: Table
+    folder: str
+    prefix: str
+    weights: str
+    other_files: tuple[str, ...]
+    fields: frozenset[str]
+
+
+NETWORKS = {
+    "vggt": Network("VGGT", vggt.TABLE, "vggt", "", "model.safetensors", (), frozenset({"img_size", "embed_dim"})),
+    "wan_vae": Network(
+        "the Wan 2.1 VAE",
+        wan_vae.TABLE,
+        "wan_vae",
+        "model.",
+        "diffusion_pytorch_model.safetensors",
+        ("Wan2.1_VAE.pth",),
+        frozenset({"latent_channels"}),
+    ),
+    "geometry_adapter": Network(
+        "the Gen3R geometry adapter",
+        geometry_adapter.TABLE,
+        "geo_adapter",
+        "model.",
+        "diffusion_pytorch_model.safetensors",
+        ("geo_adapter.safetensors",),
+        frozenset({"hidden_dim", "input_dim"}),
+    ),
+}
+
+
+def most_alike(names: Iterable[str]) -> str | None:
+    """The network whose full-size official names are most like `names`; None if none is much alike."""
+    names = set(names)
+    likeness = {}
+    for key, network in NETWORKS.items():
+        official = manifest(network.table, network.table.read_config({})).keys()
+        likeness[key] = len(names & official) / len(names | official)
+    best = max(likeness, key=likeness.get)
+    return best if likeness[best] > 0.5 else None
