@@ -1,22 +1,41 @@
 """Every test runs on the CPU with eight virtual devices, so that sharding can be tested anywhere."""
 
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# On a busy machine the devices, which are threads, wait long for each other; XLA would end the process after 40 s.
-os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "")
-    + " --xla_force_host_platform_device_count=8"
-    + " --xla_cpu_collective_call_terminate_timeout_seconds=600 --xla_cpu_collective_timeout_seconds=600"
+# More threads than devices: on two cores, devices that wait for each other in a collective could otherwise take every
+# thread and leave none for the device that they wait for.
+os.environ["NPROC"] = "16"
+FLAGS = (
+    "--xla_force_host_platform_device_count=8",
+    # Compiling is most of the work here: code of tiny networks takes longer to optimise than to run.
+    "--xla_backend_optimization_level=0",
+    "--xla_llvm_disable_expensive_passes=true",
+    "--xla_cpu_use_fusion_emitters=false",
 )
+os.environ["XLA_FLAGS"] = " ".join((os.environ.get("XLA_FLAGS", ""), *FLAGS))
+# Compiled programs are shared by all tests, by the workers that run them and by the commands that they start.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    CACHE = tempfile.mkdtemp(prefix="gen3r-tests-")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = CACHE
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
+else:
+    CACHE = None
 
-import jax
-import pytest
+import jax  # noqa: E402
+import pytest  # noqa: E402
 
 jax.config.update("jax_default_matmul_precision", "highest")
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+def pytest_unconfigure() -> None:
+    if CACHE:
+        shutil.rmtree(CACHE, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

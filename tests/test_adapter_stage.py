@@ -35,9 +35,6 @@ LOSSES = LossOptions(
 )
 STAGE = AdapterStage(MODEL, WeightsOptions(dir="", adapter=""), LOSSES)
 
-# Compiling is most of the work here, and optimised code does not pay for networks of this size.
-jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-
 
 @pytest.fixture(scope="module")
 def frozen():
@@ -65,7 +62,7 @@ def keys():
 
 @functools.cache
 def gradient_of(stage):
-    return jit(jax.value_and_grad(stage.loss, has_aux=True))
+    return jax.jit(jax.value_and_grad(stage.loss, has_aux=True))
 
 
 @pytest.fixture(scope="module")
@@ -74,15 +71,21 @@ def reference(trainable, frozen, batch, keys):
     return gradient_of(STAGE)(trainable, frozen, batch, keys)
 
 
-def assert_same_step(step, reference, rtol):
-    """Losses and gradients agree; gradients within `rtol` of the largest entry of their leaf and 1e-3 of all."""
+def assert_same_step(step, reference):
+    """Losses and gradients agree up to rounding.
+
+    Measured on any mesh: 2.0e-4 of the gradient's norm, and 1.1e-3 of a leaf's largest entry. That is what rounding
+    does here: the plain step, compiled at another optimization level, differs by 1.5e-4 and 0.9e-3.
+    """
     (loss, _), gradients = step
     (expected_loss, _), expected = reference
     np.testing.assert_allclose(loss, expected_loss, rtol=1e-5)
+    error = optax.tree.norm(jax.tree.map(jnp.subtract, gradients, expected))
+    assert error < 1e-3 * optax.tree.norm(expected)
     largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(expected))
 
     def check(a, b):
-        np.testing.assert_allclose(a, b, rtol=0, atol=rtol * max(np.abs(b).max(), 1e-3 * largest))
+        np.testing.assert_allclose(a, b, rtol=0, atol=3e-3 * max(np.abs(b).max(), 1e-3 * largest))
 
     jax.tree.map(check, gradients, expected)
 
@@ -148,11 +151,11 @@ def test_power_of_ten_of_a_sample_or_of_a_batch():
 def test_groups_of_frames_do_not_change_the_step(reference, trainable, frozen, batch, keys):
     stage = replace(STAGE, model=replace(MODEL, frames_per_group=3, remat="full", vae_chunk_frames=4))  # 3 and 2 frames
     step = gradient_of(stage)(trainable, frozen, batch, keys)
-    assert_same_step(step, reference, rtol=1e-3)
+    assert_same_step(step, reference)
 
 
 def test_a_sample_does_not_depend_on_its_batch(reference, trainable, frozen, batch, keys):
-    loss = jit(STAGE.loss)
+    loss = jax.jit(STAGE.loss)
     alone = [loss(trainable, frozen, {"frames": batch["frames"][i : i + 1]}, keys[i : i + 1])[0] for i in range(2)]
     assert abs(alone[0] - alone[1]) > 1e-2
     np.testing.assert_allclose(np.mean(alone), reference[0][0], rtol=1e-5)
@@ -161,7 +164,7 @@ def test_a_sample_does_not_depend_on_its_batch(reference, trainable, frozen, bat
 
 
 def test_nothing_frozen_has_a_gradient(trainable, frozen, batch, keys):
-    gradients = jit(jax.grad(lambda frozen: STAGE.loss(trainable, frozen, batch, keys)[0]))(frozen)
+    gradients = jax.jit(jax.grad(lambda frozen: STAGE.loss(trainable, frozen, batch, keys)[0]))(frozen)
     assert all(not leaf.any() for leaf in jax.tree.leaves(gradients))
 
 
@@ -169,7 +172,7 @@ def test_loss_falls(reference, trainable, frozen, batch, keys):
     tx = optax.adam(3e-3)
     state = tx.init(trainable)
 
-    @jit
+    @jax.jit
     def update(params, state, gradients):
         updates, state = tx.update(gradients, state)
         return optax.apply_updates(params, updates), state
@@ -189,28 +192,20 @@ def placed(mesh, trainable, frozen, batch):
     return *params, {"frames": jax.device_put(frames, sharding)}
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        MeshOptions(data=2, fsdp=2, seq=2),  # two samples for data x fsdp = 4: some devices hold copies
-        MeshOptions(data=1, fsdp=2, seq=2, tensor=2),
-    ],
-    ids=str,
-)
+MESHES = [
+    MeshOptions(data=2, fsdp=4),
+    MeshOptions(data=2, fsdp=2, seq=2),  # two samples for data x fsdp = 4: some devices hold copies
+    MeshOptions(data=1, fsdp=2, seq=2, tensor=2),
+    MeshOptions(fsdp=1, seq=4, tensor=2),
+]
+
+
+@pytest.mark.parametrize("options", MESHES, ids=str)
 def test_any_mesh_gives_the_same_step(options, reference, trainable, frozen, batch, keys):
     mesh = make_mesh(options)
     with jax.set_mesh(mesh):
-        step = jit(jax.value_and_grad(STAGE.loss, has_aux=True))(*placed(mesh, trainable, frozen, batch), keys)
-    assert_same_step(jax.device_get(step), reference, rtol=1e-3)
-
-
-# Compiling a gradient for a mesh takes long: for these the loss alone.
-@pytest.mark.parametrize("options", [MeshOptions(data=2, fsdp=4), MeshOptions(fsdp=1, seq=4, tensor=2)], ids=str)
-def test_any_mesh_gives_the_same_loss(options, reference, trainable, frozen, batch, keys):
-    mesh = make_mesh(options)
-    with jax.set_mesh(mesh):
-        loss, _ = jit(STAGE.loss)(*placed(mesh, trainable, frozen, batch), keys)
-    np.testing.assert_allclose(loss, reference[0][0], rtol=1e-5)
+        step = jax.jit(jax.value_and_grad(STAGE.loss, has_aux=True))(*placed(mesh, trainable, frozen, batch), keys)
+    assert_same_step(jax.device_get(step), reference)
 
 
 def test_bfloat16_stays_near_float32(reference, trainable, frozen, batch, keys):
@@ -218,7 +213,7 @@ def test_bfloat16_stays_near_float32(reference, trainable, frozen, batch, keys):
     half = stage.load_frozen()
     kinds = {name: leaf.dtype for name, leaf in module.flatten(half).items()}
     assert all((kind == np.float32) == ("_head." in name) for name, kind in kinds.items())
-    loss, metrics = jit(stage.loss)(module.cast(trainable, jnp.bfloat16), half, batch, keys)
+    loss, metrics = jax.jit(stage.loss)(module.cast(trainable, jnp.bfloat16), half, batch, keys)
     assert loss.dtype == jnp.float32
     for name, value in reference[0][1].items():
         np.testing.assert_allclose(metrics[name], value, rtol=0.05, atol=0.01, err_msg=name)
@@ -248,7 +243,7 @@ def test_missing_weights_name_the_command(tmp_path):
 
 
 def test_validation_judges_the_trip_and_writes_pictures(trainable, frozen, batch, tmp_path):
-    judge = jit(lambda *inputs: adapter_validation.judge(*STAGE._encode(*inputs)))
+    judge = jax.jit(lambda *inputs: adapter_validation.judge(*STAGE._encode(*inputs)))
     metrics, views = jax.device_get(judge(trainable, frozen, batch["frames"]))
     assert metrics["token_loss"] > 0.1 and metrics["kl"] > 0
     assert np.abs(views.direct.depth - views.through.depth).mean() > 0.01

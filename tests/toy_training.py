@@ -16,8 +16,6 @@ import grain
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
-from jax.experimental.compilation_cache import compilation_cache
 
 from gen3r_jax.errors import main_guard
 from gen3r_jax.options import read_options
@@ -26,21 +24,6 @@ from gen3r_jax.training.loop import LoopOptions, train
 from gen3r_jax.training.workdir import claim_workdir
 
 WIDTH, HIDDEN = 8, 64
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quick_compilation(tmp_path_factory):
-    """For the modules that import it: these programs take longer to optimise than to run, and many are the same."""
-    settings = {"jax_disable_most_optimizations": True, "jax_persistent_cache_min_compile_time_secs": 0.2}
-    if not jax.config.jax_compilation_cache_dir:
-        settings["jax_compilation_cache_dir"] = str(tmp_path_factory.mktemp("compiled"))
-    before = {name: getattr(jax.config, name) for name in settings}
-    for values in (settings, before):
-        for name, value in values.items():
-            jax.config.update(name, value)
-        compilation_cache.reset_cache()  # it looks for its folder only once
-        if values is settings:
-            yield
 
 
 @dataclasses.dataclass(frozen=True)
