@@ -35,9 +35,9 @@ def convert_checkpoint(
     network = NETWORKS[name]
     _refuse_overwriting(output, force)
     checkpoint = open_checkpoint(source, network.folder, network.other_files)
-    tensors, notes = checkpoint.tensors, []
     is_ours = network.fields <= checkpoint.fields.keys()  # a folder may hold another network's config.json
     config = network.table.read_config(checkpoint.fields if is_ours else {})
+    tensors, config, notes = network.table.adapt(checkpoint.tensors, config)
     if name == "vggt":
         if not point_head:
             tensors = {key: x for key, x in tensors.items() if not key.startswith("point_head.")}

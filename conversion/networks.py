@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from conversion.rules import Table, manifest
-from conversion.tables import geometry_adapter, vggt, wan_vae
+from conversion.tables import geometry_adapter, vggt, wan_dit, wan_vae
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,15 @@ NETWORKS = {
         "diffusion_pytorch_model.safetensors",
         ("geo_adapter.safetensors",),
         frozenset({"hidden_dim", "input_dim"}),
+    ),
+    "wan_dit": Network(
+        "the Wan DiT with camera adapter",
+        wan_dit.TABLE,
+        "transformer",
+        "",
+        "diffusion_pytorch_model.safetensors",
+        ("diffusion_pytorch_model.safetensors",),
+        frozenset({"ffn_dim", "freq_dim"}),
     ),
 }
 

@@ -159,6 +159,8 @@ class Table:
       write_config: the fields of the official ``config.json`` for a config; inverse of `read_config`.
       ignore: patterns (whole name) of official tensors that the network has no use for.
       unused: names and shapes of those ignored tensors that an official loader insists on; inverting writes zeros.
+      adapt: official tensors and their config -> those that fill the network, its config, and what was done in words;
+        for another form of the network that is accepted, too. What is written back is the network's own form.
     """
 
     network: type[nnx.Module]
@@ -167,6 +169,9 @@ class Table:
     write_config: Callable[[Any], dict[str, Any]]
     ignore: tuple[str, ...] = ()
     unused: Callable[[Any], dict[str, Shape]] = field(default=lambda config: {})
+    adapt: Callable[[Mapping[str, Tensor], Any], tuple[Mapping[str, Tensor], Any, list[str]]] = field(
+        default=lambda tensors, config: (tensors, config, [])
+    )
 
     def ignores(self, name: str) -> bool:
         return any(re.fullmatch(pattern, name) for pattern in self.ignore)

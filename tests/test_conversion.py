@@ -184,6 +184,7 @@ OFFICIAL = {
     "vggt": (1403, "ab2b029471a2b701fe423dd21aa66d3b7f67d4415c25c494c6d4d32368d9f6e0"),
     "wan_vae": (194, "ec97a6b8c2da9b2d23c2d6ea0ff8ac1f03c4215604ff0ac48efdb164832d9bd8"),
     "geometry_adapter": (202, "48c9c4f49154a828c02da3a41c11c5cf9bb61a13e16fda70ffc26baf2c7f8d3f"),
+    "wan_dit": (989, "62a8232782d43c1280025df24f24f7c53f6c7da4d2660bc93834bfd8de44ef5e"),
 }
 
 
@@ -210,7 +211,12 @@ def test_official_names_and_shapes(name):
 
 @pytest.mark.parametrize(
     ("name", "file"),
-    [("vggt", "vggt_1b_gen3r"), ("wan_vae", "wan21_vae"), ("geometry_adapter", "geometry_adapter")],
+    [
+        ("vggt", "vggt_1b_gen3r"),
+        ("wan_vae", "wan21_vae"),
+        ("geometry_adapter", "geometry_adapter"),
+        ("wan_dit", "wan_dit_1_3b_gen3r"),
+    ],
 )
 def test_names_and_shapes_equal_the_published_lists(name, file):
     folder = os.environ.get("GEN3R_MANIFESTS", Path(__file__).resolve().parents[2] / "shared" / "manifests")

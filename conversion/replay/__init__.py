@@ -1,7 +1,7 @@
 """Which kinds of recorded files there are, and how each is computed again."""
 
 from conversion.recording import Recording, Replay
-from conversion.replay import adapter, autoencoders, data, geometry, vggt
+from conversion.replay import adapter, autoencoders, data, dit, geometry, vggt
 
 REPLAYS: dict[str, Replay] = {
     **vggt.REPLAYS,
@@ -9,6 +9,7 @@ REPLAYS: dict[str, Replay] = {
     **geometry.REPLAYS,
     **data.REPLAYS,
     **adapter.REPLAYS,
+    **dit.REPLAYS,
 }
 
 
