@@ -8,6 +8,7 @@ trace and compile, and the peak memory. A benchmark prints; nothing here judges.
 
 import argparse
 import json
+import math
 import os
 import resource
 import statistics
@@ -27,7 +28,11 @@ COMPONENTS = (
     "wan_vae_decode",
     "adapter_encode",
     "adapter_decode",
+    "dit_block",
+    "dit_step",
 )
+
+IMAGE_TOKENS = 257  # of the image encoder: 16 x 16 patches and a class token
 
 
 class Component(NamedTuple):
@@ -39,10 +44,18 @@ class Component(NamedTuple):
 
 
 def make_component(name: str, frames: int, side: int, chunk_frames: int | None) -> Component:
-    """The component for a clip of `frames` frames of side x side pixels (side a multiple of 14, 8 or 112)."""
+    """The component for a clip of `frames` frames of side x side pixels (side a multiple of 14, 8, 16 or 112).
+
+    dit_block is one of the transformer's blocks, dit_step its whole forward pass; both with text and image already
+    encoded, as in all steps of sampling.
+    """
+    import jax.numpy as jnp
+
     from gen3r_jax.models.geometry_adapter import GeometryAdapter, GeometryAdapterConfig
     from gen3r_jax.models.vggt import VGGT, Aggregator, VGGTConfig
+    from gen3r_jax.models.wan_dit import Block, Context, WanDiT, WanDiTConfig
     from gen3r_jax.models.wan_vae import WanVAE, WanVAEConfig
+    from gen3r_jax.ops.rope import rotation_3d
 
     vggt = VGGTConfig.vggt_1b()
     dim, patches, latents = 2 * vggt.embed_dim, side // vggt.patch_size, (frames - 1) // 4 + 1
@@ -80,6 +93,41 @@ def make_component(name: str, frames: int, side: int, chunk_frames: int | None) 
             )
             config = GeometryAdapterConfig.gen3r()
             return Component(lambda rngs: GeometryAdapter(config, rngs=rngs), inputs, call)
+        case "dit_block":
+            config = WanDiTConfig.fun_1_3b()
+            grid, head = (latents, side // 16, side // 8), (config.num_heads, config.dim // config.num_heads)
+            inputs = {
+                "tokens": (1, math.prod(grid), config.dim),
+                "modulation": (1, 6, config.dim),
+                "text": (1, config.text_len, *head),
+                "image": (1, IMAGE_TOKENS, *head),
+            }
+
+            def run_block(net: Block, x: "Array", modulation: "Array", text: "Array", image: "Array") -> "Array":
+                rotation = rotation_3d(grid, head[1], shared_halves=True)
+                return net(
+                    x.astype("float32"), modulation.astype("float32"), Context(text, text, image, image), rotation
+                )
+
+            return Component(lambda rngs: Block(config, rngs=rngs), inputs, run_block)
+        case "dit_step":
+            config = WanDiTConfig.fun_1_3b()
+            head, size = (config.num_heads, config.dim // config.num_heads), (latents, side // 8, side // 4)
+            inputs = {
+                "latents": (1, *size, config.out_channels),
+                "condition": (1, *size, config.in_channels - config.out_channels),
+                "cameras": (1, latents, side // 16, side // 8, config.dim),
+                "text": (config.depth, 1, config.text_len, *head),
+                "image": (config.depth, 1, IMAGE_TOKENS, *head),
+            }
+
+            def run_step(
+                net: WanDiT, x: "Array", condition: "Array", cameras: "Array", text: "Array", image: "Array"
+            ) -> "Array":
+                time = jnp.full(1, 500.0)
+                return net(x.astype("float32"), condition, time, Context(text, text, image, image), cameras)
+
+            return Component(lambda rngs: WanDiT(config, rngs=rngs), inputs, run_step)
     raise ValueError(f"no component {name!r}")
 
 

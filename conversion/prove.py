@@ -27,6 +27,10 @@ INPUTS = {
     "vggt": ("2 frames of 224 x 224", (1, 2, 224, 224, 3)),
     "wan_vae": ("5 frames of 224 x 224, encoded and decoded", (1, 5, 224, 224, 3)),
     "geometry_adapter": ("5 frames of 16 x 16 tokens, encoded and decoded", (1, 5, 16, 16, 10240)),
+    "wan_dit": (
+        "latents of 5 frames of 224 x 224, twice as wide; text, image and cameras",
+        *((1, 2, 28, 56, 16), (1, 2, 28, 56, 20), (1, 512, 4096), (1, 257, 1280), (1, 2, 224, 448, 24)),
+    ),
 }
 
 
@@ -57,18 +61,22 @@ def run_once(name: str, weights: Path, load_only: bool) -> list[str]:
     graphdef, params = jax.block_until_ready(load_network(weights, NETWORKS[name].table.network))
     lines = [f"loaded {module.count_parameters(params):,} parameters in {time.perf_counter() - start:.1f} s"]
     if not load_only:
-        x = jax.random.uniform(jax.random.key(0), INPUTS[name][1])
+        inputs = [jax.random.uniform(jax.random.key(i), shape) for i, shape in enumerate(INPUTS[name][1:])]
         start = time.perf_counter()
-        outputs = jax.jit(lambda params, x: _forward(name, module.merge(graphdef, params), x))(params, x)
+        outputs = jax.jit(lambda params, *x: _forward(name, module.merge(graphdef, params), *x))(params, *inputs)
         if not all(bool(jnp.isfinite(output).all()) for output in jax.tree.leaves(outputs)):
             raise UserError(f"{name} gave numbers that are not finite")
         lines.append(f"compiled and ran in {time.perf_counter() - start:.1f} s")
     return lines
 
 
-def _forward(name: str, network: Any, x: jax.Array) -> Any:
+def _forward(name: str, network: Any, x: jax.Array, *others: jax.Array) -> Any:
     if name == "vggt":
         return network(x)
+    if name == "wan_dit":
+        condition, text, image, cameras = others
+        context, cameras = network.encode_context(text, image), network.encode_cameras(cameras)
+        return network(x, condition, jnp.full(x.shape[0], 500.0), context, cameras)
     latents = network.encode(x).mode()
     return latents, network.decode(latents)
 
