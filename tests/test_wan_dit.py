@@ -18,7 +18,7 @@ from gen3r_jax import checkpoint, module
 from gen3r_jax.errors import UserError
 from gen3r_jax.models.camera_adapter import CameraAdapter
 from gen3r_jax.models.wan_dit import WanDiT, WanDiTConfig, timestep_embedding
-from gen3r_jax.sharding import MeshOptions, make_mesh
+from gen3r_jax.sharding import AXES, MeshOptions, make_mesh, param_shardings
 from gen3r_jax.stages.random_weights import random_weights
 
 TINY = WanDiTConfig.tiny()
@@ -133,6 +133,15 @@ def test_sharded_equals_unsharded():
         sharded = jax.jit(run.__wrapped__)(network, **inputs)
     assert len(sharded.sharding.device_set) == 8
     np.testing.assert_allclose(plain, sharded, atol=1e-5)  # measured 2e-6 of values up to 7
+
+
+def test_every_large_parameter_is_split_at_full_size():
+    _, shapes = module.abstract(lambda rngs: WanDiT(WanDiTConfig.fun_1_3b(), rngs=rngs))
+    shardings = module.flatten(param_shardings(shapes, make_mesh(MeshOptions(data=1, fsdp=4, seq=1, tensor=2))))
+    for name, leaf in module.flatten(shapes).items():
+        if leaf.size > 2_000_000:
+            expected = {"fsdp", "tensor"} if "attn" in name or "mlp" in name else {"fsdp"}
+            assert {axis for axis in AXES if axis in str(shardings[name].spec)} == expected, name
 
 
 def test_text_to_video_has_no_image_branch():
