@@ -1,0 +1,58 @@
+"""What steers the diffusion transformer beside text and image features, laid out as the released weights expect it.
+
+Time comes in groups of four frames, the first frame four times: one group a latent frame. Latents, masks and cameras
+are as wide as [A ; G], appearance left and geometry right (Gen3R, section 3.3).
+"""
+
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+from gen3r_jax.errors import UserError
+
+TASKS = ("1view", "2view", "allview")
+
+
+def given_frames(task: str, num_frames: int) -> tuple[int, ...]:
+    """Which frames of a clip a task gives: the first, the first and the last, or all."""
+    return {"1view": (0,), "2view": (0, num_frames - 1), "allview": tuple(range(num_frames))}[task]
+
+
+def frame_mask(given: Sequence[int], num_frames: int) -> Bool[np.ndarray, " t"]:
+    """True at the frames that are given. Raises UserError for an index outside of the clip or one that repeats."""
+    if not given or len(set(given)) != len(given) or not all(0 <= index < num_frames for index in given):
+        indices = " ".join(map(str, given))
+        raise UserError(f"given frames '{indices}': needed are different indices from 0 to {num_frames - 1}")
+    mask = np.zeros(num_frames, bool)
+    mask[list(given)] = True
+    return mask
+
+
+def pack_time(x: Float[Array, "b t *rest c"]) -> Float[Array, "b f *rest 4*c"]:
+    """4f-3 frames -> f groups of four; a channel's four values lie together (channel 4c + slot)."""
+    x = jnp.concatenate([jnp.repeat(x[:, :1], 4, axis=1), x[:, 1:]], axis=1)
+    x = x.reshape(x.shape[0], -1, 4, *x.shape[2:])
+    x = jnp.moveaxis(x, 2, -1)
+    return x.reshape(*x.shape[:-2], -1)
+
+
+def condition(latents: Float[Array, "b f h w 16"], mask: Bool[Array, "b t"]) -> Float[Array, "b f h 2*w 20"]:
+    """What the transformer sees of the given frames.
+
+    Args:
+      latents: video latents of the clip in which frames that are not given are black. There are none of its geometry:
+        that half is zero.
+      mask: true at given frames; becomes four channels, one a frame of the group, on the appearance half.
+    """
+    mask = pack_time(mask.astype(latents.dtype)[:, :, None, None, None])
+    mask = jnp.broadcast_to(mask, (*latents.shape[:-1], 4))
+    appearance = jnp.concatenate([latents, mask], axis=-1)
+    return jnp.concatenate([appearance, jnp.zeros_like(appearance)], axis=-2)
+
+
+def camera_condition(pluecker: Float[Array, "b t h w 6"]) -> Float[Array, "b f h 2*w 24"]:
+    """Pluecker maps in pixels, for both halves: the same cameras see appearance and geometry."""
+    packed = pack_time(pluecker)
+    return jnp.concatenate([packed, packed], axis=-2)
