@@ -90,6 +90,12 @@ def shard(x: jax.Array, *axes: str | None) -> jax.Array:
     return x if mesh.empty else jax.lax.with_sharding_constraint(x, partition(x.shape, axes, mesh))
 
 
+def shortfall(size: int, axis: str) -> int:
+    """What an axis of this size lacks to be divided by the mesh; 0 without one. For callers that can pad."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return 0 if mesh.empty else -size % _parts(axis, mesh)
+
+
 def partition(shape: tuple[int, ...], axes: tuple[str | None, ...], mesh: Any) -> PartitionSpec:
     """Logical names of the leading axes of an array -> how it is split over the mesh, as far as the sizes divide."""
     taken: set[str] = set()

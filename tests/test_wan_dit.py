@@ -125,11 +125,13 @@ def test_rematerialisation_does_not_change_gradients(network):
         assert np.abs(a).max() > 0  # everything is trained
 
 
-def test_sharded_equals_unsharded():
+@pytest.mark.parametrize("mesh", [MeshOptions(fsdp=2, seq=2, tensor=2), MeshOptions(fsdp=1, seq=4, tensor=2)])
+def test_sharded_equals_unsharded(mesh):
+    """Also where the devices that share a sample do not divide its 18 tokens."""
     network = random_network(dim=64, num_heads=4)
-    inputs = make_inputs(network.config, batch=2)
+    inputs = make_inputs(network.config, batch=2, grid=(1, 6, 12))
     plain = run(network, **inputs)
-    with jax.set_mesh(make_mesh(MeshOptions(data=1, fsdp=2, seq=2, tensor=2))):
+    with jax.set_mesh(make_mesh(mesh)):
         sharded = jax.jit(run.__wrapped__)(network, **inputs)
     assert len(sharded.sharding.device_set) == 8
     np.testing.assert_allclose(plain, sharded, atol=1e-5)  # measured 2e-6 of values up to 7

@@ -5,6 +5,7 @@ flow (noise minus clean latents) for both. What does not depend on the noise is 
 :meth:`WanDiT.encode_context` and :meth:`WanDiT.encode_cameras`.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Self
@@ -22,7 +23,7 @@ from gen3r_jax.module import Remat
 from gen3r_jax.ops.attention import attend
 from gen3r_jax.ops.patches import from_patches, to_patches
 from gen3r_jax.ops.rope import PairRotation, rotate_pairs, rotation_3d
-from gen3r_jax.sharding import shard
+from gen3r_jax.sharding import shard, shortfall
 
 PATCH = 2  # side of a token in latents
 EPSILON = 1e-6
@@ -122,15 +123,21 @@ class WanDiT(nnx.Module):
             raise UserError(f"latents {latents.shape[3]} wide: two halves of whole patches need a multiple of 4")
         rotation = rotation_3d(grid, self.config.dim // self.config.num_heads, shared_halves=self.config.shared_halves)
         time, modulation = self.embed_time(timesteps)
-        run = module.rematerialised(Block.__call__, self.config.remat)
 
-        def body(x: Array, layer: tuple[Block, Context]) -> tuple[Array, None]:
-            block, context = layer
-            return shard(run(block, x, modulation, context, rotation), "batch", "tokens"), None
+        # Devices that share a sample get equally many tokens. Those that are added see the others and are not seen.
+        count = math.prod(grid)
+        missing = ((0, shortfall(count, "tokens")), (0, 0))
+        rotation = jax.tree.map(lambda table: jnp.pad(table, missing), rotation)
+        x = jnp.pad(x.reshape(x.shape[0], count, -1), ((0, 0), *missing))
 
-        x = shard(x.reshape(x.shape[0], -1, x.shape[-1]), "batch", "tokens")
-        x, _ = jax.lax.scan(body, x, (self.blocks, context))
-        return from_patches(self.predict(x, time).reshape(x.shape[0], *grid, -1), PATCH)
+        def run(x: Array, block: Block, context: Context) -> Array:
+            return shard(block(x, modulation, context, rotation, count), "batch", "tokens")
+
+        run = module.rematerialised(run, self.config.remat)
+        x, _ = jax.lax.scan(
+            lambda x, layer: (run(x, *layer), None), shard(x, "batch", "tokens"), (self.blocks, context)
+        )
+        return from_patches(self.predict(x, time)[:, :count].reshape(x.shape[0], *grid, -1), PATCH)
 
     def encode_context(self, text: Float[Array, "b n c"], image: Float[Array, "b m e"] | None = None) -> Context:
         """What cross-attention needs of text and image features; the same for every step of sampling.
@@ -145,8 +152,8 @@ class WanDiT(nnx.Module):
             raise UserError(
                 f"image features are {'needed' if image is None else 'given, but there is no image branch'}"
             )
-        text = self.text_mlp(text)
-        image = None if image is None else self.image_embed(image)
+        text = shard(self.text_mlp(shard(text, "batch")), "batch")
+        image = None if image is None else shard(self.image_embed(shard(image, "batch")), "batch")
 
         def body(_: None, block: Block) -> tuple[None, Context]:
             return None, block.encode_context(text, image)
@@ -179,7 +186,8 @@ class WanDiT(nnx.Module):
     def embed_time(self, timesteps: Float[Array, " b"]) -> tuple[Float[Array, "b c"], Float[Array, "b 6 c"]]:
         """Embedding of the timestep, which modulates the head, and its projection, which modulates the blocks."""
         time = module.cast(self.time_mlp, jnp.float32)(timestep_embedding(timesteps, self.config.time_dim))
-        return time, self.time_projection(jax.nn.silu(time)).reshape(time.shape[0], 6, -1)
+        modulation = self.time_projection(jax.nn.silu(time)).reshape(time.shape[0], 6, -1)
+        return shard(time, "batch"), shard(modulation, "batch")
 
     def predict(self, x: Float[Array, "b n c"], time: Float[Array, "b c"]) -> Float[Array, "b n p"]:
         """The head, in float32: a patch of velocities for every token."""
@@ -206,10 +214,16 @@ class Block(nnx.Module):
         modulation: Float[Array, "b 6 c"],
         context: Context,
         rotation: PairRotation,
+        count: int | None = None,
     ) -> Float[Array, "b n c"]:
-        """`x` is float32. `context` is that of this layer, without the layer axis."""
+        """`x` is float32.
+
+        Args:
+          context: that of this layer, without the layer axis.
+          count: tokens from here on are not seen by any.
+        """
         shift1, scale1, gate1, shift2, scale2, gate2 = jnp.moveaxis(self.modulation + modulation, 1, 0)
-        x = x + gate1[:, None] * self.self_attn(modulate(x, shift1, scale1), rotation)
+        x = x + gate1[:, None] * self.self_attn(modulate(x, shift1, scale1), rotation, count)
         x = x + self.cross_attn(self.cross_norm(x), context)
         return x + gate2[:, None] * self.mlp(modulate(x, shift2, scale2))
 
@@ -224,14 +238,17 @@ class SelfAttention(nnx.Module):
         self.q, self.k, self.v, self.out = (linear(dim, dim, rngs) for _ in range(4))
         self.q_norm, self.k_norm = RMSNorm(dim), RMSNorm(dim)
 
-    def __call__(self, x: Float[Array, "b n c"], rotation: PairRotation) -> Float[Array, "b n c"]:
+    def __call__(
+        self, x: Float[Array, "b n c"], rotation: PairRotation, count: int | None = None
+    ) -> Float[Array, "b n c"]:
+        """Tokens from `count` on are not seen by any."""
         dtype = self.q.kernel.dtype
         x = x.astype(dtype)
         q, k = (
             rotate_pairs(split_heads(norm(layer(x)), self.heads), rotation).astype(dtype)
             for layer, norm in ((self.q, self.q_norm), (self.k, self.k_norm))
         )
-        v = split_heads(self.v(x), self.heads)
+        k, v = k[:, :count], split_heads(self.v(x), self.heads)[:, :count]
         # A device attends from its tokens to all.
         q, k, v = (
             shard(q, "batch", "tokens", "heads"),
