@@ -11,6 +11,7 @@ splash    Pallas "splash attention" kernel on TPUs
 import functools
 import logging
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -38,9 +39,9 @@ def attend(
         case "blocked":
             return _blocked(q, k, v)
         case "cudnn":
-            return jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
+            return _on_every_device(_cudnn, q, k, v)
         case "splash":
-            return _splash(q, k, v)
+            return _on_every_device(_splash_on_one_device, q, k, v)
     raise ValueError(f"attention implementation {impl!r} is none of dense, blocked, cudnn, splash")
 
 
@@ -97,20 +98,38 @@ def _blocked(q: Array, k: Array, v: Array) -> Array:
     return out.reshape(b, heads, n, d).swapaxes(1, 2)
 
 
-def _splash(q: Array, k: Array, v: Array) -> Array:
+def _on_every_device(kernel: Callable[[Array, Array, Array], Array], q: Array, k: Array, v: Array) -> Array:
+    """The compiler cannot split a fused kernel by itself: each device runs it on its part."""
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
-        return _splash_on_one_device(q, k, v)
-    # The compiler cannot split a kernel by itself. Queries are split over tokens where they divide (keys and values are
-    # gathered), else independent sequences are.
+        return kernel(q, k, v)
+    # Queries are split over tokens where they divide (keys and values are gathered), else independent sequences are.
     batch, tokens, heads = partition(q.shape[:3], ("batch", "tokens", "heads"), mesh)
     both = ((batch,) if isinstance(batch, str) else batch or ()) + ("seq",)
     if tokens is None and q.shape[0] % math.prod(mesh.shape[axis] for axis in both) == 0:
         batch = both
     queries, keys = PartitionSpec(batch, tokens, heads), PartitionSpec(batch, None, heads)
-    return jax.shard_map(
-        _splash_on_one_device, in_specs=(queries, keys, keys), out_specs=queries, check_vma=False
-    )(q, k, v)  # fmt: skip
+    return jax.shard_map(kernel, in_specs=(queries, keys, keys), out_specs=queries, check_vma=False)(q, k, v)
+
+
+@jax.custom_vjp
+def _cudnn(q: Array, k: Array, v: Array) -> Array:
+    return jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
+
+
+def _cudnn_forward(q: Array, k: Array, v: Array) -> tuple[Array, Callable[[Array], tuple[Array, Array, Array]]]:
+    # Gradients are only there for even lengths (jax 0.10.2): odd ones get a row that no query sees.
+    n, m = q.shape[1], k.shape[1]
+    lengths = jnp.full(k.shape[0], m, jnp.int32) if m % 2 else None
+
+    def even(q: Array, k: Array, v: Array) -> Array:
+        q, k, v = (jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, 0), (0, 0))) for x in (q, k, v))
+        return jax.nn.dot_product_attention(q, k, v, key_value_seq_lengths=lengths, implementation="cudnn")[:, :n]
+
+    return jax.vjp(even, q, k, v)
+
+
+_cudnn.defvjp(_cudnn_forward, lambda vjp, gradient: vjp(gradient))
 
 
 def _splash_on_one_device(q: Array, k: Array, v: Array, *, interpret: bool = False) -> Array:
