@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from conversion.rules import Table, manifest
-from conversion.tables import geometry_adapter, vggt, wan_dit, wan_vae
+from conversion.tables import clip_vision, geometry_adapter, umt5, vggt, wan_dit, wan_vae
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,24 @@ NETWORKS = {
         ("diffusion_pytorch_model.safetensors",),
         frozenset({"ffn_dim", "freq_dim"}),
     ),
+    "umt5": Network(
+        "the umT5 text encoder",
+        umt5.TABLE,
+        "text_encoder",
+        "",
+        "diffusion_pytorch_model.safetensors",
+        ("models_t5_umt5-xxl-enc-bf16.pth",),
+        frozenset({"vocab", "dim_ffn"}),
+    ),
+    "clip_vision": Network(
+        "the CLIP image encoder",
+        clip_vision.TABLE,
+        "clip_image_encoder",
+        "model.",
+        "diffusion_pytorch_model.safetensors",
+        ("models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth",),
+        frozenset({"vision_dim", "vision_layers"}),
+    ),
 }
 
 
@@ -66,6 +84,7 @@ def most_alike(names: Iterable[str]) -> str | None:
     likeness = {}
     for key, network in NETWORKS.items():
         official = manifest(network.table, network.table.read_config({})).keys()
-        likeness[key] = len(names & official) / len(names | official)
+        relevant = {name for name in names if name in official or not network.table.ignores(name)}
+        likeness[key] = len(relevant & official) / len(relevant | official)
     best = max(likeness, key=likeness.get)
     return best if likeness[best] > 0.5 else None

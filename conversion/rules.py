@@ -158,7 +158,8 @@ class Table:
         fields have their full-size value; fields that mean nothing to us are passed over.
       write_config: the fields of the official ``config.json`` for a config; inverse of `read_config`.
       ignore: patterns (whole name) of official tensors that the network has no use for.
-      unused: names and shapes of those ignored tensors that an official loader insists on; inverting writes zeros.
+      unused: names and shapes of tensors that an official loader insists on and the network has no use for; ignored on
+        the way in, zeros on the way back.
       adapt: official tensors and their config -> those that fill the network, its config, and what was done in words;
         for another form of the network that is accepted, too. What is written back is the network's own form.
     """
@@ -222,10 +223,12 @@ def convert(
     leaves = {path: leaf for path, leaf in leaves.items() if path.startswith(target_prefix)}
     slots = {name.removeprefix(source_prefix): slot for name, slot in official_slots(table, leaves).items()}
     expected = {name: slot.source_shape(leaves) for name, slot in slots.items()}
-    unknown = (name for name in source if name not in slots)
+    unknown, unused = (name for name in source if name not in slots), table.unused(config)
     problems = {
         "missing": [name for name in slots if name not in source],
-        "unexpected": [name for name in unknown if not table.ignores(source_prefix + name)],
+        "unexpected": [
+            name for name in unknown if not table.ignores(source_prefix + name) and source_prefix + name not in unused
+        ],
         "misshapen": [
             f"{name} {list(source[name].shape)}, not {list(shape)}"
             for name, shape in expected.items()

@@ -185,6 +185,8 @@ OFFICIAL = {
     "wan_vae": (194, "ec97a6b8c2da9b2d23c2d6ea0ff8ac1f03c4215604ff0ac48efdb164832d9bd8"),
     "geometry_adapter": (202, "48c9c4f49154a828c02da3a41c11c5cf9bb61a13e16fda70ffc26baf2c7f8d3f"),
     "wan_dit": (989, "62a8232782d43c1280025df24f24f7c53f6c7da4d2660bc93834bfd8de44ef5e"),
+    "umt5": (242, "d6379851fe159f731ef389ae07835eb08fa89ec5d66c040b0d37ac466279d11b"),
+    "clip_vision": (391, "173be14b6706680e9cbab79afb2f1527691da69806a459a4378e4ed7569e54de"),  # without the text tower
 }
 
 
@@ -216,6 +218,8 @@ def test_official_names_and_shapes(name):
         ("wan_vae", "wan21_vae"),
         ("geometry_adapter", "geometry_adapter"),
         ("wan_dit", "wan_dit_1_3b_gen3r"),
+        ("umt5", "umt5_xxl_encoder"),
+        ("clip_vision", "clip_vit_h14_xlm_roberta"),
     ],
 )
 def test_names_and_shapes_equal_the_published_lists(name, file):
@@ -223,7 +227,10 @@ def test_names_and_shapes_equal_the_published_lists(name, file):
     path = Path(folder) / f"{file}.json"
     if not path.exists():
         pytest.skip("no lists of the official names at hand (GEN3R_MANIFESTS)")
-    assert official_shapes(name) == json.loads(path.read_text())["params"]
+    network, shapes = NETWORKS[name], official_shapes(name)
+    published = json.loads(path.read_text())["params"]
+    ignored = {key for key in published if network.table.ignores(key.removeprefix(network.prefix))} - shapes.keys()
+    assert shapes == {key: shape for key, shape in published.items() if key not in ignored}
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -271,7 +278,7 @@ def test_there_and_back(name, official, tmp_path, capsys):
     graphdef, params = checkpoint.load_network(tmp_path / "weights", NETWORKS[name].table.network)
     assert module.merge(graphdef, params).config == TINY[name]
     assert f"{module.count_parameters(params):,} parameters" in report
-    run(name, "--invert", "--source", tmp_path / "weights", "--output", tmp_path / "back", "--shard_gb", 1e-4)
+    run(name, "--invert", "--source", tmp_path / "weights", "--output", tmp_path / "back", "--shard_gb", 2e-5)
     files = sorted((tmp_path / "back").glob("*.safetensors"))
     assert len(files) > 1
     back = {key: x for file in files for key, x in load_file(file).items()}

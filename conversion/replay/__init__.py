@@ -1,7 +1,7 @@
 """Which kinds of recorded files there are, and how each is computed again."""
 
 from conversion.recording import Recording, Replay
-from conversion.replay import adapter, autoencoders, data, dit, geometry, schedulers, vggt
+from conversion.replay import adapter, autoencoders, data, dit, encoders, geometry, schedulers, vggt
 
 REPLAYS: dict[str, Replay] = {
     **vggt.REPLAYS,
@@ -10,6 +10,7 @@ REPLAYS: dict[str, Replay] = {
     **data.REPLAYS,
     **adapter.REPLAYS,
     **dit.REPLAYS,
+    **encoders.REPLAYS,
     **schedulers.REPLAYS,
 }
 

@@ -1,0 +1,98 @@
+"""The whole official Gen3R folder at once: every network, the tokenizer and the scheduler's settings.
+
+Output: a folder as ``Gen3RPipeline.from_pretrained`` takes it: one weights folder a network, ``tokenizer/`` and
+``scheduler.json``.
+"""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+
+from conversion.commands import convert_checkpoint, random_checkpoint
+from conversion.networks import NETWORKS
+from gen3r_jax.errors import UserError
+from gen3r_jax.models.tokenizer import PAD
+
+# Where the tokenizer stands: in Gen3R's folder, in the Wan release.
+TOKENIZERS = ("tokenizer", "google/umt5-xxl")
+DEFAULT_SHIFT = 2.0
+
+
+def convert_pipeline(source: Path, output: Path, *, dtype: Any = None, force: bool = False) -> list[str]:
+    """Converts everything in `source`, one network after the other. What `output` already holds whole is kept.
+
+    An interrupted conversion therefore goes on where it was.
+    Raises UserError when something is missing. All of it is named.
+    """
+    missing = [
+        network.folder for network in NETWORKS.values() if not any(_places(source, network.folder, network.other_files))
+    ]
+    tokenizer = next((source / place for place in TOKENIZERS if (source / place / "tokenizer.json").exists()), None)
+    if missing or tokenizer is None:
+        missing += [] if tokenizer else [f"{TOKENIZERS[0]}/tokenizer.json"]
+        raise UserError(f"{source} is not a whole Gen3R folder: it lacks {', '.join(missing)}")
+    shift, note = _read_shift(source)
+    report = []
+    for name in NETWORKS:
+        target = output / name
+        if not force and (target / "config.json").exists():
+            report.append(f"{target} is there already")
+        else:
+            report += convert_checkpoint(name, source, target, dtype=dtype, force=force)
+    shutil.copytree(tokenizer, output / "tokenizer", dirs_exist_ok=True)
+    (output / "scheduler.json").write_text(json.dumps({"shift": shift}) + "\n")
+    return [*report, f"{tokenizer} -> {output / 'tokenizer'}", f"shift {shift} ({note})"]
+
+
+def random_pipeline(output: Path, *, tiny: bool, dtype: Any, seed: int = 0, force: bool = False) -> list[str]:
+    """Writes an official folder of random numbers, at full size or tiny, to try the commands with."""
+    configs = dict.fromkeys(NETWORKS)
+    if tiny:
+        configs = {name: network.table.network.Config.tiny() for name, network in NETWORKS.items()}
+        packed = 10 * configs["vggt"].embed_dim
+        configs["geometry_adapter"] = replace(configs["geometry_adapter"], input_dim=packed)
+        configs["wan_dit"] = replace(configs["wan_dit"], text_len=64)
+    report = []
+    for name, network in NETWORKS.items():
+        folder = output / network.folder
+        report += random_checkpoint(name, folder, config=configs[name], dtype=dtype, seed=seed, force=force)
+    write_tiny_tokenizer(output / "tokenizer")
+    (output / "scheduler").mkdir(exist_ok=True)
+    settings = {"shift": DEFAULT_SHIFT, "num_train_timesteps": 1000, "use_dynamic_shifting": False}
+    (output / "scheduler" / "scheduler_config.json").write_text(json.dumps(settings, indent=2) + "\n")
+    return report
+
+
+def _places(source: Path, folder: str, other_files: tuple[str, ...]) -> list[Path]:
+    return [place for place in (source / name for name in (folder, *other_files)) if place.exists()]
+
+
+def _read_shift(source: Path) -> tuple[float, str]:
+    path = source / "scheduler" / "scheduler_config.json"
+    if not path.exists():
+        return DEFAULT_SHIFT, f"the usual one: there is no {path}"
+    try:
+        fields = json.loads(path.read_text())
+        shift = float(fields["shift"])
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{path} has no number called shift") from None
+    if fields.get("use_dynamic_shifting") or fields.get("num_train_timesteps", 1000) != 1000:
+        raise UserError(f"{path}: only 1000 training steps without dynamic shifting are supported")
+    return shift, f"from {path}"
+
+
+def write_tiny_tokenizer(folder: Path) -> None:
+    """A tokenizer of characters that fits the tiny text encoder's vocabulary of 64."""
+    characters = "abcdefghijklmnopqrstuvwxyz0123456789 .,;:!?'\"-()"
+    vocabulary = {token: i for i, token in enumerate((PAD, "</s>", "<unk>", *characters))}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    tokenizer.add_special_tokens([PAD, "</s>", "<unk>"])
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(str(folder / "tokenizer.json"))

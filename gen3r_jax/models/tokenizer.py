@@ -1,0 +1,55 @@
+"""Texts as the token numbers that the text encoder takes."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool, Int
+from tokenizers import Tokenizer as FastTokenizer
+
+from gen3r_jax.errors import UserError
+
+PAD = "<pad>"
+
+_log = logging.getLogger(__name__)
+
+
+class Tokenizer:
+    """umT5's SentencePiece model, from ``tokenizer.json``; a text ends with one end-of-sequence token."""
+
+    def __init__(self, tokenizer: FastTokenizer):
+        self._tokenizer = tokenizer
+        self._pad = tokenizer.token_to_id(PAD)
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
+
+    @classmethod
+    def from_folder(cls, path: Path | str) -> "Tokenizer":
+        """Reads ``tokenizer.json``. Raises UserError if there is none, or it is no tokenizer with a padding token."""
+        file = Path(path) / "tokenizer.json"
+        if not file.exists():
+            raise UserError(f"no tokenizer at {file}; copy the official tokenizer folder there")
+        try:
+            tokenizer = FastTokenizer.from_file(str(file))
+        except Exception as error:  # the library raises bare exceptions
+            raise UserError(f"{file} is no tokenizer ({' '.join(str(error).split())})") from None
+        if tokenizer.token_to_id(PAD) is None:
+            raise UserError(f"{file} has no token {PAD}")
+        return cls(tokenizer)
+
+    def __call__(
+        self, texts: Sequence[str], length: int
+    ) -> tuple[Int[np.ndarray, "b {length}"], Bool[np.ndarray, "b {length}"]]:
+        """Token numbers, padded to `length`, and where there are tokens. Longer texts are cut, with a warning."""
+        ids = np.full((len(texts), length), self._pad, np.int32)
+        mask = np.zeros((len(texts), length), bool)
+        for row, (text, encoding) in enumerate(zip(texts, self._tokenizer.encode_batch(list(texts)), strict=True)):
+            tokens = encoding.ids
+            if len(tokens) > length:
+                start = encoding.offsets[length - 1][0]
+                _log.warning("the text has %d tokens, %d are read; left out: %r", len(tokens), length, text[start:])
+                tokens = [*tokens[: length - 1], tokens[-1]]  # the end of the sequence stays
+            ids[row, : len(tokens)] = tokens
+            mask[row, : len(tokens)] = True
+        return ids, mask
