@@ -1,0 +1,443 @@
+"""Gen3R: from some frames, a prompt and cameras to a scene whose video, depth, cameras and points agree.
+
+The diffusion transformer samples Z = [A ; G]. A decodes to the video, G through the geometry adapter to VGGT's tokens,
+from which VGGT's heads read depth and cameras (Gen3R, section 3.3).
+"""
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from gen3r_jax import module
+from gen3r_jax.checkpoint import load_network, read_config
+from gen3r_jax.data.clips import require_clip_length, require_side
+from gen3r_jax.diffusion.conditioning import camera_condition, condition, frame_mask
+from gen3r_jax.diffusion.solvers import Schedule, SolverState, init_state, make_schedule, solver_step
+from gen3r_jax.errors import UserError
+from gen3r_jax.geometry.cameras import decode_pose
+from gen3r_jax.geometry.points import depth_mask, unproject_depth
+from gen3r_jax.models.clip_vision import CLIPVision
+from gen3r_jax.models.geometry_adapter import GeometryAdapter
+from gen3r_jax.models.tokenizer import Tokenizer
+from gen3r_jax.models.umt5 import UMT5Encoder
+from gen3r_jax.models.vggt import VGGT
+from gen3r_jax.models.wan_dit import Context, WanDiT
+from gen3r_jax.models.wan_vae import WanVAE
+from gen3r_jax.pipeline import Geometry, Network, decode_tokens, encode_tokens, encode_video
+from gen3r_jax.scene import Scene
+
+NETWORKS: dict[str, type[nnx.Module]] = {
+    "umt5": UMT5Encoder,
+    "clip_vision": CLIPVision,
+    "wan_vae": WanVAE,
+    "wan_dit": WanDiT,
+    "geometry_adapter": GeometryAdapter,
+    "vggt": VGGT,
+}
+
+MemoryMode = Literal["resident", "staged"]
+# How the prompt and the negative prompt pass the transformer: the prompt alone, both as one batch, or in turn.
+Passes = Literal["one", "batched", "in turn"]
+Callback = Callable[[int, float, Float[Array, "b f h w 16"]], None]
+
+
+@dataclass(frozen=True)
+class Gen3RPipelineOutput:
+    """What a generation gives; names and layouts of the official pipeline, in NumPy and float32.
+
+    Attributes:
+      rgbs: frames in [0, 1].
+      depth_maps: along each camera's optical axis.
+      depth_confidence: of the depth, at least 1.
+      point_maps: world points of VGGT's point head; None if it has none.
+      pcds: world points of the depth, unprojected with the cameras.
+      point_masks: pixels whose depth is plausible (percentiles of the frame with ``min_max_depth_mask``).
+      cameras: world-to-camera matrices (OpenCV axes) and intrinsics in pixels.
+      latents: the sample Z itself.
+    """
+
+    rgbs: Float[np.ndarray, "b t h w 3"]
+    depth_maps: Float[np.ndarray, "b t h w 1"]
+    depth_confidence: Float[np.ndarray, "b t h w"]
+    point_maps: Float[np.ndarray, "b t h w 3"] | None
+    pcds: Float[np.ndarray, "b t h w 3"]
+    point_masks: Bool[np.ndarray, "b t h w"]
+    cameras: tuple[Float[np.ndarray, "b t 3 4"], Float[np.ndarray, "b t 3 3"]]
+    latents: Float[np.ndarray, "b f h w 16"]
+
+    def scene(self, sample: int = 0, prompt: str = "") -> Scene:
+        """One sample as exporters take it."""
+        w2c, intrinsics = (x[sample] for x in self.cameras)
+        bottom = np.broadcast_to(np.array([0, 0, 0, 1], np.float32), (len(w2c), 1, 4))
+        return Scene(
+            rgb=np.floor(255 * self.rgbs[sample]).astype(np.uint8),
+            depth=self.depth_maps[sample, ..., 0],
+            confidence=self.depth_confidence[sample],
+            w2c=np.concatenate([w2c, bottom], axis=1),
+            intrinsics=intrinsics,
+            points=self.pcds[sample],
+            prompt=prompt,
+        )
+
+
+class Gen3RPipeline:
+    """The networks of a folder made by ``python -m conversion gen3r``, and the way from conditions to a scene.
+
+    Calling it again with other prompts, images, cameras, seeds, steps, solvers or guidance compiles nothing anew; other
+    sizes, frame counts and batch sizes do.
+    """
+
+    def __init__(
+        self,
+        load: Callable[[str], Network],
+        tokenize: Callable[[Sequence[str], int], tuple[Int[np.ndarray, "b n"], Bool[np.ndarray, "b n"]]],
+        *,
+        text_length: int,
+        shift: float,
+        memory_mode: MemoryMode = "resident",
+    ):
+        """See :meth:`from_pretrained`. `load` gives a network by its name in ``NETWORKS``."""
+        if memory_mode not in get_args(MemoryMode):
+            raise UserError(f"memory_mode {memory_mode!r} is none of {', '.join(get_args(MemoryMode))}")
+        self.shift = shift
+        self.memory_mode = memory_mode
+        self._load = load
+        self._tokenize = tokenize
+        self._text_length = text_length
+        self._loaded: dict[str, Network] = {}
+        self._prompts: dict[str, Float[np.ndarray, "n c"]] = {}
+
+    @classmethod
+    def from_pretrained(
+        cls, path: Path | str, *, dtype: Any = None, memory_mode: MemoryMode = "resident"
+    ) -> "Gen3RPipeline":
+        """Opens a folder of converted weights; the networks are read when they are first needed.
+
+        Args:
+          dtype: of the weights; bfloat16 by default, on CPUs float32. VGGT's heads compute in float32 in any case.
+          memory_mode: "resident" keeps every network; "staged" frees each after use and guides in two passes, so that
+            the largest network and its activations are all that memory must hold.
+
+        Raises:
+          UserError: something is missing in the folder. All of it is named.
+        """
+        path = Path(path)
+        missing = [name for name in (*NETWORKS, "tokenizer", "scheduler.json") if not (path / name).exists()]
+        if missing:
+            raise UserError(
+                f"{path} lacks {', '.join(missing)}; make it with: python -m conversion gen3r --source CHECKPOINTS "
+                f"--output {path}"
+            )
+        configs = {name: read_config(path / name, network_class) for name, network_class in NETWORKS.items()}
+        dtype = jnp.dtype(dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16"))
+        return cls(
+            lambda name: load_network(path / name, NETWORKS[name], dtype=dtype),
+            Tokenizer.from_folder(path / "tokenizer"),
+            text_length=configs["wan_dit"].text_len,
+            shift=json.loads((path / "scheduler.json").read_text())["shift"],
+            memory_mode=memory_mode,
+        )
+
+    def __call__(
+        self,
+        prompt: str | Sequence[str],
+        control_images: Float[np.ndarray, "b k h w 3"],
+        control_cameras: Float[np.ndarray, "b t h w 6"] | None = None,
+        *,
+        control_frames: Sequence[int] | None = None,
+        negative_prompt: str = "bad detailed",
+        num_frames: int = 49,
+        num_inference_steps: int = 50,
+        guidance_scale: float = 5.0,
+        cfg_skip_ratio: float = 0.0,
+        solver: str = "euler",
+        shift: float | None = None,
+        seed: int = 42,
+        latents: Float[np.ndarray, "b f h w 16"] | None = None,
+        posterior_noise: Float[np.ndarray, "b f h w 16"] | None = None,
+        callback_on_step_end: Callback | None = None,
+        min_max_depth_mask: bool = False,
+    ) -> Gen3RPipelineOutput:
+        """Generates one scene for each prompt.
+
+        Args:
+          prompt: one text, or one for each sample.
+          control_images: the frames that are given, in [0, 1]; sides are multiples of 112.
+          control_cameras: Plücker maps (moment, direction) of every frame; None leaves the cameras free.
+          control_frames: which frames are given; by default the first, the first and the last, or all, by their number.
+          num_frames: 4k+1.
+          guidance_scale: 1 and below: no guidance, and the negative prompt is not used.
+          cfg_skip_ratio: so large a part of the steps, the last ones, runs without guidance.
+          solver: "euler" (the official choice), "unipc" or "dpm++".
+          shift: of the noise schedule towards noise; by default that of the weights, 5 for the other solvers.
+          seed: sample i of a batch depends on `seed` and i alone, not on the batch or the memory mode.
+          latents: standard normal noise to start from, instead of that of the seed.
+          posterior_noise: standard normal noise that draws the latents of the given frames.
+          callback_on_step_end: called with the step's index, its timestep and the latents (on the device).
+          min_max_depth_mask: let `point_masks` leave out the nearest and farthest depths of each frame too.
+
+        Raises:
+          UserError: sizes, counts or settings that do not fit, each with what would.
+        """
+        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        images = np.asarray(control_images, np.float32)
+        given = _check(prompts, images, control_frames, num_frames, guidance_scale, cfg_skip_ratio)
+        b, _, height, width, _ = images.shape
+        shape = (b, (num_frames - 1) // 4 + 1, height // 8, width // 8, 16)
+        keys = jax.vmap(partial(jax.random.fold_in, jax.random.key(seed)))(jnp.arange(b))
+        if shift is None:
+            shift = self.shift if solver == "euler" else 5.0
+        schedule = make_schedule(solver, num_inference_steps, shift)
+
+        guided = guidance_scale > 1
+        texts = self.encode_prompt([negative_prompt] * b * guided + prompts)
+        with self._network("clip_vision") as clip_vision:
+            image_features = _encode_image(clip_vision, images[:, 0])
+        mask = np.broadcast_to(frame_mask(given, num_frames), (b, num_frames))
+        with self._network("wan_vae") as wan_vae:
+            noise = _noise(keys, 1, shape) if posterior_noise is None else posterior_noise
+            given_latents = _encode_given(wan_vae, _fill(images, given, num_frames), mask, noise)
+        if latents is None:
+            latents = _noise(keys, 0, (*shape[:3], 2 * shape[3], 16))
+        cameras = (
+            np.zeros((b, num_frames, height, width, 6), np.float32) if control_cameras is None else control_cameras
+        )
+        with self._network("wan_dit") as dit:
+            conditions = _condition(dit, texts, image_features, given_latents, cameras)
+            skip_from = num_inference_steps * (1 - cfg_skip_ratio)
+            z = self._denoise(dit, schedule, latents, conditions, guidance_scale, skip_from, callback_on_step_end)
+        return self.decode(z, min_max_depth_mask)
+
+    def encode_prompt(self, texts: Sequence[str]) -> Float[np.ndarray, "b n c"]:
+        """Features of texts by the text encoder; rows beyond a text are zero. Each text is encoded once and kept."""
+        new = list(dict.fromkeys(text for text in texts if text not in self._prompts))
+        if new:
+            ids, mask = self._tokenize(new, self._text_length)
+            with self._network("umt5") as umt5:
+                features = np.asarray(_encode_text(umt5, ids, mask))
+            self._prompts |= zip(new, features, strict=True)
+        return np.stack([self._prompts[text] for text in texts])
+
+    def reconstruct_cameras(
+        self, images: Float[np.ndarray, "k h w 3"]
+    ) -> tuple[Float[np.ndarray, "k 3 4"], Float[np.ndarray, "k 3 3"], float]:
+        """What VGGT sees in given frames: world-to-camera matrices, intrinsics in pixels and the median depth."""
+        with self._network("vggt") as vggt:
+            geometry = jax.device_get(_reconstruct(vggt, np.asarray(images, np.float32)[None]))
+        w2c, intrinsics = decode_pose(geometry.pose_encs[-1, 0], images.shape[1:3])
+        # The lower of the two middle values, as the official code's median takes it.
+        depth = np.sort(geometry.depth, axis=None)
+        return np.asarray(w2c), np.asarray(intrinsics), float(depth[(depth.size - 1) // 2])
+
+    def decode(self, latents: Float[Array, "b f h w 16"], min_max_depth_mask: bool = False) -> Gen3RPipelineOutput:
+        """Video and geometry of latents Z."""
+        appearance, geometry = jnp.split(jnp.asarray(latents), 2, axis=3)
+        with self._network("wan_vae") as wan_vae:
+            rgbs = np.asarray(_decode_video(wan_vae, appearance))
+        with self._network("geometry_adapter") as adapter:
+            packed = jax.block_until_ready(_decode_adapter(adapter, geometry))
+        with self._network("vggt") as vggt:
+            read: Geometry = jax.device_get(_read_geometry(vggt, packed))
+        w2c, intrinsics = decode_pose(read.pose_encs[-1], rgbs.shape[2:4])
+        return Gen3RPipelineOutput(
+            rgbs=rgbs,
+            depth_maps=read.depth[..., None],
+            depth_confidence=read.confidence,
+            point_maps=read.points,
+            pcds=unproject_depth(read.depth, np.asarray(w2c), np.asarray(intrinsics)),
+            point_masks=depth_mask(read.depth, min_max_depth_mask),
+            cameras=(np.asarray(w2c), np.asarray(intrinsics)),
+            latents=np.asarray(latents),
+        )
+
+    def _denoise(
+        self,
+        dit: Network,
+        schedule: Schedule,
+        latents: Float[Array, "b f h w 16"],
+        conditions: "_Conditions",
+        guidance_scale: float,
+        skip_from: float,
+        callback: Callback | None,
+    ) -> Float[Array, "b f h w 16"]:
+        """All steps of the solver. The host only hands out each step's numbers and never waits for the device."""
+        passes: Passes = "in turn" if self.memory_mode == "staged" else "batched"
+        if guidance_scale <= 1:
+            passes = "one"
+        state = init_state(jnp.asarray(latents, jnp.float32))
+        guidance_scale = np.float32(guidance_scale)
+        for i, (timestep, coefficients) in enumerate(schedule):
+            if passes != "one" and i >= skip_from:
+                passes, conditions = "one", conditions.positive(len(latents))
+            state = _step(dit, state, conditions, timestep, coefficients, guidance_scale, passes)
+            if callback is not None:
+                callback(i, float(timestep), state.sample)
+        return state.sample
+
+    @contextmanager
+    def _network(self, name: str) -> Iterator[Network]:
+        if name not in self._loaded:
+            self._loaded[name] = self._load(name)
+        yield self._loaded[name]
+        if self.memory_mode == "staged":
+            del self._loaded[name]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class _Conditions:
+    """Everything that steers the transformer and stays the same in all steps. Guided: first all negatives in `context`.
+
+    Attributes:
+      given: the given frames' latents and mask.
+    """
+
+    context: Context
+    cameras: Float[Array, "b f h w c"]
+    given: Float[Array, "b f h w 20"]
+
+    def positive(self, batch: int) -> "_Conditions":
+        """Those of the prompts without the negative ones."""
+        return dataclasses.replace(self, context=jax.tree.map(lambda x: x[:, -batch:], self.context))
+
+
+def _check(
+    prompts: Sequence[str],
+    images: np.ndarray,
+    control_frames: Sequence[int] | None,
+    num_frames: int,
+    guidance_scale: float,
+    cfg_skip_ratio: float,
+) -> tuple[int, ...]:
+    """Refuses what cannot work before anything slow begins; returns the indices of the given frames."""
+    if images.ndim != 5 or images.shape[-1] != 3:
+        raise UserError(f"control_images need the shape [b, k, h, w, 3], not {list(images.shape)}")
+    b, k, height, width, _ = images.shape
+    if b != len(prompts):
+        raise UserError(f"{len(prompts)} prompts for {b} samples of control_images")
+    for text in prompts:
+        if not text.strip():
+            raise UserError("the prompt is empty; say what the scene shows")
+    require_side(height)
+    require_side(width)
+    require_clip_length(num_frames)
+    if guidance_scale < 0:
+        raise UserError(f"guidance_scale {guidance_scale} is negative; 1 means no guidance, 5 is usual")
+    if not 0 <= cfg_skip_ratio <= 1:
+        raise UserError(f"cfg_skip_ratio {cfg_skip_ratio} is not between 0 and 1")
+    if control_frames is None:
+        if k not in (1, 2, num_frames):
+            raise UserError(
+                f"{k} control_images for {num_frames} frames: give 1, 2 or all {num_frames}, or say in "
+                "control_frames which they are"
+            )
+        control_frames = {1: (0,), 2: (0, num_frames - 1)}.get(k, tuple(range(num_frames)))
+    if len(control_frames) != k:
+        raise UserError(f"{k} control_images and {len(control_frames)} control_frames")
+    frame_mask(control_frames, num_frames)
+    return tuple(control_frames)
+
+
+def _fill(images: np.ndarray, given: Sequence[int], num_frames: int) -> Float[np.ndarray, "b t h w 3"]:
+    """The whole clip, black where nothing is given."""
+    clip = np.zeros((images.shape[0], num_frames, *images.shape[2:]), np.float32)
+    clip[:, list(given)] = images
+    return clip
+
+
+@partial(jax.jit, static_argnums=(1, 2))
+def _noise(keys: Key[Array, " b"], draw: int, shape: tuple[int, ...]) -> Float[Array, "..."]:
+    """Standard normal numbers; sample by sample, so that they do not depend on the batch."""
+    return jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, draw), shape[1:]))(keys)
+
+
+@jax.jit
+def _encode_text(umt5: Network, ids: Int[Array, "b n"], mask: Bool[Array, "b n"]) -> Float[Array, "b n c"]:
+    return module.merge(*umt5)(ids, mask).astype(jnp.float32)
+
+
+@jax.jit
+def _encode_image(clip_vision: Network, images: Float[Array, "b h w 3"]) -> Float[Array, "b 257 c"]:
+    return module.merge(*clip_vision)(images)
+
+
+@jax.jit
+def _encode_given(
+    wan_vae: Network, clip: Float[Array, "b t h w 3"], mask: Bool[Array, "b t"], noise: Float[Array, "b f h w 16"]
+) -> Float[Array, "b f h 2*w 20"]:
+    posterior = encode_video(module.merge(*wan_vae), clip, chunk_frames=4)
+    return condition(posterior.sample(noise), mask)
+
+
+@jax.jit
+def _condition(
+    dit: Network,
+    texts: Float[Array, "p n c"],
+    image: Float[Array, "b 257 e"],
+    given: Float[Array, "b f h w 20"],
+    cameras: Float[Array, "b t H W 6"],
+) -> _Conditions:
+    network = module.merge(*dit)
+    image = jnp.tile(image, (len(texts) // len(image), 1, 1))
+    return _Conditions(network.encode_context(texts, image), network.encode_cameras(camera_condition(cameras)), given)
+
+
+@partial(jax.jit, static_argnames="passes", donate_argnames="state")
+def _step(
+    dit: Network,
+    state: SolverState,
+    conditions: _Conditions,
+    timestep: Float[Array, ""],
+    coefficients: Float[Array, " k"],
+    guidance_scale: Float[Array, ""],
+    passes: Passes,
+) -> SolverState:
+    network = module.merge(*dit)
+    z, context, others = state.sample, conditions.context, (conditions.given, conditions.cameras)
+
+    def velocity(z: Array, context: Context, given: Array, cameras: Array) -> Array:
+        return network(z, given, jnp.full(len(z), timestep), context, cameras)
+
+    if passes == "one":
+        return solver_step(state, velocity(z, context, *others), coefficients)
+    if passes == "batched":
+        twice = jax.tree.map(lambda x: jnp.concatenate([x, x]), (z, *others))
+        negative, positive = jnp.split(velocity(twice[0], context, *twice[1:]), 2)
+    else:
+        halves = jax.tree.map(lambda x: jnp.stack(jnp.split(x, 2, axis=1)), context)
+        negative, positive = jax.lax.map(lambda context: velocity(z, context, *others), halves)
+    return solver_step(state, negative + guidance_scale * (positive - negative), coefficients)
+
+
+@jax.jit
+def _decode_video(wan_vae: Network, latents: Float[Array, "b f h w 16"]) -> Float[Array, "b t h w 3"]:
+    frames = module.merge(*wan_vae).decode(latents, chunk_frames=1).astype(jnp.float32)
+    return jnp.clip(frames / 2 + 0.5, 0, 1)
+
+
+@jax.jit
+def _decode_adapter(adapter: Network, latents: Float[Array, "b f h w 16"]) -> Float[Array, "b t hp wp c"]:
+    return module.merge(*adapter).decode(latents)
+
+
+@jax.jit
+def _read_geometry(vggt: Network, packed: Float[Array, "b t hp wp c"]) -> Geometry:
+    network = module.merge(*vggt)
+    return decode_tokens(network, packed, with_points=network.config.point_head)
+
+
+@jax.jit
+def _reconstruct(vggt: Network, images: Float[Array, "b k h w 3"]) -> Geometry:
+    network = module.merge(*vggt)
+    return decode_tokens(network, encode_tokens(network, images))
