@@ -146,11 +146,13 @@ class Recording:
 class Tolerance:
     """Largest allowed error: ``max(absolute, relative * largest recorded magnitude)`` of a tensor.
 
-    Integers, booleans and strings must be equal whatever it says.
+    Strings must be equal whatever it says, and so must integers and booleans, unless rounding may turn a decision:
+    `flips` is the share of a mask's entries that may differ, and how far a count of them may be off, relatively.
     """
 
     absolute: float = 0.0
     relative: float = 0.0
+    flips: float = 0.0
 
 
 @dataclass(frozen=True)

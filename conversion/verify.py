@@ -88,17 +88,22 @@ def compare(name: str, recorded: np.ndarray, computed: np.ndarray, tolerance: To
     if recorded.dtype.kind not in "biuf":
         equal = np.array_equal(recorded, computed)
         return Comparison(name, 0.0, 0.0, Tolerance(), True) if equal else failed("not equal")
-    exact = recorded.dtype.kind != "f"
+    kind = recorded.dtype.kind
     recorded, computed = recorded.astype(np.float64), computed.astype(np.float64)
     finite = np.isfinite(recorded)
     if not np.array_equal(np.where(finite, 0, recorded), np.where(np.isfinite(computed), 0, computed), equal_nan=True):
         return failed("other infinities or NaNs")
     error = np.abs(recorded[finite] - computed[finite]).max(initial=0)
     largest = np.abs(recorded[finite]).max(initial=0)
-    allowed = 0.0 if exact else max(tolerance.absolute, tolerance.relative * largest)
     relative = error / largest if largest else math.copysign(math.inf, error) if error else 0.0
-    tolerance = Tolerance() if exact else tolerance
-    return Comparison(name, float(error), float(relative), tolerance, bool(error <= allowed))
+    if kind == "f":
+        passed = error <= max(tolerance.absolute, tolerance.relative * largest)
+    else:
+        tolerance = Tolerance(flips=tolerance.flips)
+        if kind == "b":
+            error = relative = np.mean(recorded != computed)  # the share of flipped entries
+        passed = relative <= tolerance.flips
+    return Comparison(name, float(error), float(relative), tolerance, bool(passed))
 
 
 def _compare_all(recording: Recording, computed: dict[str, np.ndarray], kind: str) -> Iterator[Comparison]:
@@ -131,6 +136,7 @@ def _text(report: Report) -> Iterator[str]:
         allowed = tensor.tolerance
         limits = [f"abs {allowed.absolute:.0e}"] * bool(allowed.absolute)
         limits += [f"rel {allowed.relative:.0e}"] * bool(allowed.relative)
+        limits += [f"flips {allowed.flips:.0e}"] * bool(allowed.flips)
         yield (
             f"  {tensor.name:<{width}}  abs {tensor.absolute_error:8.1e}  rel {tensor.relative_error:8.1e}"
             f"  allowed {' or '.join(limits) or 'exact':<21}  {'pass' if tensor.passed else 'FAIL'}"

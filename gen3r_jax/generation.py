@@ -285,6 +285,11 @@ class Gen3RPipeline:
                 callback(i, float(timestep), state.sample)
         return state.sample
 
+    def network(self, name: str) -> Network:
+        """A network of ``NETWORKS``; it stays loaded in memory mode "resident"."""
+        with self._network(name) as network:
+            return network
+
     @contextmanager
     def _network(self, name: str) -> Iterator[Network]:
         if name not in self._loaded:

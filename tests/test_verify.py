@@ -154,3 +154,8 @@ def test_comparison():
     assert passes([True, False], Tolerance(), np.array([True, False]))
     assert not passes([3, 5], Tolerance(absolute=1.0), np.array([3, 4]))  # integers are exact
     assert not passes(["a", "c"], Tolerance(absolute=1.0), np.array(["a", "b"]))
+    mask = np.arange(10) < 5
+    assert passes(mask ^ (np.arange(10) == 3), Tolerance(flips=0.1), mask)
+    assert not passes(mask ^ (np.arange(10) == 3), Tolerance(absolute=1.0, flips=0.05), mask)
+    assert passes([99, 10], Tolerance(flips=0.01), np.array([100, 10]))
+    assert not passes([98, 10], Tolerance(flips=0.01), np.array([100, 10]))

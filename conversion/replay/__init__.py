@@ -1,7 +1,7 @@
 """Which kinds of recorded files there are, and how each is computed again."""
 
 from conversion.recording import Recording, Replay
-from conversion.replay import adapter, autoencoders, data, dit, encoders, geometry, schedulers, vggt
+from conversion.replay import adapter, autoencoders, data, dit, encoders, geometry, pipeline, schedulers, vggt
 
 REPLAYS: dict[str, Replay] = {
     **vggt.REPLAYS,
@@ -12,6 +12,7 @@ REPLAYS: dict[str, Replay] = {
     **dit.REPLAYS,
     **encoders.REPLAYS,
     **schedulers.REPLAYS,
+    **pipeline.REPLAYS,
 }
 
 

@@ -38,18 +38,23 @@ def pack_time(x: Float[Array, "b t *rest c"]) -> Float[Array, "b f *rest 4*c"]:
     return x.reshape(*x.shape[:-2], -1)
 
 
-def condition(latents: Float[Array, "b f h w 16"], mask: Bool[Array, "b t"]) -> Float[Array, "b f h 2*w 20"]:
+def condition(
+    latents: Float[Array, "b f h w 16"],
+    mask: Bool[Array, "b t"],
+    geometry: Float[Array, "b f h w 16"] | None = None,
+) -> Float[Array, "b f h 2*w 20"]:
     """What the transformer sees of the given frames.
 
     Args:
-      latents: video latents of the clip in which frames that are not given are black. There are none of its geometry:
-        that half is zero.
+      latents: video latents of the clip in which frames that are not given are black.
       mask: true at given frames; becomes four channels, one a frame of the group, on the appearance half.
+      geometry: its geometry latents, which the released trainer gives; None: zeros, as in the paper and at inference.
     """
     mask = pack_time(mask.astype(latents.dtype)[:, :, None, None, None])
     mask = jnp.broadcast_to(mask, (*latents.shape[:-1], 4))
-    appearance = jnp.concatenate([latents, mask], axis=-1)
-    return jnp.concatenate([appearance, jnp.zeros_like(appearance)], axis=-2)
+    geometry = jnp.zeros_like(latents) if geometry is None else geometry
+    halves = jnp.concatenate([latents, mask], axis=-1), jnp.concatenate([geometry, jnp.zeros_like(mask)], axis=-1)
+    return jnp.concatenate(halves, axis=-2)
 
 
 def camera_condition(pluecker: Float[Array, "b t h w 6"]) -> Float[Array, "b f h 2*w 24"]:
