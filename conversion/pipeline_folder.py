@@ -6,6 +6,7 @@ Output: a folder as ``Gen3RPipeline.from_pretrained`` takes it: one weights fold
 
 import json
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,25 @@ def convert_pipeline(source: Path, output: Path, *, dtype: Any = None, force: bo
     shutil.copytree(tokenizer, output / "tokenizer", dirs_exist_ok=True)
     (output / "scheduler.json").write_text(json.dumps({"shift": shift}) + "\n")
     return [*report, f"{tokenizer} -> {output / 'tokenizer'}", f"shift {shift} ({note})"]
+
+
+def find_weights(path: Path) -> Path:
+    """The folder of converted weights that `path` is or leads to.
+
+    An official folder is converted into ``PATH-gen3r_jax`` beside it, network by network; what is there is kept.
+    Raises UserError if `path` is neither.
+    """
+    if not path.is_dir():
+        raise UserError(f"no weights at {path}: give the converted or the official folder")
+    if any((path / name / "params").exists() for name in NETWORKS):
+        return path
+    if not (path / NETWORKS["wan_dit"].folder / "config.json").exists():
+        raise UserError(f"{path} holds neither converted weights nor the official folder (transformer/, vggt/, ...)")
+    cache = path.absolute().with_name(f"{path.absolute().name}-gen3r_jax")
+    if not (cache / "scheduler.json").exists():  # written last
+        print(f"converting {path} to {cache}, once", file=sys.stderr)
+        print("\n".join(convert_pipeline(path, cache)), file=sys.stderr)
+    return cache
 
 
 def random_pipeline(output: Path, *, tiny: bool, dtype: Any, seed: int = 0, force: bool = False) -> list[str]:

@@ -7,7 +7,7 @@ from which VGGT's heads read depth and cameras (Gen3R, section 3.3).
 import dataclasses
 import json
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -96,6 +96,9 @@ class Gen3RPipeline:
 
     Calling it again with other prompts, images, cameras, seeds, steps, solvers or guidance compiles nothing anew; other
     sizes, frame counts and batch sizes do.
+
+    Attributes:
+      stage: gives a context for each stage of the work ("Sampling"), to time or to tell of it; does nothing by default.
     """
 
     def __init__(
@@ -112,6 +115,7 @@ class Gen3RPipeline:
             raise UserError(f"memory_mode {memory_mode!r} is none of {', '.join(get_args(MemoryMode))}")
         self.shift = shift
         self.memory_mode = memory_mode
+        self.stage: Callable[[str], AbstractContextManager] = nullcontext
         self._load = load
         self._tokenize = tokenize
         self._text_length = text_length
@@ -202,21 +206,23 @@ class Gen3RPipeline:
 
         guided = guidance_scale > 1
         texts = self.encode_prompt([negative_prompt] * b * guided + prompts)
-        with self._network("clip_vision") as clip_vision:
-            image_features = _encode_image(clip_vision, images[:, 0])
+        with self._network("clip_vision", "Encoding the image") as clip_vision:
+            image_features = jax.block_until_ready(_encode_image(clip_vision, images[:, 0]))
         mask = np.broadcast_to(frame_mask(given, num_frames), (b, num_frames))
-        with self._network("wan_vae") as wan_vae:
+        with self._network("wan_vae", "Encoding the given frames") as wan_vae:
             noise = _noise(keys, 1, shape) if posterior_noise is None else posterior_noise
-            given_latents = _encode_given(wan_vae, _fill(images, given, num_frames), mask, noise)
+            clip = _fill(images, given, num_frames)
+            given_latents = jax.block_until_ready(_encode_given(wan_vae, clip, mask, noise))
         if latents is None:
             latents = _noise(keys, 0, (*shape[:3], 2 * shape[3], 16))
         cameras = (
             np.zeros((b, num_frames, height, width, 6), np.float32) if control_cameras is None else control_cameras
         )
-        with self._network("wan_dit") as dit:
+        with self._network("wan_dit", "Sampling") as dit:
             conditions = _condition(dit, texts, image_features, given_latents, cameras)
             skip_from = num_inference_steps * (1 - cfg_skip_ratio)
             z = self._denoise(dit, schedule, latents, conditions, guidance_scale, skip_from, callback_on_step_end)
+            jax.block_until_ready(z)
         return self.decode(z, min_max_depth_mask)
 
     def encode_prompt(self, texts: Sequence[str]) -> Float[np.ndarray, "b n c"]:
@@ -224,7 +230,7 @@ class Gen3RPipeline:
         new = list(dict.fromkeys(text for text in texts if text not in self._prompts))
         if new:
             ids, mask = self._tokenize(new, self._text_length)
-            with self._network("umt5") as umt5:
+            with self._network("umt5", "Encoding the text") as umt5:
                 features = np.asarray(_encode_text(umt5, ids, mask))
             self._prompts |= zip(new, features, strict=True)
         return np.stack([self._prompts[text] for text in texts])
@@ -233,7 +239,7 @@ class Gen3RPipeline:
         self, images: Float[np.ndarray, "k h w 3"]
     ) -> tuple[Float[np.ndarray, "k 3 4"], Float[np.ndarray, "k 3 3"], float]:
         """What VGGT sees in given frames: world-to-camera matrices, intrinsics in pixels and the median depth."""
-        with self._network("vggt") as vggt:
+        with self._network("vggt", "Finding the cameras of the given frames") as vggt:
             geometry = jax.device_get(_reconstruct(vggt, np.asarray(images, np.float32)[None]))
         w2c, intrinsics = decode_pose(geometry.pose_encs[-1, 0], images.shape[1:3])
         # The lower of the two middle values, as the official code's median takes it.
@@ -243,11 +249,11 @@ class Gen3RPipeline:
     def decode(self, latents: Float[Array, "b f h w 16"], min_max_depth_mask: bool = False) -> Gen3RPipelineOutput:
         """Video and geometry of latents Z."""
         appearance, geometry = jnp.split(jnp.asarray(latents), 2, axis=3)
-        with self._network("wan_vae") as wan_vae:
+        with self._network("wan_vae", "Decoding the video") as wan_vae:
             rgbs = np.asarray(_decode_video(wan_vae, appearance))
-        with self._network("geometry_adapter") as adapter:
+        with self._network("geometry_adapter", "Decoding the geometry") as adapter:
             packed = jax.block_until_ready(_decode_adapter(adapter, geometry))
-        with self._network("vggt") as vggt:
+        with self._network("vggt", "Reading depth and cameras") as vggt:
             read: Geometry = jax.device_get(_read_geometry(vggt, packed))
         w2c, intrinsics = decode_pose(read.pose_encs[-1], rgbs.shape[2:4])
         return Gen3RPipelineOutput(
@@ -287,16 +293,22 @@ class Gen3RPipeline:
 
     def network(self, name: str) -> Network:
         """A network of ``NETWORKS``; it stays loaded in memory mode "resident"."""
-        with self._network(name) as network:
-            return network
+        if name not in self._loaded:
+            with self.stage(f"Loading {name}"):
+                network = jax.block_until_ready(self._load(name))
+            if self.memory_mode == "staged":
+                return network
+            self._loaded[name] = network
+        return self._loaded[name]
 
     @contextmanager
-    def _network(self, name: str) -> Iterator[Network]:
-        if name not in self._loaded:
-            self._loaded[name] = self._load(name)
-        yield self._loaded[name]
-        if self.memory_mode == "staged":
-            del self._loaded[name]
+    def _network(self, name: str, stage: str) -> Iterator[Network]:
+        """A network for a stage of the work, which must have its results when it ends: memory may be freed then."""
+        network = self.network(name)
+        with self.stage(stage):
+            yield network
+        if self.memory_mode == "staged":  # now, whoever still holds it
+            jax.tree.map(lambda x: x.delete(), network)
 
 
 @jax.tree_util.register_dataclass
@@ -398,7 +410,7 @@ def _condition(
     return _Conditions(network.encode_context(texts, image), network.encode_cameras(camera_condition(cameras)), given)
 
 
-@partial(jax.jit, static_argnames="passes", donate_argnames="state")
+@partial(jax.jit, static_argnames="passes")
 def _step(
     dit: Network,
     state: SolverState,

@@ -114,12 +114,21 @@ def test_a_sample_depends_on_seed_and_index_alone(pipeline):
     assert np.abs(same.latents[0] - same.latents[1]).max() > 0.1  # another index, another draw
 
 
+def _weigh_arrays():
+    return sum(x.nbytes for x in jax.live_arrays())
+
+
 def test_memory_modes_agree(weights, pipeline, result):
     """Measured: 6e-6 of latents up to 6."""
-    staged = Gen3RPipeline.from_pretrained(weights, memory_mode="staged")
+    staged, most, weigh = Gen3RPipeline.from_pretrained(weights, memory_mode="staged"), [], _weigh_arrays
+    before = weigh()
+    staged("a quiet room", images(), cameras(), callback_on_step_end=lambda *_: most.append(weigh()), **SETTINGS)
     got = staged("a quiet room", images(), cameras(), **SETTINGS)
     np.testing.assert_allclose(got.latents, result.latents, atol=1e-4)
-    assert not staged._loaded
+    largest = sum(x.nbytes for x in jax.tree.leaves(pipeline.network("wan_dit")))
+    everything = sum(x.nbytes for x in jax.tree.leaves(pipeline._loaded))
+    assert max(most) - before < largest + 0.2 * everything  # the transformer and what it works on
+    assert weigh() - before < 0.1 * everything
 
 
 def test_without_guidance_there_is_no_negative_prompt(pipeline):
