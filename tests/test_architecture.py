@@ -24,12 +24,17 @@ FLOORS = {
     "gen3r_jax.scene": 2,
     "gen3r_jax.pipeline": 3,
     "gen3r_jax.generation": 3,
+    "gen3r_jax.camera_files": 3,
     "gen3r_jax.export": 3,
     "gen3r_jax.stages": 4,
     "gen3r_jax.reconstruct": 4,
+    "gen3r_jax.requests": 4,
     "gen3r_jax.generate": 4,
+    "gen3r_jax.view": 4,
+    "gen3r_jax.info": 4,
     "conversion": 4,
     "gen3r_jax.train": 5,
+    "gen3r_jax.__main__": 5,
 }
 
 

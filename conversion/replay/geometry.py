@@ -10,7 +10,7 @@ from gen3r_jax.evaluation.geometry import aligned_chamfer
 from gen3r_jax.export.pointcloud import CloudFilter, filter_cloud
 from gen3r_jax.geometry.cameras import plucker_map, rays, rebase_to_first
 from gen3r_jax.geometry.points import umeyama
-from gen3r_jax.geometry.trajectories import preset_path
+from gen3r_jax.geometry.trajectories import camera_path
 from gen3r_jax.models.geometry_adapter import unpack_tokens
 
 
@@ -18,7 +18,7 @@ def pipeline_pieces(recording: Recording) -> Arrays:
     inputs, outputs = recording.inputs, {}
     for name in recording.outputs:
         if path := re.fullmatch(r"get_poses/(\w+)/F(\d+)", name):
-            outputs[name] = preset_path(path[1], int(path[2]), recording.config["scene_scale"])
+            outputs[name] = camera_path(path[1], int(path[2]), recording.config["scene_scale"])
 
     c2w, intrinsics, (h, w) = rebase_to_first(inputs["c2w"]), inputs["K"], inputs["hw"].tolist()
     outputs["preprocess_poses"] = c2w

@@ -13,7 +13,7 @@ from gen3r_jax.diffusion.conditioning import camera_condition, condition, frame_
 from gen3r_jax.diffusion.solvers import init_state, make_schedule, solver_step
 from gen3r_jax.generation import Gen3RPipeline
 from gen3r_jax.geometry.cameras import plucker_map, rebase_to_first
-from gen3r_jax.geometry.trajectories import preset_path
+from gen3r_jax.geometry.trajectories import camera_path
 from gen3r_jax.models.clip_vision import CLIPVision
 from gen3r_jax.models.geometry_adapter import GeometryAdapter
 from gen3r_jax.models.umt5 import UMT5Encoder
@@ -62,7 +62,7 @@ def pipeline_full(recording: Recording) -> Arrays:
     size, num_frames = images.shape[2:4], config["num_frames"]
 
     _, intrinsics, median = pipeline.reconstruct_cameras(images[0])
-    c2w = rebase_to_first(preset_path(config["trajectory"], 49, 0.8 * median))
+    c2w = rebase_to_first(camera_path(config["trajectory"], 49, 0.8 * median))
     pluecker = plucker_map(np.broadcast_to(intrinsics[:1], (49, 3, 3)), c2w, size)
     steps = []
     result = pipeline(

@@ -1,46 +1,141 @@
 """A scene as a folder of files that other tools open."""
 
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Float, UInt8
 
+from gen3r_jax.errors import UserError
 from gen3r_jax.export.cameras import write_cameras
+from gen3r_jax.export.colmap import write_colmap
 from gen3r_jax.export.files import replacing
+from gen3r_jax.export.gaussians import write_gaussians
+from gen3r_jax.export.glb import write_glb
+from gen3r_jax.export.images import write_images
+from gen3r_jax.export.nerfstudio import write_transforms
 from gen3r_jax.export.pointcloud import DEFAULT_FILTER, CloudFilter, scene_cloud, write_ply
 from gen3r_jax.export.video import colorize_depth, write_video
+from gen3r_jax.export.viewer_page import write_viewer
 from gen3r_jax.scene import Scene
 
 
-def write_scene(scene: Scene, directory: Path | str, fps: float = 12, cloud: CloudFilter = DEFAULT_FILTER) -> None:
+@dataclass
+class _Job:
+    """A scene on its way to a folder; what several formats share is made once."""
+
+    scene: Scene
+    folder: Path
+    fps: float
+    keep: CloudFilter
+
+    @cached_property
+    def cloud(self) -> tuple[Float[np.ndarray, "n 3"], UInt8[np.ndarray, "n 3"]]:
+        return scene_cloud(self.scene, self.keep)
+
+    @cached_property
+    def images(self) -> Path:
+        """The folder of single frames, once they are there."""
+        write_images(self.folder / "images", self.scene.rgb)
+        return self.folder / "images"
+
+
+def _write_videos(job: _Job) -> None:
+    write_video(job.folder / "rgb.mp4", job.scene.rgb, job.fps)
+    write_video(job.folder / "depth.mp4", colorize_depth(job.scene.depth), job.fps)
+
+
+def _write_maps(job: _Job) -> None:
+    # Half precision reaches to 65504, and VGGT's confidence is unbounded.
+    confidence = np.minimum(job.scene.confidence, np.finfo(np.float16).max).astype(np.float16)
+    for name, array in (("depth", job.scene.depth), ("confidence", confidence)):
+        with replacing(job.folder / f"{name}.npz") as temporary:
+            np.savez_compressed(temporary, **{name: array})
+
+
+def _write_nerfstudio(job: _Job) -> None:
+    write_transforms(job.images.parent / "transforms.json", job.scene)
+
+
+def _write_colmap(job: _Job) -> None:
+    write_colmap(job.images.parent / "sparse" / "0", job.scene, *job.cloud)
+
+
+# What can be written, in this order; docs/formats.md describes the files.
+FORMATS: dict[str, Callable[[_Job], None]] = {
+    "video": _write_videos,  # rgb.mp4, depth.mp4
+    "maps": _write_maps,  # depth.npz, confidence.npz
+    "ply": lambda job: write_ply(job.folder / "points.ply", *job.cloud),
+    "nerfstudio": _write_nerfstudio,  # transforms.json, images/
+    "colmap": _write_colmap,  # sparse/0/, images/
+    "glb": lambda job: write_glb(job.folder / "scene.glb", job.scene, *job.cloud),
+    "gaussians": lambda job: write_gaussians(job.folder / "gaussians.ply", job.scene),
+    "viewer": lambda job: write_viewer(job.folder / "viewer.html", job.scene, *job.cloud),
+}
+
+
+def write_scene(
+    scene: Scene,
+    directory: Path | str,
+    fps: float = 12,
+    cloud: CloudFilter = DEFAULT_FILTER,
+    formats: Sequence[str] | None = None,
+) -> None:
     """Writes a scene; each file appears under its name only when it is whole, and replaces an older one.
 
-    ========================  =======================================================================================
-    ``rgb.mp4``               the frames (``fps`` is only the speed they are played at)
-    ``depth.mp4``             the depth as colours, one range for the clip (:func:`.video.colorize_depth`)
-    ``depth.npz``             ``depth``: float32 ``[t, h, w]``, along the optical axis, in the cameras' unit
-    ``confidence.npz``        ``confidence``: float16 ``[t, h, w]``, 1 and above
-    ``cameras.json``          world-to-camera matrices (OpenCV axes) and intrinsics in pixels (:mod:`.cameras`)
-    ``points.ply``            the coloured cloud that `cloud` leaves (:class:`.pointcloud.CloudFilter`)
-    ``prompts.txt``           the text, if the scene was made from one
-    ========================  =======================================================================================
+    ``cameras.json`` (world-to-camera, OpenCV axes, pixels), and ``prompts.txt`` where there is a text, are always
+    written; the rest are the `formats` (keys of ``FORMATS``), by default all.
+
+    Args:
+      fps: only the speed at which videos are played.
+      cloud: what is kept of the points.
 
     Raises:
       UserError: the directory cannot be written.
     """
-    directory = Path(directory)
-    write_video(directory / "rgb.mp4", scene.rgb, fps)
-    write_video(directory / "depth.mp4", colorize_depth(scene.depth), fps)
-    _write_arrays(directory / "depth.npz", depth=scene.depth)
-    # Half precision reaches to 65504, and VGGT's confidence is unbounded.
-    confidence = np.minimum(scene.confidence, np.finfo(np.float16).max).astype(np.float16)
-    _write_arrays(directory / "confidence.npz", confidence=confidence)
-    write_cameras(directory / "cameras.json", scene.w2c, scene.intrinsics, scene.rgb.shape[1:3])
-    write_ply(directory / "points.ply", *scene_cloud(scene, cloud))
+    job = _Job(scene, Path(directory), fps, cloud)
+    write_cameras(job.folder / "cameras.json", scene.w2c, scene.intrinsics, scene.rgb.shape[1:3])
     if scene.prompt:
-        with replacing(directory / "prompts.txt") as temporary:
-            temporary.write_text(scene.prompt + "\n")
+        with replacing(job.folder / "prompts.txt") as temporary:
+            temporary.write_text(scene.prompt + "\n", encoding="utf-8")
+    for name in FORMATS if formats is None else formats:
+        FORMATS[name](job)
 
 
-def _write_arrays(path: Path, **arrays: np.ndarray) -> None:
-    with replacing(path) as temporary:
-        np.savez_compressed(temporary, **arrays)
+@contextmanager
+def scene_folder(path: Path) -> Iterator[Path]:
+    """Gives a hidden folder beside `path` to write to, and moves it there when the block succeeds.
+
+    So what stands at `path` is whole. Raises UserError when it cannot be written, or `path` holds something already.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        yield partial
+        os.rename(partial, path)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+        with suppress(OSError):  # an empty folder that was reserved for what has failed
+            path.rmdir()
+
+
+def unique_folder(parent: Path, name: str) -> Path:
+    """A folder below `parent` that nobody else has: `name`, or `name` with -2, -3, ... It is made."""
+    parent.mkdir(parents=True, exist_ok=True)
+    number = 1
+    while True:
+        path = parent / (name if number == 1 else f"{name}-{number}")
+        try:
+            path.mkdir()
+        except FileExistsError:
+            number += 1
+        else:
+            return path

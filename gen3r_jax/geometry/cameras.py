@@ -10,6 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+# c2w @ OPENGL_AXES: from OpenCV axes to OpenGL's (x right, y up, z backward), and back.
+OPENGL_AXES = np.diag([1.0, -1.0, -1.0, 1.0])
+
 
 def _namespace(x: Array) -> ModuleType:
     return np if isinstance(x, np.ndarray) else jnp
@@ -73,8 +76,9 @@ def decode_pose(
     xp = _namespace(pose_enc)
     height, width = image_size
     w2c = xp.concatenate([quaternion_to_matrix(pose_enc[..., 3:7]), pose_enc[..., :3, None]], -1)
-    fy = height / 2 / xp.tan(pose_enc[..., 7] / 2)
-    fx = width / 2 / xp.tan(pose_enc[..., 8] / 2)
+    # An untrained head may see nothing at all: its focal lengths stay finite.
+    fov = xp.maximum(pose_enc[..., 7:], 1e-3)
+    fy, fx = height / 2 / xp.tan(fov[..., 0] / 2), width / 2 / xp.tan(fov[..., 1] / 2)
     zero, one = xp.zeros_like(fx), xp.ones_like(fx)
     entries = [fx, zero, width / 2 * one, zero, fy, height / 2 * one, zero, zero, one]
     return w2c, xp.stack(entries, -1).reshape(*fx.shape, 3, 3)

@@ -1,37 +1,104 @@
-"""Built-in camera paths."""
+"""Camera paths by name: Gen3R's presets, and movements that do what their names say."""
 
 import numpy as np
 from jaxtyping import Float
 
 from gen3r_jax.errors import UserError
 
-# Gen3R's presets. Despite their names, `arc_*` pans and `translate_*` tilts in place; `zoom_*` travels along z.
-PRESETS = ("zoom_in", "zoom_out", "arc_left", "arc_right", "translate_up", "translate_down", "free")
-_MAX_ANGLE = np.deg2rad(15.0)
+# Name -> what the camera does. Despite their names, Gen3R's `arc_*` pans and `translate_*` tilts in place.
+PRESETS = {
+    "free": "not told: the model chooses",
+    "zoom_in": "Gen3R: forward by a scene scale",
+    "zoom_out": "Gen3R: backward by a scene scale",
+    "arc_left": "Gen3R: turns left by 15 degrees in place",
+    "arc_right": "Gen3R: turns right by 15 degrees in place",
+    "translate_up": "Gen3R: turns up by 15 degrees in place",
+    "translate_down": "Gen3R: turns down by 15 degrees in place",
+    "static": "does not move",
+    "orbit_left": "around the scene's middle, moving left by an angle",
+    "orbit_right": "around the scene's middle, moving right by an angle",
+    "truck_left": "sideways to the left",
+    "truck_right": "sideways to the right",
+    "pedestal_up": "straight up",
+    "pedestal_down": "straight down",
+    "dolly_in": "forward",
+    "dolly_out": "backward",
+    "spiral": "forward on a helix around the optical axis, looking at the scene's middle",
+}
+_TURNS = {"arc_left": -15, "arc_right": 15, "translate_up": 15, "translate_down": -15}
+# Direction in OpenCV axes (x right, y down, z forward) and usual distance in scene scales.
+_MOVES = {
+    "zoom_in": ((0, 0, 1), 1.0),
+    "zoom_out": ((0, 0, -1), 1.0),
+    "truck_left": ((-1, 0, 0), 0.3),
+    "truck_right": ((1, 0, 0), 0.3),
+    "pedestal_up": ((0, -1, 0), 0.3),
+    "pedestal_down": ((0, 1, 0), 0.3),
+    "dolly_in": ((0, 0, 1), 0.4),
+    "dolly_out": ((0, 0, -1), 0.4),
+}
+_ORBITS = {"orbit_left": 30, "orbit_right": -30}
 
 
-def preset_path(name: str, num_frames: int, scene_scale: float = 1.0) -> Float[np.ndarray, "t 4 4"]:
-    """Camera-to-world matrices (OpenCV axes) of a preset, linear in time from the identity to its end.
+def camera_path(
+    name: str, num_frames: int, scene_scale: float = 1.0, *, angle: float | None = None, distance: float | None = None
+) -> Float[np.ndarray, "t 4 4"]:
+    """Camera-to-world matrices (OpenCV axes) of a preset; the first is the identity, the last the end of the path.
 
     Args:
-        name: one of :data:`PRESETS`; ``free`` stays at the identity.
-        num_frames: at least 1; both ends of the path are included.
-        scene_scale: how far ``zoom_*`` travels (Gen3R: 0.8 times the median depth); the rotations do not use it.
+      name: one of :data:`PRESETS`.
+      num_frames: at least 1.
+      scene_scale: the unit of length; Gen3R takes 0.8 times the median depth. The scene's middle lies so far ahead.
+      angle: of presets that turn, in degrees; 15 for Gen3R's, 30 for orbits.
+      distance: of presets that move, in scene scales; for the spiral its radius, 0.1.
+
+    Raises:
+      UserError: an unknown name, or an angle or distance that is not positive or that the preset does not use.
     """
     if name not in PRESETS:
         raise UserError(f"camera path {name!r} is not known; choose one of {', '.join(PRESETS)}")
     if num_frames < 1:
         raise UserError(f"a camera path needs at least 1 frame, not {num_frames}")
+    used = {"angle": name in _TURNS or name in _ORBITS, "distance": name in _MOVES or name == "spiral"}
+    for option, value in (("angle", angle), ("distance", distance)):
+        if value is not None and not used[option]:
+            raise UserError(f"camera path {name} has no {option}")
+        if value is not None and not 0 < value < np.inf:
+            raise UserError(f"camera {option} {value} is not a positive number")
     progress = np.linspace(0.0, 1.0, num_frames)
     c2w = np.tile(np.eye(4), (num_frames, 1, 1))
-    sign = 1.0 if name in ("zoom_in", "arc_right", "translate_up") else -1.0
-    cos, sin = np.cos(progress * _MAX_ANGLE), sign * np.sin(progress * _MAX_ANGLE)
-    if name.startswith("zoom"):
-        c2w[:, 2, 3] = sign * scene_scale * progress
-    elif name.startswith("arc"):  # about y
-        c2w[:, 0, 0], c2w[:, 0, 2] = cos, sin
-        c2w[:, 2, 0], c2w[:, 2, 2] = -sin, cos
-    elif name.startswith("translate"):  # about x
-        c2w[:, 1, 1], c2w[:, 1, 2] = cos, -sin
-        c2w[:, 2, 1], c2w[:, 2, 2] = sin, cos
-    return c2w.astype(np.float32)
+    if name in _TURNS:
+        turn = np.deg2rad(np.sign(_TURNS[name]) * (angle or 15)) * progress
+        c2w[:, :3, :3] = _about_y(turn) if name.startswith("arc") else _about_x(turn)
+    elif name in _MOVES:
+        direction, usual = _MOVES[name]
+        c2w[:, :3, 3] = progress[:, None] * np.array(direction) * (distance or usual) * scene_scale
+    elif name in _ORBITS:
+        turn = np.deg2rad(np.sign(_ORBITS[name]) * (angle or abs(_ORBITS[name]))) * progress
+        c2w[:, :3, :3] = _about_y(turn)
+        c2w[:, 0, 3], c2w[:, 2, 3] = -np.sin(turn) * scene_scale, (1 - np.cos(turn)) * scene_scale
+    elif name == "spiral":
+        radius = (distance or 0.1) * scene_scale * np.sin(np.pi * progress)  # begins and ends on the axis
+        phase = 4 * np.pi * progress
+        c2w[:, 0, 3], c2w[:, 1, 3] = radius * np.cos(phase), radius * np.sin(phase)
+        c2w[:, 2, 3] = 0.2 * scene_scale * progress
+        c2w[:, :3, :3] = _looking_at(np.array([0, 0, scene_scale]) - c2w[:, :3, 3])
+    return c2w
+
+
+def _about_x(turn: Float[np.ndarray, " t"]) -> Float[np.ndarray, "t 3 3"]:
+    one, zero, cos, sin = np.ones_like(turn), np.zeros_like(turn), np.cos(turn), np.sin(turn)
+    return np.moveaxis(np.array([[one, zero, zero], [zero, cos, -sin], [zero, sin, cos]]), -1, 0)
+
+
+def _about_y(turn: Float[np.ndarray, " t"]) -> Float[np.ndarray, "t 3 3"]:
+    one, zero, cos, sin = np.ones_like(turn), np.zeros_like(turn), np.cos(turn), np.sin(turn)
+    return np.moveaxis(np.array([[cos, zero, sin], [zero, one, zero], [-sin, zero, cos]]), -1, 0)
+
+
+def _looking_at(forward: Float[np.ndarray, "t 3"]) -> Float[np.ndarray, "t 3 3"]:
+    """Rotations whose third column is `forward` and whose second stays near the first camera's down."""
+    forward = forward / np.linalg.norm(forward, axis=-1, keepdims=True)
+    right = np.cross(np.array([0.0, 1, 0]), forward)
+    right /= np.linalg.norm(right, axis=-1, keepdims=True)
+    return np.stack([right, np.cross(forward, right), forward], axis=-1)

@@ -1,0 +1,56 @@
+"""scene.glb: points and cameras, as any glTF viewer shows them."""
+
+from pathlib import Path
+
+import numpy as np
+import trimesh
+from jaxtyping import Float, UInt8
+
+from gen3r_jax.export.files import replacing
+from gen3r_jax.geometry.cameras import OPENGL_AXES, invert_se3
+from gen3r_jax.scene import Scene
+
+MOST_POINTS = 500_000
+
+
+def write_glb(
+    path: Path | str, scene: Scene, points: Float[np.ndarray, "n 3"], colors: UInt8[np.ndarray, "n 3"]
+) -> None:
+    """Writes at most ``MOST_POINTS`` points and the frustum of every camera; axes as glTF has them (y up)."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(build_scene(scene, points, colors, MOST_POINTS).export(file_type="glb"))
+
+
+def build_scene(
+    scene: Scene, points: Float[np.ndarray, "n 3"], colors: UInt8[np.ndarray, "n 3"], most_points: int
+) -> trimesh.Scene:
+    """Points (a random choice, if there are more) and frusta in the first camera's frame, turned to y up."""
+    if len(points) > most_points:
+        chosen = np.random.default_rng(0).choice(len(points), most_points, replace=False, shuffle=False)
+        points, colors = points[chosen], colors[chosen]
+    built = trimesh.Scene()
+    if len(points):
+        built.add_geometry(trimesh.PointCloud(points, colors=colors), geom_name="points")
+    size = 0.1 * float(np.median(scene.depth))
+    edges, tints = frusta(scene, size)
+    lines = [trimesh.path.entities.Line([2 * i, 2 * i + 1]) for i in range(len(edges))]
+    path = trimesh.path.Path3D(entities=lines, vertices=edges.reshape(-1, 3), colors=tints, process=False)
+    built.add_geometry(path, geom_name="cameras")
+    built.apply_transform(OPENGL_AXES)
+    return built
+
+
+def frusta(scene: Scene, size: float) -> tuple[Float[np.ndarray, "e 2 3"], UInt8[np.ndarray, "e 4"]]:
+    """The eight edges of every camera's frustum, `size` deep, from green (first) to red (last)."""
+    height, width = scene.rgb.shape[1:3]
+    corners = np.array([[0, 0], [width, 0], [width, height], [0, height]], np.float64)
+    edges, tints = [], []
+    for index, (pose, k) in enumerate(zip(invert_se3(scene.w2c.astype(np.float64)), scene.intrinsics, strict=True)):
+        focal = np.maximum(k[[0, 1], [0, 1]], 1e-6)
+        far = np.column_stack([(corners - k[:2, 2]) / focal, np.ones(4)]) * size
+        far = far @ pose[:3, :3].T + pose[:3, 3]
+        edges += [(pose[:3, 3], corner) for corner in far]
+        edges += [(far[i], far[(i + 1) % 4]) for i in range(4)]
+        progress = index / max(1, len(scene.rgb) - 1)
+        tints += [(int(40 + 200 * progress), int(200 - 160 * progress), 60, 255)] * 8
+    return np.array(edges), np.array(tints, np.uint8)

@@ -1,0 +1,73 @@
+"""viewer.html: one page that opens anywhere, offline: points and cameras to turn, frames to scrub through."""
+
+import base64
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, UInt8
+from PIL import Image
+from trimesh.viewer.notebook import scene_to_html
+
+from gen3r_jax.export.files import replacing
+from gen3r_jax.export.glb import build_scene
+from gen3r_jax.scene import Scene
+
+MOST_POINTS = 100_000
+FRAME_WIDTH = 320
+
+_PANEL = """
+<style>
+  #frames {{ position: fixed; left: 12px; bottom: 12px; padding: 10px; border-radius: 8px; background: #fffd;
+             font: 13px system-ui, sans-serif; width: {width}px; box-shadow: 0 1px 6px #0004; }}
+  #frames img {{ width: 100%; display: block; border-radius: 4px; }}
+  #frames input {{ width: 100%; margin: 8px 0 4px; }}
+  #frames p {{ margin: 4px 0 0; overflow-wrap: anywhere; max-height: 5em; overflow: auto; }}
+</style>
+<div id="frames">
+  <img id="frame" alt="frame">
+  <input id="scrubber" type="range" min="0" max="{last}" value="0" aria-label="frame">
+  <div id="number"></div>
+  <p>{prompt}</p>
+</div>
+<script>
+  (() => {{
+    const frames = {frames};
+    const show = () => {{
+      const index = Number(document.getElementById("scrubber").value);
+      document.getElementById("frame").src = frames[index];
+      document.getElementById("number").textContent = `frame ${{index + 1}} of ${{frames.length}}`;
+    }};
+    document.getElementById("scrubber").addEventListener("input", show);
+    show();
+  }})();
+</script>
+"""
+
+
+def write_viewer(
+    path: Path | str, scene: Scene, points: Float[np.ndarray, "n 3"], colors: UInt8[np.ndarray, "n 3"]
+) -> None:
+    """Writes the page: trimesh's self-contained three.js viewer with a panel of the frames."""
+    page = scene_to_html(build_scene(scene, points, colors, MOST_POINTS))
+    panel = _PANEL.format(
+        width=FRAME_WIDTH,
+        last=len(scene.rgb) - 1,
+        prompt=_escape(scene.prompt),
+        frames=json.dumps([_data_uri(frame) for frame in scene.rgb]),
+    )
+    with replacing(path) as temporary:
+        temporary.write_text(page.replace("</body>", f"{panel}</body>"), encoding="utf-8")
+
+
+def _data_uri(frame: UInt8[np.ndarray, "h w 3"]) -> str:
+    image = Image.fromarray(frame)
+    image.thumbnail((FRAME_WIDTH, FRAME_WIDTH))
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=80)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _escape(text: str) -> str:
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

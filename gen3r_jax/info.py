@@ -1,0 +1,89 @@
+"""What a folder holds: a scene, weights, a training run: ``gen3r info DIR``"""
+
+import argparse
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orbax.checkpoint as ocp
+
+from gen3r_jax import module
+from gen3r_jax.errors import UserError, main_guard
+from gen3r_jax.training.metrics import read_metrics
+
+
+def describe(folder: Path) -> list[str]:
+    """Lines of text about a folder made by this project. Raises UserError for any other."""
+    if not folder.is_dir():
+        raise UserError(f"{folder} is no folder")
+    if (folder / "config.json").exists() and (folder / "params").exists():
+        return [_weights(folder)]
+    if networks := sorted(path.parent for path in folder.glob("*/params")):
+        lines = [_weights(network) for network in networks]
+        if (folder / "scheduler.json").exists():
+            lines.append(f"noise schedule: shift {_read(folder / 'scheduler.json')['shift']}")
+        return [f"weights of {len(networks)} networks", *lines]
+    if (folder / "metrics.jsonl").exists():
+        return _run(folder)
+    if (folder / "cameras.json").exists():
+        return _scene(folder)
+    raise UserError(f"{folder} holds neither weights (params/) nor a scene (cameras.json) nor a training run")
+
+
+def _weights(folder: Path) -> str:
+    network = _read(folder / "config.json").get("network", "?")
+    with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
+        leaves = module.flatten(checkpointer.metadata(folder.absolute() / "params").item_metadata.tree).values()
+    count = sum(math.prod(leaf.shape) for leaf in leaves)
+    size = sum(math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize for leaf in leaves)
+    dtypes = ", ".join(sorted({str(np.dtype(leaf.dtype)) for leaf in leaves}))
+    return f"{folder.name}: {network}, {count:,} parameters, {size / 1e9:.2f} GB ({dtypes})"
+
+
+def _run(folder: Path) -> list[str]:
+    losses = [line for line in read_metrics(folder / "metrics.jsonl") if "loss" in line]
+    lines = [f"training run of stage {_read(folder / 'config.json').get('stage', '?')}"]
+    if losses:
+        lines.append(f"step {losses[-1]['step']}, loss {losses[-1]['loss']:.4g} (first {losses[0]['loss']:.4g})")
+    checkpoints = sorted(int(path.name) for path in (folder / "checkpoints").glob("*") if path.name.isdigit())
+    lines.append(f"checkpoints after steps {', '.join(map(str, checkpoints))}" if checkpoints else "no checkpoint yet")
+    return lines
+
+
+def _scene(folder: Path) -> list[str]:
+    cameras = _read(folder / "cameras.json")
+    lines = [f"scene of {len(cameras['extrinsics'])} frames{_size(cameras)}"]
+    if (folder / "prompts.txt").exists():
+        lines.append(f"prompt: {(folder / 'prompts.txt').read_text().strip()}")
+    if (folder / "run.json").exists():
+        run = _read(folder / "run.json")
+        seconds = sum(stage["seconds"] for stage in run["stages"])
+        lines.append(f"made in {seconds:.1f} s on {run['device']}")
+    else:
+        lines.append("without run.json: it was not written to the end")
+    return [*lines, f"files: {', '.join(sorted(path.name for path in folder.iterdir()))}"]
+
+
+def _size(cameras: dict[str, Any]) -> str:
+    sides = [cameras.get(name) for name in ("height", "width")]
+    return f" of {sides[1]} x {sides[0]} pixels" if all(sides) else ""
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text())
+    except ValueError:
+        raise UserError(f"{path} is not JSON") from None
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="gen3r info", description="Says what a folder made by gen3r holds.")
+    parser.add_argument("folder", type=Path, metavar="DIR", help="a scene, weights, or the workdir of a training run")
+    print("\n".join(describe(parser.parse_args(arguments).folder)))
+    return 0
+
+
+if __name__ == "__main__":
+    main_guard(main)
