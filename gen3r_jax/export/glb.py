@@ -31,13 +31,17 @@ def build_scene(
     built = trimesh.Scene()
     if len(points):
         built.add_geometry(trimesh.PointCloud(points, colors=colors), geom_name="points")
-    size = 0.1 * float(np.median(scene.depth))
-    edges, tints = frusta(scene, size)
+    edges, tints = frusta(scene, frustum_size(scene))
     lines = [trimesh.path.entities.Line([2 * i, 2 * i + 1]) for i in range(len(edges))]
     path = trimesh.path.Path3D(entities=lines, vertices=edges.reshape(-1, 3), colors=tints, process=False)
     built.add_geometry(path, geom_name="cameras")
     built.apply_transform(OPENGL_AXES)
     return built
+
+
+def frustum_size(scene: Scene) -> float:
+    """How deep cameras are drawn."""
+    return 0.1 * float(np.median(scene.depth))
 
 
 def frusta(scene: Scene, size: float) -> tuple[Float[np.ndarray, "e 2 3"], UInt8[np.ndarray, "e 4"]]:

@@ -11,7 +11,8 @@ from PIL import Image
 from trimesh.viewer.notebook import scene_to_html
 
 from gen3r_jax.export.files import replacing
-from gen3r_jax.export.glb import build_scene
+from gen3r_jax.export.glb import build_scene, frusta, frustum_size
+from gen3r_jax.geometry.cameras import OPENGL_AXES
 from gen3r_jax.scene import Scene
 
 MOST_POINTS = 100_000
@@ -34,10 +35,17 @@ _PANEL = """
 <script>
   (() => {{
     const frames = {frames};
+    const edges = {edges};  // of each camera's frustum: pairs of points
+    const marked = new THREE.LineSegments(
+      new THREE.BufferGeometry(), new THREE.LineBasicMaterial({{ color: 0xff00ff, depthTest: false }}));
+    marked.frustumCulled = false;
+    scene.add(marked);
     const show = () => {{
       const index = Number(document.getElementById("scrubber").value);
       document.getElementById("frame").src = frames[index];
       document.getElementById("number").textContent = `frame ${{index + 1}} of ${{frames.length}}`;
+      marked.geometry.setAttribute("position", new THREE.Float32BufferAttribute(edges[index], 3));
+      if (camera) render();  // the page's own; there is no camera before the points have been read
     }};
     document.getElementById("scrubber").addEventListener("input", show);
     show();
@@ -49,16 +57,27 @@ _PANEL = """
 def write_viewer(
     path: Path | str, scene: Scene, points: Float[np.ndarray, "n 3"], colors: UInt8[np.ndarray, "n 3"]
 ) -> None:
-    """Writes the page: trimesh's self-contained three.js viewer with a panel of the frames."""
+    """Writes the page: trimesh's self-contained three.js viewer with a panel of the frames.
+
+    The camera of the frame in the panel is marked.
+    """
     page = scene_to_html(build_scene(scene, points, colors, MOST_POINTS))
     panel = _PANEL.format(
         width=FRAME_WIDTH,
         last=len(scene.rgb) - 1,
         prompt=_escape(scene.prompt),
         frames=json.dumps([_data_uri(frame) for frame in scene.rgb]),
+        edges=json.dumps(_frustum_edges(scene)),
     )
     with replacing(path) as temporary:
         temporary.write_text(page.replace("</body>", f"{panel}</body>"), encoding="utf-8")
+
+
+def _frustum_edges(scene: Scene) -> list[list[float]]:
+    """For every camera, the coordinates of its frustum's edges as the page has them: a little larger than its own."""
+    edges, _ = frusta(scene, 1.3 * frustum_size(scene))
+    edges = edges @ OPENGL_AXES[:3, :3]
+    return np.round(edges.reshape(len(scene.rgb), -1), 6).tolist()
 
 
 def _data_uri(frame: UInt8[np.ndarray, "h w 3"]) -> str:
