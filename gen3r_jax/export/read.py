@@ -1,0 +1,49 @@
+"""Reads a scene folder back."""
+
+from pathlib import Path
+
+import numpy as np
+
+from gen3r_jax.data.images import Video
+from gen3r_jax.errors import UserError
+from gen3r_jax.export.cameras import read_cameras
+from gen3r_jax.geometry.points import unproject_depth
+from gen3r_jax.scene import Scene
+
+NEEDED = ("rgb.mp4", "depth.npz", "confidence.npz", "cameras.json")
+
+
+def read_scene(directory: Path | str) -> Scene:
+    """The scene of a folder written by :func:`.folder.write_scene` with videos and maps.
+
+    Colours are those of the video, which is compressed; confidence has half precision; the rest is exact.
+    Raises UserError when files are missing or do not belong together.
+    """
+    directory = Path(directory)
+    if missing := [name for name in NEEDED if not (directory / name).exists()]:
+        raise UserError(f"{directory} is no whole scene folder: it lacks {', '.join(missing)}")
+    cameras = read_cameras(directory / "cameras.json")
+    w2c, intrinsics = cameras.w2c.astype(np.float32), cameras.intrinsics.astype(np.float32)
+    try:
+        depth = np.load(directory / "depth.npz")["depth"]
+        confidence = np.load(directory / "confidence.npz")["confidence"].astype(np.float32)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{directory}: depth.npz or confidence.npz is damaged ({error})") from None
+    video = Video(directory / "rgb.mp4")
+    frames = video.read(range(len(video)))
+    if any(frame is None for frame in frames):
+        raise UserError(f"{directory / 'rgb.mp4'} is damaged")
+    rgb = np.stack(frames)[:, : depth.shape[1], : depth.shape[2]]  # odd sides were made even
+    prompt = directory / "prompts.txt"
+    try:
+        return Scene(
+            rgb=rgb,
+            depth=depth,
+            confidence=confidence,
+            w2c=w2c,
+            intrinsics=intrinsics,
+            points=unproject_depth(depth, w2c, intrinsics),
+            prompt=prompt.read_text(encoding="utf-8").strip() if prompt.exists() else "",
+        )
+    except ValueError as error:
+        raise UserError(f"{directory}: its files do not belong together: {error}") from None
