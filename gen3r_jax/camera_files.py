@@ -20,6 +20,10 @@ FORMATS = {
     "colmap": "a folder with cameras.txt and images.txt",
     "tum": "lines of: time tx ty tz qx qy qz qw, camera to world, OpenCV axes; no intrinsics",
 }
+# What a transforms.json may say of its axes as "camera_convention".
+_AXES = {"opencv_c2w": "opencv-transforms", "opengl_c2w": "nerfstudio"}
+# Where it says of a lens that is not a pinhole's.
+_DISTORTION = ("k1", "k2", "k3", "k4", "p1", "p2")
 Poses, Intrinsics = Float[np.ndarray, "t 4 4"], Float[np.ndarray, "t 3 3"]
 
 
@@ -78,10 +82,7 @@ def _recognise(path: Path) -> str:
         if (path / "images.txt").exists():
             return "colmap"
         raise UserError(f"{path} holds no COLMAP text model (cameras.txt, images.txt)")
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
-        raise UserError(f"cannot read {path}: it is no text") from None
+    text = _text(path)
     try:
         document = json.loads(text)
     except ValueError:
@@ -92,8 +93,8 @@ def _recognise(path: Path) -> str:
     if isinstance(document, dict) and {"extrinsics", "intrinsics"} <= document.keys():
         return "official"
     if isinstance(document, dict) and "frames" in document:
-        if document.get("camera_convention") == "opencv_c2w":
-            return "opencv-transforms"
+        if told := _AXES.get(document.get("camera_convention")):
+            return told
         raise UserError(
             f"{path} does not say its axes: add --camera_format nerfstudio (OpenGL axes) or opencv-transforms"
         )
@@ -109,6 +110,12 @@ def _read_official(path: Path) -> tuple[Poses, Intrinsics, np.ndarray | None]:
 
 def _read_transforms(path: Path, opengl: bool) -> tuple[Poses, Intrinsics, np.ndarray]:
     _, cameras = read_transforms(path)
+    document = json.loads(path.read_text(encoding="utf-8"))
+    told = _AXES.get(document.get("camera_convention"))
+    if told and (told == "nerfstudio") != opengl:
+        raise UserError(f"{path} says that it is {told}; leave --camera_format away")
+    if any(frame.get(key) for frame in (document, *document["frames"]) for key in _DISTORTION):
+        raise UserError(f"{path}: its lens is distorted (k1, ...); undistort the images first")
     return cameras.c2w @ OPENGL_AXES if opengl else cameras.c2w, cameras.intrinsics, cameras.sizes
 
 
@@ -116,17 +123,19 @@ def _read_colmap(path: Path) -> tuple[Poses, Intrinsics, np.ndarray]:
     """Images in the order of their names."""
     models = {}
     for line in _lines(path / "cameras.txt"):
-        number, model, width, height, *numbers = line.split()
+        number, model, width, height, *numbers = _words(line, 5, path / "cameras.txt")
         if model not in ("PINHOLE", "SIMPLE_PINHOLE"):
             raise UserError(f"{path}: camera {number} is {model}; undistort the images first (PINHOLE is needed)")
-        numbers = _numbers(numbers, path / "cameras.txt")
+        width, height, *numbers = _numbers([width, height, *numbers], path / "cameras.txt")
+        if len(numbers) != (4 if model == "PINHOLE" else 3):
+            raise UserError(f"{path}: camera {number} is {model} with {len(numbers)} parameters")
         fx, fy, cx, cy = numbers if model == "PINHOLE" else (numbers[0], *numbers)
-        models[number] = np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]]), (int(height), int(width))
+        models[number] = np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]]), (height, width)
     # Of every two lines the second lists points of the image; it may be empty.
-    lines = [line for line in (path / "images.txt").read_text().splitlines() if not line.startswith("#")][::2]
+    lines = [line for line in _text(path / "images.txt").splitlines() if not line.startswith("#")][::2]
     images = []
     for line in filter(str.strip, lines):
-        _, *pose, camera, name = line.split(maxsplit=9)
+        _, *pose, camera, name = _words(line, 10, path / "images.txt")
         qw, qx, qy, qz, *translation = _numbers(pose, path / "images.txt")
         if camera not in models:
             raise UserError(f"{path}: image {name} has camera {camera}, which cameras.txt does not have")
@@ -140,9 +149,10 @@ def _read_colmap(path: Path) -> tuple[Poses, Intrinsics, np.ndarray]:
 
 
 def _read_tum(path: Path) -> tuple[Poses, None, None]:
-    rows = np.array([_numbers(line.split(), path) for line in _lines(path)])
-    if rows.ndim != 2 or rows.shape[1] != 8:
+    rows = [_numbers(line.split(), path) for line in _lines(path)]
+    if not rows or any(len(row) != 8 for row in rows):
         raise UserError(f"{path}: each line needs 8 numbers: time tx ty tz qx qy qz qw")
+    rows = np.array(rows)
     c2w = np.tile(np.eye(4), (len(rows), 1, 1))
     with np.errstate(invalid="ignore", divide="ignore"):  # refused below, with its place
         c2w[:, :3, :3] = quaternion_to_matrix(rows[:, 4:])
@@ -150,12 +160,25 @@ def _read_tum(path: Path) -> tuple[Poses, None, None]:
     return c2w, None, None
 
 
-def _lines(path: Path) -> list[str]:
+def _text(path: Path) -> str:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        return path.read_text(encoding="utf-8")
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
-    return [line for line in lines if line.strip() and not line.startswith("#")]
+    except UnicodeDecodeError:
+        raise UserError(f"cannot read {path}: it is no text") from None
+
+
+def _lines(path: Path) -> list[str]:
+    return [line for line in _text(path).splitlines() if line.strip() and not line.startswith("#")]
+
+
+def _words(line: str, least: int, path: Path) -> list[str]:
+    """The words of a line; the tenth is a name, which may hold spaces."""
+    words = line.split(maxsplit=9)
+    if len(words) < least:
+        raise UserError(f"{path}: {line!r} has {len(words)} columns; at least {least} are needed")
+    return words
 
 
 def _numbers(words: list[str], path: Path) -> list[float]:

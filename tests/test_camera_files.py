@@ -82,6 +82,13 @@ def test_axes_are_not_guessed(tmp_path):
         read_camera_file(write("nerfstudio", tmp_path), 6, SIZE)
     told = transforms(tmp_path / "told.json", C2W, statement=True)
     np.testing.assert_allclose(read_camera_file(told, 6, SIZE)[0], C2W, atol=1e-12)
+    with pytest.raises(UserError, match="says that it is opencv-transforms"):
+        read_camera_file(told, 6, SIZE, "nerfstudio")
+    told.write_text(told.read_text().replace("opencv_c2w", "opengl_c2w"))
+    np.testing.assert_allclose(read_camera_file(told, 6, SIZE)[0], C2W @ OPENGL_AXES, atol=1e-12)
+    told.write_text(told.read_text().replace('"frames"', '"k1": 0.1, "frames"'))
+    with pytest.raises(UserError, match="distorted"):
+        read_camera_file(told, 6, SIZE)
 
 
 def test_intrinsics_follow_the_images_to_another_size(tmp_path):
@@ -133,11 +140,25 @@ def test_files_that_do_not_fit(tmp_path):
     (tmp_path / "odd.txt").write_text("1 2 3\n")
     cases.append(((tmp_path / "odd.txt", 1, SIZE), "none of the forms"))
     cases.append(((tmp_path / "odd.txt", 1, SIZE, "tum"), "needs 8 numbers"))
+    (tmp_path / "ragged.txt").write_text("0 1 2 3 0 0 0 1\n0 1 2\n")
+    cases.append(((tmp_path / "ragged.txt", 1, SIZE, "tum"), "needs 8 numbers"))
+    for name, file, text, message in (
+        ("short", "cameras.txt", "7 PINHOLE 224\n", "3 columns"),
+        ("few", "cameras.txt", "7 PINHOLE 224 112 200 110\n", "PINHOLE with 2 parameters"),
+        ("lost", "images.txt", "1 1 0 0 0 0 0 0 8 a.png\n", "has camera 8"),
+        ("cut", "images.txt", "1 1 0 0\n", "4 columns"),
+        ("words", "images.txt", "1 one 0 0 0 0 0 0 7 a.png\n", "are not numbers"),
+    ):
+        (colmap(tmp_path / name) / file).write_text(text)
+        cases.append(((tmp_path / name, 1, SIZE), message))
+    (colmap(tmp_path / "half") / "images.txt").unlink()
+    cases.append(((tmp_path / "half", 1, SIZE, "colmap"), "cannot read .*images.txt"))
     (tmp_path / "zero.txt").write_text("0 1 2 3 0 0 0 0\n")
     cases.append(((tmp_path / "zero.txt", 1, SIZE), "not finite"))
     for arguments, message in cases:
-        with pytest.raises(UserError, match=message):
+        with pytest.raises(UserError, match=message) as error:
             read_camera_file(*arguments)
+        assert "\n" not in str(error.value)
 
 
 def test_picture_of_a_path(tmp_path):

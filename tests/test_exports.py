@@ -1,5 +1,6 @@
 """Every format of a scene folder, read back by the tools that it is for."""
 
+import dataclasses
 import shutil
 
 import numpy as np
@@ -57,6 +58,13 @@ def test_all_formats_are_written(folder):
     }
 
 
+def test_a_shorter_scene_leaves_no_frame_of_a_longer_one(scene, tmp_path):
+    write_scene(scene, tmp_path, formats=["nerfstudio"])
+    arrays = {name: getattr(scene, name)[:2] for name in ("rgb", "depth", "confidence", "w2c", "intrinsics", "points")}
+    write_scene(dataclasses.replace(scene, **arrays), tmp_path, formats=["nerfstudio"])
+    assert sorted(path.name for path in (tmp_path / "images").iterdir()) == ["frame_00000.png", "frame_00001.png"]
+
+
 def test_formats_can_be_chosen(scene, tmp_path):
     write_scene(scene, tmp_path, formats=["ply", "nerfstudio"])
     assert {path.name for path in tmp_path.iterdir()} == {
@@ -72,6 +80,8 @@ def test_cameras_are_the_same_in_every_format(scene, folder, name, form):
     c2w, intrinsics = read_camera_file(folder / name, FRAMES, SIZE, form)
     np.testing.assert_allclose(c2w, invert_se3(scene.w2c.astype(np.float64)), atol=1e-6)
     np.testing.assert_allclose(intrinsics, scene.intrinsics, atol=1e-5)
+    unnamed, _ = read_camera_file(folder / name, FRAMES, SIZE)  # our own files say what they are
+    np.testing.assert_array_equal(unnamed, c2w)
 
 
 def test_points_fall_on_their_pixels(scene, folder):

@@ -26,6 +26,11 @@ def write_transforms(path: Path | str, scene: Scene) -> None:
         }
         for name, k, pose in zip(image_names(len(scene.rgb)), scene.intrinsics, c2w, strict=True)
     ]
-    document = {"camera_model": "OPENCV", "ply_file_path": "points.ply", "frames": frames}
+    document = {
+        "camera_model": "OPENCV",
+        "camera_convention": "opengl_c2w",
+        "ply_file_path": "points.ply",
+        "frames": frames,
+    }
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(document, indent=1) + "\n")
