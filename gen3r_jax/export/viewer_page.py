@@ -12,7 +12,7 @@ from trimesh.viewer.notebook import scene_to_html
 
 from gen3r_jax.export.files import replacing
 from gen3r_jax.export.glb import build_scene, frusta, frustum_size
-from gen3r_jax.geometry.cameras import OPENGL_AXES
+from gen3r_jax.geometry.cameras import OPENGL_AXES, invert_se3
 from gen3r_jax.scene import Scene
 
 MOST_POINTS = 100_000
@@ -49,6 +49,16 @@ _PANEL = """
     }};
     document.getElementById("scrubber").addEventListener("input", show);
     show();
+    const start = () => {{  // a little behind and above the first camera, looking where it looks
+      if (!camera || !controls) return setTimeout(start, 50);
+      scene.traverse((object) => {{ if (object.isPoints) object.material.size = 2; }});
+      camera.up.set(...{up});
+      camera.position.set(...{eye});
+      controls.target.set(...{target});
+      controls.update();
+      render();
+    }};
+    start();
   }})();
 </script>
 """
@@ -65,12 +75,21 @@ def write_viewer(
     panel = _PANEL.format(
         width=FRAME_WIDTH,
         last=len(scene.rgb) - 1,
+        **_first_view(scene),
         prompt=_escape(scene.prompt),
         frames=json.dumps([_data_uri(frame) for frame in scene.rgb]),
         edges=json.dumps(_frustum_edges(scene)),
     )
     with replacing(path) as temporary:
         temporary.write_text(page.replace("</body>", f"{panel}</body>"), encoding="utf-8")
+
+
+def _first_view(scene: Scene) -> dict[str, list[float]]:
+    """Where the page begins, in its axes: a little behind and above the first camera, looking where it looks."""
+    depth = float(np.median(scene.depth))
+    c2w = OPENGL_AXES @ invert_se3(scene.w2c[0].astype(np.float64))
+    points = np.array([[0, -0.3 * depth, -0.8 * depth, 1], [0, 0, depth, 1], [0, -1, 0, 0]]) @ c2w.T
+    return {name: np.round(x[:3], 6).tolist() for name, x in zip(("eye", "target", "up"), points, strict=True)}
 
 
 def _frustum_edges(scene: Scene) -> list[list[float]]:
