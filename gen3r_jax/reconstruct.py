@@ -18,7 +18,7 @@ from gen3r_jax.checkpoint import load_network, read_config
 from gen3r_jax.data.clips import SIDE_MULTIPLE, quantize, require_side, resize_crop
 from gen3r_jax.data.images import read_frames
 from gen3r_jax.errors import UserError, main_guard
-from gen3r_jax.export.folder import write_scene
+from gen3r_jax.export.folder import FORMATS, write_scene
 from gen3r_jax.export.pointcloud import CloudFilter
 from gen3r_jax.export.run_report import RunReport
 from gen3r_jax.models.geometry_adapter import GeometryAdapter
@@ -47,8 +47,9 @@ def main(arguments: list[str] | None = None) -> int:
     with report.stage(f"Reconstructing {len(frames)} frames of {options.side} x {options.side}{through}"):
         scene = pipeline.reconstruct(frames, vggt, adapter)
     with report.stage(f"Writing {options.output}"):
+        (options.output / "run.json").unlink(missing_ok=True)  # a folder that has one is complete
         keep = CloudFilter.official() if options.points == "official" else CloudFilter()
-        write_scene(scene, options.output, options.fps, keep)
+        write_scene(scene, options.output, options.fps, keep, formats=options.format)
     report.write(options.output / "run.json")
     return 0
 
@@ -57,8 +58,8 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m gen3r_jax.reconstruct",
         description="Reconstructs cameras, depth and points of a video or of pictures of one still scene with VGGT.",
-        epilog="Written to the output folder: rgb.mp4, depth.mp4, depth.npz, confidence.npz, cameras.json (world to "
-        "camera, OpenCV axes), points.ply and run.json. Older files of these names are replaced.",
+        epilog="docs/formats.md describes the written files; older ones of the same names are replaced. run.json comes "
+        "last, so a folder with one is complete.",
     )
     add = parser.add_argument
     add("--frames", nargs="+", type=Path, required=True, metavar="PATH", help="a video, a folder of images, or images")
@@ -75,6 +76,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         help=f"frames are scaled and cropped to this square; a multiple of {SIDE_MULTIPLE} (default: 560)",
     )
     add("--dtype", choices=("float32", "bfloat16"), help="of the weights (default: float32 on CPU, else bfloat16)")
+    add("--format", nargs="+", choices=FORMATS, metavar="NAME", help=f"write only these of {', '.join(FORMATS)}")
     add("--fps", type=float, default=12, help="speed of the written videos (default: 12)")
     add(
         "--points",

@@ -20,7 +20,10 @@ from gen3r_jax.models.vggt import VGGT, VGGTConfig
 from gen3r_jax.reconstruct import main
 
 SIDE = "112"
-FILES = ("rgb.mp4", "depth.mp4", "depth.npz", "confidence.npz", "cameras.json", "points.ply", "run.json")
+FILES = (
+    *("rgb.mp4", "depth.mp4", "depth.npz", "confidence.npz", "cameras.json", "points.ply", "images", "transforms.json"),
+    *("sparse", "scene.glb", "gaussians.ply", "viewer.html", "run.json"),
+)
 
 
 def save_random(folder, network, config) -> None:
@@ -91,6 +94,18 @@ def network_input(monkeypatch):
 
     monkeypatch.setattr(pipeline, "reconstruct", record)
     return given
+
+
+def test_a_folder_whose_writing_was_cut_short_does_not_look_complete(weights, images, tmp_path, monkeypatch):
+    def stop(*_, **__):
+        raise Stop
+
+    monkeypatch.setattr(pipeline, "reconstruct", lambda *_: None)
+    monkeypatch.setattr("gen3r_jax.reconstruct.write_scene", stop)
+    (tmp_path / "run.json").write_text("{}")  # of an older run
+    with pytest.raises(Stop):
+        run(weights, tmp_path, "--frames", images)
+    assert not (tmp_path / "run.json").exists()
 
 
 def test_frames_and_precision_can_be_chosen(weights, tmp_path, network_input):
