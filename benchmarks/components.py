@@ -30,9 +30,12 @@ COMPONENTS = (
     "adapter_decode",
     "dit_block",
     "dit_step",
+    "umt5_block",
+    "clip_block",
 )
 
 IMAGE_TOKENS = 257  # of the image encoder: 16 x 16 patches and a class token
+TEXT_TOKENS = 512  # of the text encoder: a prompt padded to full length
 
 
 class Component(NamedTuple):
@@ -47,10 +50,12 @@ def make_component(name: str, frames: int, side: int, chunk_frames: int | None) 
     """The component for a clip of `frames` frames of side x side pixels (side a multiple of 14, 8, 16 or 112).
 
     dit_block is one of the transformer's blocks, dit_step its whole forward pass; both with text and image already
-    encoded, as in all steps of sampling.
+    encoded, as in all steps of sampling. umt5_block and clip_block are one block of the text and of the image encoder;
+    their tokens do not depend on the clip.
     """
     import jax.numpy as jnp
 
+    from gen3r_jax.models import clip_vision, umt5
     from gen3r_jax.models.geometry_adapter import GeometryAdapter, GeometryAdapterConfig
     from gen3r_jax.models.vggt import VGGT, Aggregator, VGGTConfig
     from gen3r_jax.models.wan_dit import Block, Context, WanDiT, WanDiTConfig
@@ -128,6 +133,21 @@ def make_component(name: str, frames: int, side: int, chunk_frames: int | None) 
                 return net(x.astype("float32"), condition, time, Context(text, text, image, image), cameras)
 
             return Component(lambda rngs: WanDiT(config, rngs=rngs), inputs, run_step)
+        case "umt5_block":
+            config = umt5.UMT5Config.xxl()
+
+            def run_text(net: umt5.Block, x: "Array") -> "Array":
+                buckets = umt5.distance_buckets(x.shape[1], config.num_buckets, config.max_distance)
+                return net(x, jnp.ones(x.shape[:2], bool), buckets)
+
+            inputs = {"tokens": (1, TEXT_TOKENS, config.dim)}
+            return Component(lambda rngs: umt5.Block(config, rngs=rngs), inputs, run_text)
+        case "clip_block":
+            config = clip_vision.CLIPVisionConfig.vit_h14()
+            inputs = {"tokens": (1, IMAGE_TOKENS, config.dim)}
+            return Component(
+                lambda rngs: clip_vision.Block(config.dim, config.num_heads, rngs=rngs), inputs, lambda net, x: net(x)
+            )
     raise ValueError(f"no component {name!r}")
 
 
