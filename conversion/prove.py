@@ -21,6 +21,7 @@ from conversion.torch_files import open_checkpoint
 from gen3r_jax import module
 from gen3r_jax.checkpoint import load_network
 from gen3r_jax.errors import UserError, main_guard
+from gen3r_jax.models.umt5 import UMT5Encoder, distance_buckets
 
 # What one forward pass takes: the frames are few, the widths and depths are those of the full-size network.
 INPUTS = {
@@ -31,6 +32,8 @@ INPUTS = {
         "latents of 5 frames of 224 x 224, twice as wide; text, image and cameras",
         *((1, 2, 28, 56, 16), (1, 2, 28, 56, 20), (1, 512, 4096), (1, 257, 1280), (1, 2, 224, 448, 24)),
     ),
+    "umt5": ("512 tokens", (1, 512)),
+    "clip_vision": ("one image of 560 x 560", (1, 560, 560, 3)),
 }
 
 
@@ -63,7 +66,10 @@ def run_once(name: str, weights: Path, load_only: bool) -> list[str]:
     if not load_only:
         inputs = [jax.random.uniform(jax.random.key(i), shape) for i, shape in enumerate(INPUTS[name][1:])]
         start = time.perf_counter()
-        outputs = jax.jit(lambda params, *x: _forward(name, module.merge(graphdef, params), *x))(params, *inputs)
+        if name == "umt5":
+            outputs = _encode_text(module.merge(graphdef, params), inputs[0])
+        else:
+            outputs = jax.jit(lambda params, *x: _forward(name, module.merge(graphdef, params), *x))(params, *inputs)
         if not all(bool(jnp.isfinite(output).all()) for output in jax.tree.leaves(outputs)):
             raise UserError(f"{name} gave numbers that are not finite")
         lines.append(f"compiled and ran in {time.perf_counter() - start:.1f} s")
@@ -73,12 +79,29 @@ def run_once(name: str, weights: Path, load_only: bool) -> list[str]:
 def _forward(name: str, network: Any, x: jax.Array, *others: jax.Array) -> Any:
     if name == "vggt":
         return network(x)
+    if name == "clip_vision":
+        return network(x)
     if name == "wan_dit":
         condition, text, image, cameras = others
         context, cameras = network.encode_context(text, image), network.encode_cameras(cameras)
         return network(x, condition, jnp.full(x.shape[0], 500.0), context, cameras)
     latents = network.encode(x).mode()
     return latents, network.decode(latents)
+
+
+def _encode_text(network: UMT5Encoder, x: jax.Array) -> jax.Array:
+    """The text encoder, block by block: XLA's CPU compiler would turn all stacked bfloat16 weights to float32 first."""
+    config = network.config
+    ids, mask = (np.asarray(x) * config.vocab_size).astype(np.int32), np.ones(x.shape, bool)
+    buckets = distance_buckets(x.shape[1], config.num_buckets, config.max_distance)
+    _, params = module.split(network)
+    blocks = jax.tree.map(np.asarray, params["blocks"])
+    block_graphdef, _ = module.split(network.blocks)
+    run = jax.jit(lambda params, x: module.merge(block_graphdef, params)(x, mask, buckets))
+    hidden = jnp.asarray(np.asarray(params["embedding"])[ids])
+    for i in range(config.depth):
+        hidden = run(jax.tree.map(lambda p, i=i: p[i], blocks), hidden)
+    return network.norm(hidden)
 
 
 def _measure(step: str, command: tuple[str, ...]) -> tuple[float, int]:
@@ -90,7 +113,10 @@ def _measure(step: str, command: tuple[str, ...]) -> tuple[float, int]:
         process.returncode = os.waitstatus_to_exitcode(status)
     print(f"{step}: {' | '.join(output.strip().splitlines())}", file=sys.stderr, flush=True)
     if process.returncode:
-        raise UserError(f"the step '{step}' failed: {output.strip().splitlines()[-1]}")
+        said = (
+            output.strip().splitlines() or [f"it ended with status {process.returncode} and no word; out of memory?"]
+        )[-1]
+        raise UserError(f"the step '{step}' failed: {said}")
     return time.perf_counter() - start, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 

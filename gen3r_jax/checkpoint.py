@@ -51,8 +51,9 @@ def save_weights(path: epath.PathLike, network_class: type[nnx.Module], config: 
         partial.mkdir(parents=True)
         description = {"network": network_class.__name__, "config": dataclasses.asdict(config)}
         (partial / "config.json").write_text(json.dumps(description, indent=2) + "\n")
-        # One gigabyte on its way at a time: saving then takes little memory beside the weights.
-        with ocp.Checkpointer(ocp.StandardCheckpointHandler(save_concurrent_gb=1)) as checkpointer:
+        # Little more than the largest array on its way at a time: saving then takes little memory beside the weights.
+        on_the_way = 1 + max((leaf.nbytes for leaf in jax.tree.leaves(params)), default=0) // 10**9
+        with ocp.Checkpointer(ocp.StandardCheckpointHandler(save_concurrent_gb=on_the_way)) as checkpointer:
             checkpointer.save(partial / "params", args=ocp.args.StandardSave(params))
         if path.exists():
             path.rename(old)

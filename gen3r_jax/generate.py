@@ -7,6 +7,7 @@ import argparse
 import dataclasses
 import sys
 from collections import deque
+from contextlib import nullcontext
 from datetime import datetime
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from gen3r_jax.generation import Gen3RPipeline
 from gen3r_jax.geometry.cameras import plucker_map
 from gen3r_jax.geometry.trajectories import PRESETS
 from gen3r_jax.requests import FIELDS, Request, read_jobs
+from gen3r_jax.sharding import MeshOptions, make_mesh
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -45,6 +47,14 @@ def main(arguments: list[str] | None = None) -> int:
     _require_writable(options.output_dir)
     weights = find_weights(options.pretrained_model_name_or_path)
     pipeline = Gen3RPipeline.from_pretrained(weights, dtype=options.dtype, memory_mode=options.memory_mode)
+    with jax.set_mesh(make_mesh(_read_mesh(options.mesh))) if options.mesh else nullcontext():
+        return _generate_all(pipeline, jobs, options)
+
+
+def _generate_all(
+    pipeline: Gen3RPipeline, jobs: list[tuple[str, Request | UserError]], options: argparse.Namespace
+) -> int:
+    """Makes one scene after the other; returns the exit status. Of many, one that fails does not stop the others."""
     failed = 0
     for name, request in jobs:
         if name and (options.output_dir / name / "run.json").exists():
@@ -122,6 +132,17 @@ class _Progress:
             self._bar.update()
 
 
+def _read_mesh(text: str) -> MeshOptions:
+    """``seq=4,tensor=2`` -> sizes of the mesh's axes; fsdp takes the remaining devices."""
+    sizes = {field.name: field.default for field in dataclasses.fields(MeshOptions)}
+    for part in text.split(","):
+        axis, _, size = part.partition("=")
+        if axis not in sizes or not size.isdigit():
+            raise UserError(f"--mesh {text}: needed is AXIS=DEVICES,... with the axes {', '.join(sizes)}")
+        sizes[axis] = int(size)
+    return MeshOptions(**sizes)
+
+
 def _output_folder(request: Request, parent: Path) -> Path:
     if request.name:
         return parent / request.name
@@ -181,6 +202,9 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--dtype", choices=("float32", "bfloat16"), help="of the weights (default: bfloat16, on CPUs float32)")
     add("--memory_mode", choices=("resident", "staged"), default="resident",
         help="staged: load each network, use it, free it")  # fmt: skip
+
+    add("--mesh", metavar="AXIS=N,...", help="split the work over devices: seq (tokens, frames), tensor (heads), fsdp "
+        "(weights), data; for example seq=4,tensor=2 (default: one device)")  # fmt: skip
 
     outputs = parser.add_argument_group("output")
     add = outputs.add_argument

@@ -11,6 +11,7 @@ import orbax.checkpoint as ocp
 
 from gen3r_jax import module
 from gen3r_jax.errors import UserError, main_guard
+from gen3r_jax.export.cameras import read_cameras
 from gen3r_jax.training.metrics import read_metrics
 
 
@@ -53,8 +54,9 @@ def _run(folder: Path) -> list[str]:
 
 
 def _scene(folder: Path) -> list[str]:
-    cameras = _read(folder / "cameras.json")
-    lines = [f"scene of {len(cameras['extrinsics'])} frames{_size(cameras)}"]
+    cameras = read_cameras(folder / "cameras.json")
+    size = cameras.image_size
+    lines = [f"scene of {len(cameras.w2c)} frames" + (f" of {size[1]} x {size[0]} pixels" if size else "")]
     if (folder / "prompts.txt").exists():
         lines.append(f"prompt: {(folder / 'prompts.txt').read_text().strip()}")
     if (folder / "run.json").exists():
@@ -64,11 +66,6 @@ def _scene(folder: Path) -> list[str]:
     else:
         lines.append("without run.json: it was not written to the end")
     return [*lines, f"files: {', '.join(sorted(path.name for path in folder.iterdir()))}"]
-
-
-def _size(cameras: dict[str, Any]) -> str:
-    sides = [cameras.get(name) for name in ("height", "width")]
-    return f" of {sides[1]} x {sides[0]} pixels" if all(sides) else ""
 
 
 def _read(path: Path) -> dict[str, Any]:

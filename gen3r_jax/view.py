@@ -15,7 +15,7 @@ from gen3r_jax.scene import Scene
 POINTS_A_FRAME = 50_000
 
 
-def serve(scene: Scene, port: int) -> Any:
+def serve(scene: Scene, port: int, host: str = "127.0.0.1") -> Any:
     """Starts a viser server with the scene's points frame by frame, its cameras and a timeline; returns it.
 
     Raises UserError when viser is not installed.
@@ -26,7 +26,7 @@ def serve(scene: Scene, port: int) -> Any:
         raise UserError(
             "the viewer needs viser: pip install 'gen3r-jax[viewer]'; or open the scene's viewer.html"
         ) from None
-    server = viser.ViserServer(port=port, verbose=False)
+    server = viser.ViserServer(host=host, port=port, verbose=False)
     server.scene.set_up_direction("-y")
     frames, height, width = scene.depth.shape
     confident = np.percentile(scene.confidence, 20)
@@ -67,8 +67,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="gen3r view", description="Shows a scene folder in the browser, live.")
     parser.add_argument("scene", type=Path, metavar="SCENE_DIR", help="a folder written by generate or reconstruct")
     parser.add_argument("--port", type=int, default=8080, help="default: 8080")
+    parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets other machines look too (default: 127.0.0.1)")
     options = parser.parse_args(arguments)
-    server = serve(read_scene(options.scene), options.port)
+    server = serve(read_scene(options.scene), options.port, options.host)
     print(f"http://localhost:{server.get_port()} (Ctrl+C ends it)")
     try:
         while True:

@@ -144,6 +144,8 @@ def test_jobs_go_on_where_they_stopped(official, pictures, tmp_path, capsys):
         (["--frame_path", "{}/first.png", "--prompts", "x", "--guidance_scale", "-2"], "is negative"),
         (["--frame_path", "{}/first.png", "--prompts", "x", "--frame_index", "7"], "different indices"),
         (["--frame_path", "{}/first.png", "--prompts", "x", "--preview_cameras"], "there is no path to draw"),
+        (["--frame_path", "{}/first.png", "--prompts", "x", "--mesh", "rows=2"], "with the axes data, fsdp, seq"),
+        (["--frame_path", "{}/first.png", "--prompts", "x", "--mesh", "seq=3"], "does not fit 8 devices"),
         (
             ["--frame_path", "{}/first.png", "--prompts", "x", "--cameras", "{}/cameras.json", "--num_frames", "9"],
             "has 5 cameras, 9 are needed",

@@ -7,15 +7,22 @@ from jaxtyping import Float, UInt8
 
 from gen3r_jax.export.files import replacing
 from gen3r_jax.export.images import image_names
+from gen3r_jax.export.pointcloud import at_most
 from gen3r_jax.geometry.cameras import matrix_to_quaternion
 from gen3r_jax.scene import Scene
+
+MOST_POINTS = 200_000  # trainers of splats begin with fewer
 
 
 def write_colmap(
     directory: Path | str, scene: Scene, points: Float[np.ndarray, "n 3"], colors: UInt8[np.ndarray, "n 3"]
 ) -> None:
-    """Writes a model with a PINHOLE camera for each frame. Points have no tracks: nothing was triangulated."""
+    """Writes a model with a PINHOLE camera for each frame, and at most ``MOST_POINTS`` points.
+
+    Points have no tracks: nothing was triangulated.
+    """
     directory = Path(directory)
+    points, colors = at_most(MOST_POINTS, points, colors)
     height, width = scene.rgb.shape[1:3]
     cameras, images = [], []
     quaternions = matrix_to_quaternion(scene.w2c[:, :3, :3].astype(np.float64))

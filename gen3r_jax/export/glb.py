@@ -7,6 +7,7 @@ import trimesh
 from jaxtyping import Float, UInt8
 
 from gen3r_jax.export.files import replacing
+from gen3r_jax.export.pointcloud import at_most
 from gen3r_jax.geometry.cameras import OPENGL_AXES, invert_se3
 from gen3r_jax.scene import Scene
 
@@ -25,9 +26,7 @@ def build_scene(
     scene: Scene, points: Float[np.ndarray, "n 3"], colors: UInt8[np.ndarray, "n 3"], most_points: int
 ) -> trimesh.Scene:
     """Points (a random choice, if there are more) and frusta in the first camera's frame, turned to y up."""
-    if len(points) > most_points:
-        chosen = np.random.default_rng(0).choice(len(points), most_points, replace=False, shuffle=False)
-        points, colors = points[chosen], colors[chosen]
+    points, colors = at_most(most_points, points, colors)
     built = trimesh.Scene()
     if len(points):
         built.add_geometry(trimesh.PointCloud(points, colors=colors), geom_name="points")

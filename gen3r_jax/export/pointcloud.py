@@ -110,6 +110,16 @@ def _near_inliers(points: np.ndarray, percentile: float, seed: int) -> np.ndarra
     return keep
 
 
+def at_most(
+    count: int, points: Float[np.ndarray, "n 3"], colors: UInt8[np.ndarray, "n 3"]
+) -> tuple[Float[np.ndarray, "m 3"], UInt8[np.ndarray, "m 3"]]:
+    """A cloud, or `count` of its points, drawn at random but always the same."""
+    if len(points) <= count:
+        return points, colors
+    chosen = np.random.default_rng(0).choice(len(points), count, replace=False, shuffle=False)
+    return points[chosen], colors[chosen]
+
+
 def write_ply(path: Path | str, points: Float[np.ndarray, "n 3"], colors: UInt8[np.ndarray, "n 3"]) -> None:
     """Writes a coloured cloud as a binary little-endian PLY (float32 positions, 8-bit colours)."""
     with replacing(path) as temporary:
