@@ -41,7 +41,7 @@ def convert_pipeline(source: Path, output: Path, *, dtype: Any = None, force: bo
     for name in NETWORKS:
         target = output / name
         if not force and (target / "config.json").exists():
-            report.append(f"{target} is there already")
+            report.append(f"{target} is there already and is kept; --force converts it anew")
         else:
             report += convert_checkpoint(name, source, target, dtype=dtype, force=force)
     shutil.copytree(tokenizer, output / "tokenizer", dirs_exist_ok=True)

@@ -64,7 +64,11 @@ def read_camera_file(
     intrinsics = intrinsics[:num_frames]
     if not np.isfinite(intrinsics).all() or (intrinsics[:, [0, 1], [0, 1]] <= 0).any():
         raise UserError(f"{path}: intrinsics must be finite numbers with positive focal lengths")
+    if np.abs(intrinsics[:, [0, 1, 2, 2, 2], [1, 0, 0, 1, 2]] - [0, 0, 0, 0, 1]).max() > 1e-6:
+        raise UserError(f"{path}: intrinsics must be [[fx, 0, cx], [0, fy, cy], [0, 0, 1]], without skew")
     if sizes is not None:
+        if not np.isfinite(sizes).all() or (sizes < 1).any():
+            raise UserError(f"{path}: the image size must be positive numbers")
         pairs = zip(intrinsics, sizes[:num_frames], strict=True)
         intrinsics = np.stack([crop_intrinsics(k, tuple(map(int, of)), size) for k, of in pairs])
     centre = intrinsics[:, [1, 0], 2] / np.array(size)
@@ -93,7 +97,7 @@ def _recognise(path: Path) -> str:
     if isinstance(document, dict) and {"extrinsics", "intrinsics"} <= document.keys():
         return "official"
     if isinstance(document, dict) and "frames" in document:
-        if told := _AXES.get(document.get("camera_convention")):
+        if told := _AXES.get(str(document.get("camera_convention"))):
             return told
         raise UserError(
             f"{path} does not say its axes: add --camera_format nerfstudio (OpenGL axes) or opencv-transforms"
@@ -104,14 +108,14 @@ def _recognise(path: Path) -> str:
 def _read_official(path: Path) -> tuple[Poses, Intrinsics, np.ndarray | None]:
     cameras = read_official(path)
     _require_rigid(cameras.w2c, path)
-    sizes = None if cameras.image_size is None else np.tile(cameras.image_size, (len(cameras.w2c), 1))
+    sizes = None if cameras.image_size is None else np.tile(np.array(cameras.image_size), (len(cameras.w2c), 1))
     return np.linalg.inv(cameras.w2c), cameras.intrinsics, sizes
 
 
 def _read_transforms(path: Path, opengl: bool) -> tuple[Poses, Intrinsics, np.ndarray]:
     _, cameras = read_transforms(path)
     document = json.loads(path.read_text(encoding="utf-8"))
-    told = _AXES.get(document.get("camera_convention"))
+    told = _AXES.get(str(document.get("camera_convention")))
     if told and (told == "nerfstudio") != opengl:
         raise UserError(f"{path} says that it is {told}; leave --camera_format away")
     if any(frame.get(key) for frame in (document, *document["frames"]) for key in _DISTORTION):
@@ -132,13 +136,15 @@ def _read_colmap(path: Path) -> tuple[Poses, Intrinsics, np.ndarray]:
         fx, fy, cx, cy = numbers if model == "PINHOLE" else (numbers[0], *numbers)
         models[number] = np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]]), (height, width)
     # Of every two lines the second lists points of the image; it may be empty.
-    lines = [line for line in _text(path / "images.txt").splitlines() if not line.startswith("#")][::2]
+    text = "\n".join(line for line in _text(path / "images.txt").splitlines() if not line.startswith("#"))
     images = []
-    for line in filter(str.strip, lines):
+    for line in filter(str.strip, text.lstrip().split("\n")[::2]):
         _, *pose, camera, name = _words(line, 10, path / "images.txt")
         qw, qx, qy, qz, *translation = _numbers(pose, path / "images.txt")
         if camera not in models:
             raise UserError(f"{path}: image {name} has camera {camera}, which cameras.txt does not have")
+        if not any((qw, qx, qy, qz)):
+            raise UserError(f"{path}: image {name} has the quaternion 0 0 0 0, which is no rotation")
         w2c = np.eye(4)
         w2c[:3, :3], w2c[:3, 3] = quaternion_to_matrix(np.array([qx, qy, qz, qw])), translation
         images.append((name, np.linalg.inv(w2c), *models[camera]))

@@ -97,6 +97,17 @@ def test_intrinsics_follow_the_images_to_another_size(tmp_path):
     np.testing.assert_allclose(intrinsics[0], [[400, 0, 108], [0, 380, 114], [0, 0, 1]])
 
 
+def test_colmap_files_as_people_write_them(tmp_path):
+    folder = colmap(tmp_path / "model")
+    text = (folder / "images.txt").read_text()
+    (folder / "images.txt").write_text("\n\n" + text)
+    np.testing.assert_allclose(read_camera_file(folder, 6, SIZE)[0], C2W, atol=1e-12)
+    first = text.splitlines()[1].split()
+    (folder / "images.txt").write_text(" ".join([first[0], "0", "0", "0", "0", *first[5:]]) + "\n\n")
+    with pytest.raises(UserError, match="which is no rotation"):
+        read_camera_file(folder, 1, SIZE)
+
+
 def without_size(path):
     document = json.loads(path.read_text())
     for key in ("width", "height"):
@@ -115,6 +126,10 @@ def without_size(path):
         (lambda d: d["intrinsics"][0][0].__setitem__(0, -1.0), "positive focal"),
         (lambda d: d["extrinsics"].pop(), "as many 4x4 as 3x3"),
         (lambda d: d.update(convention="opengl"), "only 'opencv_w2c'"),
+        (lambda d: d.update(width=0), "image size must be positive"),
+        (lambda d: d.update(width="a"), "must be numbers"),
+        (lambda d: d.update(extrinsics=3, intrinsics=4), "as many 4x4 as 3x3"),
+        (lambda d: d["intrinsics"][0][0].__setitem__(1, 0.5), "without skew"),
     ],
 )
 def test_impossible_cameras(tmp_path, change, message):

@@ -116,3 +116,10 @@ def test_numpy_in_numpy_out_and_jax_in_jax_out():
         assert isinstance(on_device, jax.Array)
         assert on_host.dtype == on_device.dtype == np.float32
         np.testing.assert_allclose(on_host, on_device, atol=1e-5)
+
+
+def test_a_head_that_sees_nothing_gives_finite_cameras():
+    pose = np.array([0, 0, 0, 0, 0, 0, 1, 0, 0], np.float32)
+    with np.errstate(all="raise"):
+        _, intrinsics = decode_pose(pose, (100, 200))
+    assert np.isfinite(intrinsics).all() and intrinsics[0, 0] > 1e5

@@ -60,6 +60,7 @@ def test_moves_go_so_many_scene_scales(name, direction):
         ({"distance": 1.0, "name": "orbit_left"}, "orbit_left has no distance"),
         ({"angle": -10.0, "name": "arc_left"}, "angle -10.0 is not a positive"),
         ({"distance": float("nan"), "name": "dolly_in"}, "distance nan is not"),
+        ({"scene_scale": 0.0, "name": "spiral"}, "scene scale 0.0 is not"),
     ],
 )
 def test_settings_that_make_no_sense(settings, message):

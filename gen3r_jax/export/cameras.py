@@ -60,7 +60,7 @@ def read_cameras(path: Path | str) -> Cameras:
         raise UserError(
             f'{path} is no camera file; needed is JSON with "extrinsics" (4x4, world to camera) and "intrinsics" (3x3)'
         ) from None
-    t = len(w2c)
+    t = len(w2c) if w2c.ndim else 0
     if t == 0 or w2c.shape != (t, 4, 4) or intrinsics.shape != (t, 3, 3):
         raise UserError(
             f"{path} holds extrinsics {list(w2c.shape)} and intrinsics {list(intrinsics.shape)}; "
@@ -68,5 +68,7 @@ def read_cameras(path: Path | str) -> Cameras:
         )
     if document.get("convention", CONVENTION) != CONVENTION:
         raise UserError(f"{path} says convention {document['convention']!r}; only {CONVENTION!r} can be read")
-    size = (document["height"], document["width"]) if "height" in document and "width" in document else None
-    return Cameras(w2c, intrinsics, size)
+    size = tuple(document[side] for side in ("height", "width") if side in document)
+    if not all(isinstance(side, int | float) for side in size):
+        raise UserError(f"{path}: width and height must be numbers")
+    return Cameras(w2c, intrinsics, size if len(size) == 2 else None)

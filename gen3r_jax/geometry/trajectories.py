@@ -59,6 +59,8 @@ def camera_path(
         raise UserError(f"camera path {name!r} is not known; choose one of {', '.join(PRESETS)}")
     if num_frames < 1:
         raise UserError(f"a camera path needs at least 1 frame, not {num_frames}")
+    if not 0 < scene_scale < np.inf:
+        raise UserError(f"scene scale {scene_scale} is not a positive number")
     used = {"angle": name in _TURNS or name in _ORBITS, "distance": name in _MOVES or name == "spiral"}
     for option, value in (("angle", angle), ("distance", distance)):
         if value is not None and not used[option]:
