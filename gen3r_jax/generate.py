@@ -20,11 +20,12 @@ from gen3r_jax.data.clips import require_clip_length, require_side
 from gen3r_jax.diffusion.conditioning import TASKS
 from gen3r_jax.diffusion.solvers import SOLVERS
 from gen3r_jax.errors import UserError, main_guard
+from gen3r_jax.estimate import describe, estimate
 from gen3r_jax.export.camera_plot import plot_cameras
 from gen3r_jax.export.folder import FORMATS, scene_folder, unique_folder, write_scene
 from gen3r_jax.export.pointcloud import CloudFilter
 from gen3r_jax.export.run_report import RunReport
-from gen3r_jax.generation import Gen3RPipeline
+from gen3r_jax.generation import Gen3RPipeline, default_dtype
 from gen3r_jax.geometry.cameras import plucker_map
 from gen3r_jax.geometry.trajectories import PRESETS
 from gen3r_jax.requests import FIELDS, Request, read_jobs
@@ -37,7 +38,9 @@ def main(arguments: list[str] | None = None) -> int:
     require_side(options.height)
     require_side(options.width)
     defaults = {name: getattr(options, name) for name in FIELDS if getattr(options, name, None) is not None}
-    if options.jobs:
+    if options.dry_run:
+        jobs = []
+    elif options.jobs:
         jobs = read_jobs(options.jobs, defaults)
     else:
         for name in ("frame_path", "prompts"):
@@ -46,6 +49,13 @@ def main(arguments: list[str] | None = None) -> int:
         jobs = [("", Request(**defaults | {"frame_path": tuple(options.frame_path)}))]
     _require_writable(options.output_dir)
     weights = find_weights(options.pretrained_model_name_or_path)
+    if options.dry_run:
+        size = (options.height, options.width)
+        guided, mode = options.guidance_scale > 1, options.memory_mode
+        dtype = default_dtype(options.dtype)
+        costs = estimate(weights, size, options.num_frames, options.num_inference_steps, guided, dtype, mode)
+        print("\n".join(describe(costs, mode)))
+        return 0
     pipeline = Gen3RPipeline.from_pretrained(weights, dtype=options.dtype, memory_mode=options.memory_mode)
     with jax.set_mesh(make_mesh(_read_mesh(options.mesh))) if options.mesh else nullcontext():
         return _generate_all(pipeline, jobs, options)
@@ -203,6 +213,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--memory_mode", choices=("resident", "staged"), default="resident",
         help="staged: load each network, use it, free it")  # fmt: skip
 
+    add("--dry_run", action="store_true", help="estimate memory and time for these settings and stop")
     add("--mesh", metavar="AXIS=N,...", help="split the work over devices: seq (tokens, frames), tensor (heads), fsdp "
         "(weights), data; for example seq=4,tensor=2 (default: one device)")  # fmt: skip
 

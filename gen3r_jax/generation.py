@@ -4,7 +4,6 @@ The diffusion transformer samples Z = [A ; G]. A decodes to the video, G through
 from which VGGT's heads read depth and cameras (Gen3R, section 3.3).
 """
 
-import dataclasses
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -17,13 +16,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int
 
-from gen3r_jax import module
+from gen3r_jax import programs
 from gen3r_jax.checkpoint import load_network, read_config
 from gen3r_jax.data.clips import require_clip_length, require_side
-from gen3r_jax.diffusion.conditioning import camera_condition, condition, frame_mask
-from gen3r_jax.diffusion.solvers import Schedule, SolverState, init_state, make_schedule, solver_step
+from gen3r_jax.diffusion.conditioning import frame_mask
+from gen3r_jax.diffusion.solvers import Schedule, init_state, make_schedule
 from gen3r_jax.errors import UserError
 from gen3r_jax.geometry.cameras import decode_pose
 from gen3r_jax.geometry.points import depth_mask, unproject_depth
@@ -32,9 +31,9 @@ from gen3r_jax.models.geometry_adapter import GeometryAdapter
 from gen3r_jax.models.tokenizer import Tokenizer
 from gen3r_jax.models.umt5 import UMT5Encoder
 from gen3r_jax.models.vggt import VGGT
-from gen3r_jax.models.wan_dit import Context, WanDiT
+from gen3r_jax.models.wan_dit import WanDiT
 from gen3r_jax.models.wan_vae import WanVAE
-from gen3r_jax.pipeline import Geometry, Network, decode_tokens, encode_tokens, encode_video
+from gen3r_jax.pipeline import Geometry, Network
 from gen3r_jax.scene import Scene
 
 NETWORKS: dict[str, type[nnx.Module]] = {
@@ -47,8 +46,6 @@ NETWORKS: dict[str, type[nnx.Module]] = {
 }
 
 MemoryMode = Literal["resident", "staged"]
-# How the prompt and the negative prompt pass the transformer: the prompt alone, both as one batch, or in turn.
-Passes = Literal["one", "batched", "in turn"]
 Callback = Callable[[int, float, Float[Array, "b f h w 16"]], None]
 
 
@@ -144,7 +141,7 @@ class Gen3RPipeline:
                 f"--output {path}"
             )
         configs = {name: read_config(path / name, network_class) for name, network_class in NETWORKS.items()}
-        dtype = jnp.dtype(dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16"))
+        dtype = default_dtype(dtype)
         return cls(
             lambda name: load_network(path / name, NETWORKS[name], dtype=dtype),
             Tokenizer.from_folder(path / "tokenizer"),
@@ -207,19 +204,19 @@ class Gen3RPipeline:
         guided = guidance_scale > 1
         texts = self.encode_prompt([negative_prompt] * b * guided + prompts)
         with self._network("clip_vision", "Encoding the image") as clip_vision:
-            image_features = jax.block_until_ready(_encode_image(clip_vision, images[:, 0]))
+            image_features = jax.block_until_ready(programs.encode_image(clip_vision, images[:, 0]))
         mask = np.broadcast_to(frame_mask(given, num_frames), (b, num_frames))
         with self._network("wan_vae", "Encoding the given frames") as wan_vae:
-            noise = _noise(keys, 1, shape) if posterior_noise is None else posterior_noise
+            noise = programs.noise(keys, 1, shape) if posterior_noise is None else posterior_noise
             clip = _fill(images, given, num_frames)
-            given_latents = jax.block_until_ready(_encode_given(wan_vae, clip, mask, noise))
+            given_latents = jax.block_until_ready(programs.encode_given(wan_vae, clip, mask, noise))
         if latents is None:
-            latents = _noise(keys, 0, (*shape[:3], 2 * shape[3], 16))
+            latents = programs.noise(keys, 0, (*shape[:3], 2 * shape[3], 16))
         cameras = (
             np.zeros((b, num_frames, height, width, 6), np.float32) if control_cameras is None else control_cameras
         )
         with self._network("wan_dit", "Sampling") as dit:
-            conditions = _condition(dit, texts, image_features, given_latents, cameras)
+            conditions = programs.prepare(dit, texts, image_features, given_latents, cameras)
             skip_from = num_inference_steps * (1 - cfg_skip_ratio)
             z = self._denoise(dit, schedule, latents, conditions, guidance_scale, skip_from, callback_on_step_end)
             jax.block_until_ready(z)
@@ -231,7 +228,7 @@ class Gen3RPipeline:
         if new:
             ids, mask = self._tokenize(new, self._text_length)
             with self._network("umt5", "Encoding the text") as umt5:
-                features = np.asarray(_encode_text(umt5, ids, mask))
+                features = np.asarray(programs.encode_text(umt5, ids, mask))
             self._prompts |= zip(new, features, strict=True)
         return np.stack([self._prompts[text] for text in texts])
 
@@ -240,7 +237,7 @@ class Gen3RPipeline:
     ) -> tuple[Float[np.ndarray, "k 3 4"], Float[np.ndarray, "k 3 3"], float]:
         """What VGGT sees in given frames: world-to-camera matrices, intrinsics in pixels and the median depth."""
         with self._network("vggt", "Finding the cameras of the given frames") as vggt:
-            geometry = jax.device_get(_reconstruct(vggt, np.asarray(images, np.float32)[None]))
+            geometry = jax.device_get(programs.reconstruct(vggt, np.asarray(images, np.float32)[None]))
         w2c, intrinsics = decode_pose(geometry.pose_encs[-1, 0], images.shape[1:3])
         # The lower of the two middle values, as the official code's median takes it.
         depth = np.sort(geometry.depth, axis=None)
@@ -250,11 +247,11 @@ class Gen3RPipeline:
         """Video and geometry of latents Z."""
         appearance, geometry = jnp.split(jnp.asarray(latents), 2, axis=3)
         with self._network("wan_vae", "Decoding the video") as wan_vae:
-            rgbs = np.asarray(_decode_video(wan_vae, appearance))
+            rgbs = np.asarray(programs.decode_video(wan_vae, appearance))
         with self._network("geometry_adapter", "Decoding the geometry") as adapter:
-            packed = jax.block_until_ready(_decode_adapter(adapter, geometry))
+            packed = jax.block_until_ready(programs.decode_adapter(adapter, geometry))
         with self._network("vggt", "Reading depth and cameras") as vggt:
-            read: Geometry = jax.device_get(_read_geometry(vggt, packed))
+            read: Geometry = jax.device_get(programs.read_geometry(vggt, packed))
         w2c, intrinsics = decode_pose(read.pose_encs[-1], rgbs.shape[2:4])
         return Gen3RPipelineOutput(
             rgbs=rgbs,
@@ -272,13 +269,13 @@ class Gen3RPipeline:
         dit: Network,
         schedule: Schedule,
         latents: Float[Array, "b f h w 16"],
-        conditions: "_Conditions",
+        conditions: "programs.Conditions",
         guidance_scale: float,
         skip_from: float,
         callback: Callback | None,
     ) -> Float[Array, "b f h w 16"]:
         """All steps of the solver. The host only hands out each step's numbers and never waits for the device."""
-        passes: Passes = "in turn" if self.memory_mode == "staged" else "batched"
+        passes: programs.Passes = "in turn" if self.memory_mode == "staged" else "batched"
         if guidance_scale <= 1:
             passes = "one"
         state = init_state(jnp.asarray(latents, jnp.float32))
@@ -286,7 +283,7 @@ class Gen3RPipeline:
         for i, (timestep, coefficients) in enumerate(schedule):
             if passes != "one" and i >= skip_from:
                 passes, conditions = "one", conditions.positive(len(latents))
-            state = _step(dit, state, conditions, timestep, coefficients, guidance_scale, passes)
+            state = programs.step(dit, state, conditions, timestep, coefficients, guidance_scale, passes)
             if callback is not None:
                 callback(i, float(timestep), state.sample)
         return state.sample
@@ -311,22 +308,9 @@ class Gen3RPipeline:
             jax.tree.map(lambda x: x.delete(), network)
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class _Conditions:
-    """Everything that steers the transformer and stays the same in all steps. Guided: first all negatives in `context`.
-
-    Attributes:
-      given: the given frames' latents and mask.
-    """
-
-    context: Context
-    cameras: Float[Array, "b f h w c"]
-    given: Float[Array, "b f h w 20"]
-
-    def positive(self, batch: int) -> "_Conditions":
-        """Those of the prompts without the negative ones."""
-        return dataclasses.replace(self, context=jax.tree.map(lambda x: x[:, -batch:], self.context))
+def default_dtype(dtype: Any = None) -> np.dtype:
+    """`dtype`, or that in which weights are held unless told otherwise: bfloat16, on CPUs float32."""
+    return jnp.dtype(dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16"))
 
 
 def _check(
@@ -371,90 +355,3 @@ def _fill(images: np.ndarray, given: Sequence[int], num_frames: int) -> Float[np
     clip = np.zeros((images.shape[0], num_frames, *images.shape[2:]), np.float32)
     clip[:, list(given)] = images
     return clip
-
-
-@partial(jax.jit, static_argnums=(1, 2))
-def _noise(keys: Key[Array, " b"], draw: int, shape: tuple[int, ...]) -> Float[Array, "..."]:
-    """Standard normal numbers; sample by sample, so that they do not depend on the batch."""
-    return jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, draw), shape[1:]))(keys)
-
-
-@jax.jit
-def _encode_text(umt5: Network, ids: Int[Array, "b n"], mask: Bool[Array, "b n"]) -> Float[Array, "b n c"]:
-    return module.merge(*umt5)(ids, mask).astype(jnp.float32)
-
-
-@jax.jit
-def _encode_image(clip_vision: Network, images: Float[Array, "b h w 3"]) -> Float[Array, "b 257 c"]:
-    return module.merge(*clip_vision)(images)
-
-
-@jax.jit
-def _encode_given(
-    wan_vae: Network, clip: Float[Array, "b t h w 3"], mask: Bool[Array, "b t"], noise: Float[Array, "b f h w 16"]
-) -> Float[Array, "b f h 2*w 20"]:
-    posterior = encode_video(module.merge(*wan_vae), clip, chunk_frames=4)
-    return condition(posterior.sample(noise), mask)
-
-
-@jax.jit
-def _condition(
-    dit: Network,
-    texts: Float[Array, "p n c"],
-    image: Float[Array, "b 257 e"],
-    given: Float[Array, "b f h w 20"],
-    cameras: Float[Array, "b t H W 6"],
-) -> _Conditions:
-    network = module.merge(*dit)
-    image = jnp.tile(image, (len(texts) // len(image), 1, 1))
-    return _Conditions(network.encode_context(texts, image), network.encode_cameras(camera_condition(cameras)), given)
-
-
-@partial(jax.jit, static_argnames="passes")
-def _step(
-    dit: Network,
-    state: SolverState,
-    conditions: _Conditions,
-    timestep: Float[Array, ""],
-    coefficients: Float[Array, " k"],
-    guidance_scale: Float[Array, ""],
-    passes: Passes,
-) -> SolverState:
-    network = module.merge(*dit)
-    z, context, others = state.sample, conditions.context, (conditions.given, conditions.cameras)
-
-    def velocity(z: Array, context: Context, given: Array, cameras: Array) -> Array:
-        return network(z, given, jnp.full(len(z), timestep), context, cameras)
-
-    if passes == "one":
-        return solver_step(state, velocity(z, context, *others), coefficients)
-    if passes == "batched":
-        twice = jax.tree.map(lambda x: jnp.concatenate([x, x]), (z, *others))
-        negative, positive = jnp.split(velocity(twice[0], context, *twice[1:]), 2)
-    else:
-        halves = jax.tree.map(lambda x: jnp.stack(jnp.split(x, 2, axis=1)), context)
-        negative, positive = jax.lax.map(lambda context: velocity(z, context, *others), halves)
-    return solver_step(state, negative + guidance_scale * (positive - negative), coefficients)
-
-
-@jax.jit
-def _decode_video(wan_vae: Network, latents: Float[Array, "b f h w 16"]) -> Float[Array, "b t h w 3"]:
-    frames = module.merge(*wan_vae).decode(latents, chunk_frames=1).astype(jnp.float32)
-    return jnp.clip(frames / 2 + 0.5, 0, 1)
-
-
-@jax.jit
-def _decode_adapter(adapter: Network, latents: Float[Array, "b f h w 16"]) -> Float[Array, "b t hp wp c"]:
-    return module.merge(*adapter).decode(latents)
-
-
-@jax.jit
-def _read_geometry(vggt: Network, packed: Float[Array, "b t hp wp c"]) -> Geometry:
-    network = module.merge(*vggt)
-    return decode_tokens(network, packed, with_points=network.config.point_head)
-
-
-@jax.jit
-def _reconstruct(vggt: Network, images: Float[Array, "b k h w 3"]) -> Geometry:
-    network = module.merge(*vggt)
-    return decode_tokens(network, encode_tokens(network, images))

@@ -106,6 +106,15 @@ def test_cameras_can_be_looked_at_first(official, pictures, tmp_path, capsys):
     assert [path.name for path in tmp_path.iterdir()] == ["1view-cameras.png"]
 
 
+@pytest.mark.parametrize("mode", ["resident", "staged"])
+def test_costs_are_told_before_anything_is_loaded(official, tmp_path, capsys, mode):
+    assert run(official, tmp_path, "--dry_run", "--memory_mode", mode) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.startswith("Sampling, 2 steps") for line in lines)
+    assert "estimated peak on cpu" in lines[-2] and "no estimate of time for cpu" in lines[-1]
+    assert not list(tmp_path.iterdir())
+
+
 def test_jobs_go_on_where_they_stopped(official, pictures, tmp_path, capsys):
     jobs = [
         {"name": "one", "frame_path": "first.png", "prompts": "a room"},

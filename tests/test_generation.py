@@ -9,7 +9,7 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from conversion.__main__ import main as convert
-from gen3r_jax import generation
+from gen3r_jax import programs
 from gen3r_jax.errors import UserError
 from gen3r_jax.generation import Gen3RPipeline
 from gen3r_jax.geometry.cameras import plucker_map
@@ -95,13 +95,14 @@ def test_nothing_is_compiled_twice(pipeline, result):
     jax.monitoring.register_event_duration_secs_listener(
         lambda event, seconds, **_: compiled.append(event) if event.endswith("backend_compile_duration") else None
     )
-    programs = {name: f._cache_size() for name, f in vars(generation).items() if hasattr(f, "_cache_size")}
+    sizes = {name: f._cache_size() for name, f in vars(programs).items() if hasattr(f, "_cache_size")}
     for seed, solver, steps in ((5, "unipc", 3), (6, "dpm++", 4), (7, "euler", 1)):
         pipeline(
             f"scene {seed}", images() / 2, seed=seed, solver=solver, shift=3.0,
             num_frames=FRAMES, num_inference_steps=steps, guidance_scale=1.0 + seed,
         )  # fmt: skip
-    assert {name: getattr(generation, name)._cache_size() for name in programs} == programs
+    assert {name: getattr(programs, name)._cache_size() for name in sizes} == sizes
+    assert len(sizes) == 10
     assert compiled == []
 
 

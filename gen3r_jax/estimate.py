@@ -1,0 +1,134 @@
+"""What a generation will take, before any weights are read: its programs are compiled and counted, not run."""
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gen3r_jax import module, programs
+from gen3r_jax.checkpoint import read_config
+from gen3r_jax.diffusion.solvers import init_state
+from gen3r_jax.flops import count_flops
+from gen3r_jax.generation import NETWORKS, MemoryMode
+from gen3r_jax.pipeline import Network
+
+# Dense bfloat16 peak in TFLOP/s by the name JAX gives a device.
+PEAKS = {
+    "NVIDIA H100 80GB HBM3": 989,
+    "NVIDIA H200": 989,
+    "NVIDIA A100-SXM4-80GB": 312,
+    "NVIDIA A100-SXM4-40GB": 312,
+    "NVIDIA GeForce RTX 4090": 165,
+    "TPU v4": 275,
+    "TPU v5 lite": 197,
+    "TPU v5": 459,
+    "TPU v6 lite": 918,
+}
+UTILISATION = 0.4  # of the peak, assumed
+
+
+@dataclass(frozen=True)
+class StageCost:
+    """One program.
+
+    Attributes:
+      network: whose weights it needs; `weights` their bytes.
+      working: bytes of everything else: inputs, results and temporaries, as the compiler plans them.
+      flops: of all its runs.
+    """
+
+    name: str
+    network: str
+    weights: int
+    working: int
+    flops: int
+
+
+def estimate(
+    weights: Path, size: tuple[int, int], num_frames: int, num_steps: int, guided: bool, dtype: Any, mode: MemoryMode
+) -> list[StageCost]:
+    """Costs of the stages of one scene on the default device, from the configs in the folder `weights`."""
+    networks = {name: _abstract(weights / name, name, dtype) for name in NETWORKS}
+    configs = {name: read_config(weights / name, network) for name, network in NETWORKS.items()}
+    height, width = size
+    f, h, w = (num_frames - 1) // 4 + 1, height // 8, width // 8
+    texts = 1 + guided
+    passes = ("in turn" if mode == "staged" else "batched") if guided else "one"
+    text_len, text_dim = configs["wan_dit"].text_len, configs["wan_dit"].text_dim
+    given, z = _array(1, f, h, 2 * w, 20), _array(1, f, h, 2 * w, 16)
+    image = jax.eval_shape(programs.encode_image, networks["clip_vision"], _array(1, height, width, 3))
+    prepared = (_array(texts, text_len, text_dim), image, given, _array(1, num_frames, height, width, 6))
+    conditions = jax.eval_shape(programs.prepare, networks["wan_dit"], *prepared)
+    number = _array()
+
+    def step(dit: Network, *arguments: Any) -> Any:
+        return programs.step(dit, *arguments, passes)
+
+    packed = jax.eval_shape(programs.decode_adapter, networks["geometry_adapter"], _array(1, f, h, w, 16))
+    ids = jax.ShapeDtypeStruct((texts, text_len), np.int32), jax.ShapeDtypeStruct((texts, text_len), np.bool_)
+    clip = _array(1, num_frames, height, width, 3), jax.ShapeDtypeStruct((1, num_frames), np.bool_)
+    runs: list[tuple[str, str, Callable, tuple, int]] = [
+        ("Encoding the text", "umt5", programs.encode_text, ids, 1),
+        ("Encoding the image", "clip_vision", programs.encode_image, (_array(1, height, width, 3),), 1),
+        ("Encoding the given frames", "wan_vae", programs.encode_given, (*clip, _array(1, f, h, w, 16)), 1),
+        ("Preparing", "wan_dit", programs.prepare, prepared, 1),
+        (
+            f"Sampling, {num_steps} steps",
+            "wan_dit",
+            step,
+            (jax.eval_shape(init_state, z), conditions, number, _array(10), number),
+            num_steps,
+        ),
+        ("Decoding the video", "wan_vae", programs.decode_video, (_array(1, f, h, w, 16),), 1),
+        ("Decoding the geometry", "geometry_adapter", programs.decode_adapter, (_array(1, f, h, w, 16),), 1),
+        ("Reading depth and cameras", "vggt", programs.read_geometry, (packed,), 1),
+    ]
+    return [
+        _cost(name, network, networks[network], run, arguments, count) for name, network, run, arguments, count in runs
+    ]
+
+
+def describe(costs: list[StageCost], mode: MemoryMode) -> list[str]:
+    """The costs as a table, with the whole."""
+    kind = jax.devices()[0].device_kind
+    lines = [f"{'stage':28} {'network':18} {'weights':>9} {'working':>9} {'TFLOP':>10}"]
+    for cost in costs:
+        sizes = f"{cost.weights / 1e9:6.2f} GB {cost.working / 1e9:6.2f} GB"
+        lines.append(f"{cost.name:28} {cost.network:18} {sizes} {cost.flops / 1e12:10.2f}")
+    if mode == "staged":
+        peak = max(cost.weights + cost.working for cost in costs)
+    else:
+        peak = sum({cost.network: cost.weights for cost in costs}.values()) + max(cost.working for cost in costs)
+    total = sum(cost.flops for cost in costs)
+    lines.append(f"estimated peak on {kind}, {mode}: {peak / 1e9:.2f} GB")
+    if kind in PEAKS:
+        seconds = total / (UTILISATION * PEAKS[kind] * 1e12)
+        lines.append(
+            f"estimated time: {seconds:.0f} s at {UTILISATION:.0%} of {PEAKS[kind]} TFLOP/s, without compiling"
+        )
+    else:
+        lines.append(f"{total / 1e12:.2f} TFLOP in all; no estimate of time for {kind}, whose speed is not listed")
+    return lines
+
+
+def _cost(name: str, network: str, weights: Network, run: Callable, arguments: tuple, count: int) -> StageCost:
+    print(f"compiling: {name} ...", file=sys.stderr)
+    memory = jax.jit(run).lower(weights, *arguments).compile().memory_analysis()
+    size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(weights))
+    working = memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes - size
+    return StageCost(name, network, size, max(0, working), count * count_flops(run, weights, *arguments))
+
+
+def _abstract(path: Path, name: str, dtype: Any) -> Network:
+    config = read_config(path, NETWORKS[name])
+    graphdef, params = module.abstract(lambda rngs: NETWORKS[name](config, rngs=rngs))
+    return graphdef, jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype), params)
+
+
+def _array(*shape: int) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape, jnp.float32)
