@@ -45,17 +45,20 @@ class RunReport:
         print(f"{seconds:.1f} s" + (f" ({compiled:.1f} s compiling)" if compiled > 0.1 else ""), file=sys.stderr)
         self._stages.append({"stage": name, "seconds": seconds, "compile_seconds": compiled, **_peak_memory()})
 
-    def write(self, path: Path | str) -> None:
+    def document(self) -> dict[str, Any]:
+        """Everything that is known so far, as it is written."""
         device = jax.devices()[0]
-        document = {
+        return {
             "options": self._options,
             "device": f"{jax.device_count()} x {device.device_kind} ({device.platform})",
             "versions": {"python": platform.python_version()}
             | {name: version(name) for name in ("jax", "flax", "numpy")},
             "stages": self._stages,
         }
+
+    def write(self, path: Path | str) -> None:
         with replacing(path) as temporary:
-            temporary.write_text(json.dumps(document, indent=1, default=str) + "\n")
+            temporary.write_text(json.dumps(self.document(), indent=1, default=str) + "\n")
 
     def _on_event(self, event: str, seconds: float, **_: Any) -> None:
         if event.endswith("backend_compile_duration"):
