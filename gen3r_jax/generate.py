@@ -25,7 +25,7 @@ from gen3r_jax.export.camera_plot import plot_cameras
 from gen3r_jax.export.folder import FORMATS, scene_folder, unique_folder, write_scene
 from gen3r_jax.export.pointcloud import CloudFilter
 from gen3r_jax.export.run_report import RunReport
-from gen3r_jax.generation import Gen3RPipeline, default_dtype
+from gen3r_jax.generation import Gen3RPipeline, Gen3RPipelineOutput, default_dtype
 from gen3r_jax.geometry.cameras import plucker_map
 from gen3r_jax.geometry.trajectories import PRESETS
 from gen3r_jax.requests import FIELDS, Request, read_jobs
@@ -104,29 +104,48 @@ def _generate(pipeline: Gen3RPipeline, request: Request, options: argparse.Names
     elif request.cameras != "free":
         print("allview finds the cameras itself; --cameras is not used", file=sys.stderr)
     folder = _output_folder(request, options.output_dir)
+    settings = {
+        "control_frames": request.given(options.num_frames),
+        "negative_prompt": request.negative_prompt,
+        "num_frames": options.num_frames,
+        "num_inference_steps": request.num_inference_steps,
+        "guidance_scale": request.guidance_scale,
+        "cfg_skip_ratio": request.guidance_skip,
+        "solver": request.solver,
+        "shift": request.shift,
+        "seed": request.seed,
+    }
     with scene_folder(folder) as partial:
         with tqdm(total=request.num_inference_steps, desc="Sampling", unit="step", leave=False, disable=None) as bar:
             result = pipeline(
                 request.text(),
                 images[None],
                 cameras,
-                control_frames=request.given(options.num_frames),
-                negative_prompt=request.negative_prompt,
-                num_frames=options.num_frames,
-                num_inference_steps=request.num_inference_steps,
-                guidance_scale=request.guidance_scale,
-                cfg_skip_ratio=request.guidance_skip,
-                solver=request.solver,
-                shift=request.shift,
-                seed=request.seed,
+                step_cache=request.step_cache,
                 callback_on_step_end=_Progress(bar),
+                **settings,
             )
+        if request.step_cache:
+            report.results["evaluated_steps"] = result.evaluations
+            print(f"{result.evaluations} of {request.num_inference_steps} steps ran the transformer", file=sys.stderr)
+            if options.check_step_cache:
+                exact = pipeline(request.text(), images[None], cameras, **settings)
+                report.results |= _deviation(result, exact)
+                print(f"against every step: {report.results}", file=sys.stderr)
         with report.stage("Writing files"):
             cloud = CloudFilter.official(remove_far_points=True) if options.remove_far_points else CloudFilter()
             scene = result.scene(prompt=request.text())
             write_scene(scene, partial, options.fps, cloud, formats=options.format)
         report.write(partial / "run.json")
     return folder
+
+
+def _deviation(result: Gen3RPipelineOutput, exact: Gen3RPipelineOutput) -> dict[str, float]:
+    """How far a result with step cache is from the one without."""
+    latents = np.linalg.norm(result.latents - exact.latents) / np.linalg.norm(exact.latents)
+    psnr = -10 * np.log10(max(np.mean((result.rgbs - exact.rgbs) ** 2), 1e-12))
+    depth = np.mean(np.abs(result.depth_maps / exact.depth_maps - 1))
+    return {"relative_latents": float(latents), "psnr_db": float(psnr), "relative_depth": float(depth)}
 
 
 class _Progress:
@@ -204,6 +223,9 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--num_inference_steps", type=int, default=50, metavar="N", help="default: 50")
     add("--guidance_scale", type=float, default=5.0, metavar="X", help="1: no guidance (default: 5)")
     add("--guidance_skip", type=float, default=0.0, metavar="RATIO", help="last part of the steps without guidance")
+    add("--step_cache", type=float, default=0.0, metavar="X", help="take over velocities that should hardly "
+        "change: 0.1 is moderate (default: 0, off)")  # fmt: skip
+    add("--check_step_cache", action="store_true", help="generate without the cache too, and tell how far they differ")
     add("--solver", choices=SOLVERS, default="euler", help="default: euler, as upstream")
     add("--shift", type=float, metavar="X", help="more steps at high noise (default: of the weights; 5 if not euler)")
     add("--num_frames", type=int, default=49, metavar="N", help="4k+1 (default: 49)")

@@ -4,6 +4,7 @@ The diffusion transformer samples Z = [A ; G]. A decodes to the video, G through
 from which VGGT's heads read depth and cameras (Gen3R, section 3.3).
 """
 
+import dataclasses
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -23,6 +24,7 @@ from gen3r_jax.checkpoint import load_network, read_config
 from gen3r_jax.data.clips import require_clip_length, require_side
 from gen3r_jax.diffusion.conditioning import frame_mask
 from gen3r_jax.diffusion.solvers import Schedule, init_state, make_schedule
+from gen3r_jax.diffusion.step_cache import evaluated_steps
 from gen3r_jax.errors import UserError
 from gen3r_jax.geometry.cameras import decode_pose
 from gen3r_jax.geometry.points import depth_mask, unproject_depth
@@ -62,6 +64,7 @@ class Gen3RPipelineOutput:
       point_masks: pixels whose depth is plausible (percentiles of the frame with ``min_max_depth_mask``).
       cameras: world-to-camera matrices (OpenCV axes) and intrinsics in pixels.
       latents: the sample Z itself.
+      evaluations: how many steps ran the transformer; fewer than there were with a step cache.
     """
 
     rgbs: Float[np.ndarray, "b t h w 3"]
@@ -72,6 +75,7 @@ class Gen3RPipelineOutput:
     point_masks: Bool[np.ndarray, "b t h w"]
     cameras: tuple[Float[np.ndarray, "b t 3 4"], Float[np.ndarray, "b t 3 3"]]
     latents: Float[np.ndarray, "b f h w 16"]
+    evaluations: int = 0
 
     def scene(self, sample: int = 0, prompt: str = "") -> Scene:
         """One sample as exporters take it."""
@@ -162,6 +166,7 @@ class Gen3RPipeline:
         num_inference_steps: int = 50,
         guidance_scale: float = 5.0,
         cfg_skip_ratio: float = 0.0,
+        step_cache: float = 0.0,
         solver: str = "euler",
         shift: float | None = None,
         seed: int = 42,
@@ -180,6 +185,8 @@ class Gen3RPipeline:
           num_frames: 4k+1.
           guidance_scale: 1 and below: no guidance, and the negative prompt is not used.
           cfg_skip_ratio: so large a part of the steps, the last ones, runs without guidance.
+          step_cache: above 0, steps whose velocity should hardly differ take over that of the step before
+            (:mod:`gen3r_jax.diffusion.step_cache`); 0.1 is moderate. What it costs in quality shows only on the input.
           solver: "euler" (the official choice), "unipc" or "dpm++".
           shift: of the noise schedule towards noise; by default that of the weights, 5 for the other solvers.
           seed: sample i of a batch depends on `seed` and i alone, not on the batch or the memory mode.
@@ -193,7 +200,8 @@ class Gen3RPipeline:
         """
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         images = np.asarray(control_images, np.float32)
-        given = _check(prompts, images, control_frames, num_frames, guidance_scale, cfg_skip_ratio)
+        given = _check(prompts, images, control_frames, num_frames)
+        _check_settings(guidance_scale, cfg_skip_ratio, step_cache)
         b, _, height, width, _ = images.shape
         shape = (b, (num_frames - 1) // 4 + 1, height // 8, width // 8, 16)
         keys = jax.vmap(partial(jax.random.fold_in, jax.random.key(seed)))(jnp.arange(b))
@@ -218,9 +226,14 @@ class Gen3RPipeline:
         with self._network("wan_dit", "Sampling") as dit:
             conditions = programs.prepare(dit, texts, image_features, given_latents, cameras)
             skip_from = num_inference_steps * (1 - cfg_skip_ratio)
-            z = self._denoise(dit, schedule, latents, conditions, guidance_scale, skip_from, callback_on_step_end)
+            evaluated = np.ones(num_inference_steps, bool)
+            if step_cache > 0:
+                evaluated = evaluated_steps(np.asarray(programs.modulations(dit, schedule.timesteps)), step_cache)
+            z = self._denoise(
+                dit, schedule, evaluated, latents, conditions, guidance_scale, skip_from, callback_on_step_end
+            )
             jax.block_until_ready(z)
-        return self.decode(z, min_max_depth_mask)
+        return dataclasses.replace(self.decode(z, min_max_depth_mask), evaluations=int(evaluated.sum()))
 
     def encode_prompt(self, texts: Sequence[str]) -> Float[np.ndarray, "b n c"]:
         """Features of texts by the text encoder; rows beyond a text are zero. Each text is encoded once and kept."""
@@ -268,6 +281,7 @@ class Gen3RPipeline:
         self,
         dit: Network,
         schedule: Schedule,
+        evaluated: Bool[np.ndarray, " n"],
         latents: Float[Array, "b f h w 16"],
         conditions: "programs.Conditions",
         guidance_scale: float,
@@ -283,7 +297,11 @@ class Gen3RPipeline:
         for i, (timestep, coefficients) in enumerate(schedule):
             if passes != "one" and i >= skip_from:
                 passes, conditions = "one", conditions.positive(len(latents))
-            state = programs.step(dit, state, conditions, timestep, coefficients, guidance_scale, passes)
+            if evaluated[i]:
+                step = dit, state, conditions, timestep, coefficients, guidance_scale, passes
+                state, velocity = programs.step(*step)
+            else:
+                state = programs.follow(state, velocity, coefficients)
             if callback is not None:
                 callback(i, float(timestep), state.sample)
         return state.sample
@@ -318,8 +336,6 @@ def _check(
     images: np.ndarray,
     control_frames: Sequence[int] | None,
     num_frames: int,
-    guidance_scale: float,
-    cfg_skip_ratio: float,
 ) -> tuple[int, ...]:
     """Refuses what cannot work before anything slow begins; returns the indices of the given frames."""
     if images.ndim != 5 or images.shape[-1] != 3:
@@ -333,10 +349,6 @@ def _check(
     require_side(height)
     require_side(width)
     require_clip_length(num_frames)
-    if guidance_scale < 0:
-        raise UserError(f"guidance_scale {guidance_scale} is negative; 1 means no guidance, 5 is usual")
-    if not 0 <= cfg_skip_ratio <= 1:
-        raise UserError(f"cfg_skip_ratio {cfg_skip_ratio} is not between 0 and 1")
     if control_frames is None:
         if k not in (1, 2, num_frames):
             raise UserError(
@@ -348,6 +360,15 @@ def _check(
         raise UserError(f"{k} control_images and {len(control_frames)} control_frames")
     frame_mask(control_frames, num_frames)
     return tuple(control_frames)
+
+
+def _check_settings(guidance_scale: float, cfg_skip_ratio: float, step_cache: float) -> None:
+    if not guidance_scale >= 0:
+        raise UserError(f"guidance_scale {guidance_scale} is negative; 1 means no guidance, 5 is usual")
+    if not 0 <= cfg_skip_ratio <= 1:
+        raise UserError(f"cfg_skip_ratio {cfg_skip_ratio} is not between 0 and 1")
+    if not step_cache >= 0:
+        raise UserError(f"step_cache {step_cache} is negative; 0 means none, 0.1 is moderate")
 
 
 def _fill(images: np.ndarray, given: Sequence[int], num_frames: int) -> Float[np.ndarray, "b t h w 3"]:

@@ -83,7 +83,8 @@ def step(
     coefficients: Float[Array, " k"],
     guidance_scale: Float[Array, ""],
     passes: Passes,
-) -> SolverState:
+) -> tuple[SolverState, Float[Array, "b f h w 16"]]:
+    """The state after a step, and the velocity that was followed."""
     network = module.merge(*dit)
     z, context, others = state.sample, conditions.context, (conditions.given, conditions.cameras)
 
@@ -91,14 +92,25 @@ def step(
         return network(z, given, jnp.full(len(z), timestep), context, cameras)
 
     if passes == "one":
-        return solver_step(state, velocity(z, context, *others), coefficients)
+        followed = velocity(z, context, *others)
+        return solver_step(state, followed, coefficients), followed
     if passes == "batched":
         twice = jax.tree.map(lambda x: jnp.concatenate([x, x]), (z, *others))
         negative, positive = jnp.split(velocity(twice[0], context, *twice[1:]), 2)
     else:
         halves = jax.tree.map(lambda x: jnp.stack(jnp.split(x, 2, axis=1)), context)
         negative, positive = jax.lax.map(lambda context: velocity(z, context, *others), halves)
-    return solver_step(state, negative + guidance_scale * (positive - negative), coefficients)
+    followed = negative + guidance_scale * (positive - negative)
+    return solver_step(state, followed, coefficients), followed
+
+
+# A step that follows the velocity of an earlier one.
+follow = jax.jit(solver_step)
+
+
+@jax.jit
+def modulations(dit: Network, timesteps: Float[Array, " n"]) -> Float[Array, "n 6 c"]:
+    return module.merge(*dit).embed_time(timesteps)[1]
 
 
 @jax.jit

@@ -45,6 +45,7 @@ class Request:
     num_inference_steps: int = 50
     guidance_scale: float = 5.0
     guidance_skip: float = 0.0
+    step_cache: float = 0.0
     solver: str = "euler"
     shift: float | None = None
     seed: int = 42

@@ -106,6 +106,15 @@ def test_cameras_can_be_looked_at_first(official, pictures, tmp_path, capsys):
     assert [path.name for path in tmp_path.iterdir()] == ["1view-cameras.png"]
 
 
+def test_a_step_cache_tells_what_it_did(official, pictures, tmp_path):
+    run(official, tmp_path, "--frame_path", pictures / "first.png", "--prompts", "x", "--num_inference_steps", 5,
+        "--step_cache", 1e9, "--check_step_cache", "--format", "maps")  # fmt: skip
+    (report,) = tmp_path.rglob("run.json")
+    results = json.loads(report.read_text())["results"]
+    assert results["evaluated_steps"] == 2
+    assert 0 < results["relative_latents"] < 10 and 0 < results["psnr_db"] < 100 and results["relative_depth"] > 0
+
+
 @pytest.mark.parametrize("mode", ["resident", "staged"])
 def test_costs_are_told_before_anything_is_loaded(official, tmp_path, capsys, mode):
     assert run(official, tmp_path, "--dry_run", "--memory_mode", mode) == 0

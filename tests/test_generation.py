@@ -10,6 +10,7 @@ from jax.sharding import PartitionSpec
 
 from conversion.__main__ import main as convert
 from gen3r_jax import programs
+from gen3r_jax.diffusion.step_cache import evaluated_steps
 from gen3r_jax.errors import UserError
 from gen3r_jax.generation import Gen3RPipeline
 from gen3r_jax.geometry.cameras import plucker_map
@@ -102,7 +103,7 @@ def test_nothing_is_compiled_twice(pipeline, result):
             num_frames=FRAMES, num_inference_steps=steps, guidance_scale=1.0 + seed,
         )  # fmt: skip
     assert {name: getattr(programs, name)._cache_size() for name in sizes} == sizes
-    assert len(sizes) == 10
+    assert len(sizes) == 12
     assert compiled == []
 
 
@@ -152,6 +153,26 @@ def test_without_guidance_there_is_no_negative_prompt(pipeline):
     np.testing.assert_array_equal(dark.latents, light.latents)
 
 
+def test_a_step_cache_runs_fewer_steps(pipeline):
+    settings = {**SETTINGS, "num_inference_steps": 8}
+    exact = pipeline("a quiet room", images(), cameras(), **settings)
+    assert exact.evaluations == 8
+    cached = pipeline("a quiet room", images(), cameras(), step_cache=1e9, **settings)
+    assert cached.evaluations == 2  # the first and the last
+    assert np.abs(cached.latents - exact.latents).max() > 1e-3
+    all_run = pipeline("a quiet room", images(), cameras(), step_cache=1e-30, **settings)
+    assert 2 <= all_run.evaluations <= 8
+
+
+def test_steps_are_taken_over_until_the_change_adds_up():
+    modulations = 1.0 + 0.05 * np.arange(10)[:, None]
+    counts = [evaluated_steps(modulations, threshold).sum() for threshold in (0, 0.1, 0.3, 100)]
+    assert counts[0] == 10 and counts[-1] == 2 and sorted(counts, reverse=True) == counts
+    assert evaluated_steps(modulations, 0.1)[[0, -1]].all()
+    assert counts[1] > counts[2]
+    assert evaluated_steps(np.ones((5, 3)), 0.1).tolist() == [True, False, False, False, True]
+
+
 def test_steps_are_reported(pipeline, result):
     seen = []
     pipeline("a quiet room", images(), cameras(), callback_on_step_end=lambda *step: seen.append(step), **SETTINGS)
@@ -182,6 +203,7 @@ def test_given_noise_replaces_the_seed(pipeline, result):
         ({"num_inference_steps": 0}, "at least 1"),
         ({"guidance_scale": -1.0}, "is negative"),
         ({"cfg_skip_ratio": 2.0}, "between 0 and 1"),
+        ({"step_cache": -0.1}, "step_cache -0.1 is negative"),
         ({"solver": "heun"}, "none of euler"),
         ({"control_frames": [5]}, "different indices from 0 to 4"),
         ({"control_frames": [0, 1]}, "1 control_images and 2 control_frames"),
@@ -209,4 +231,4 @@ def test_partial_folders_are_refused(weights, tmp_path):
 
 def test_results_are_plain_arrays(result):
     for field in dataclasses.fields(result):
-        assert all(isinstance(x, np.ndarray) for x in jax.tree.leaves(getattr(result, field.name))), field.name
+        assert all(isinstance(x, np.ndarray | int) for x in jax.tree.leaves(getattr(result, field.name))), field.name

@@ -28,6 +28,7 @@ class RunReport:
     def __init__(self, options: Mapping[str, Any]):
         self._options = dict(options)
         self._stages: list[dict[str, Any]] = []
+        self.results: dict[str, Any] = {}  # what the run found out about itself, by name
         self._compile_seconds = 0.0
         jax.monitoring.register_event_duration_secs_listener(self._on_event)
 
@@ -54,6 +55,7 @@ class RunReport:
             "versions": {"python": platform.python_version()}
             | {name: version(name) for name in ("jax", "flax", "numpy")},
             "stages": self._stages,
+            "results": self.results,
         }
 
     def write(self, path: Path | str) -> None:
