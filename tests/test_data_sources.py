@@ -95,7 +95,8 @@ def test_frame_order(tmp_path):
     assert without.cameras is None
 
 
-def test_paths_relative_to_the_list(tmp_path):
+def test_paths_relative_to_the_list(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # a folder `scene` where the tests are run from would be found first
     write_scene(tmp_path / "set" / "scene")
     (tmp_path / "set" / "train_videos_dirs.txt").write_text("\n  scene/images  \n")
     assert open_source(tmp_path / "set").scene(0).length == 6
