@@ -2,10 +2,12 @@
 
 Everything is said in logical axes ("heads", "frames"), and one table maps those to the axes of the mesh:
 
-    data    copies of the model; only gradients travel. Across slices or nodes.
-    fsdp    the batch too, and every large parameter and its optimizer moments in slices.
-    seq     frames, tokens or rows of one sample.
-    tensor  heads and hidden units of one layer.
+    data           copies of the model; only gradients travel. Across slices or nodes.
+    fsdp           the batch too, and every large parameter and its optimizer moments in slices.
+    rows, columns  one sample: its frames and tokens over both, its pictures in tiles. Parameters are sliced here too.
+    tensor         heads and hidden units of one layer.
+
+A user names the product of `rows` and `columns`, ``seq``.
 
 Parameters are matched by their dotted path against ``RULES``; the first match wins and names the trailing axes. An axis
 that its mesh axes do not divide stays whole.
@@ -25,17 +27,19 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from gen3r_jax import module
 from gen3r_jax.errors import UserError
 
-AXES = ("data", "fsdp", "seq", "tensor")
+AXES = ("data", "fsdp", "rows", "columns", "tensor")
 
 LOGICAL: dict[str, tuple[str, ...]] = {
     "batch": ("data", "fsdp"),
-    "frames": ("seq",),
-    "tokens": ("seq",),
-    "rows": ("seq",),
-    "embed": ("fsdp",),
+    "samples": ("data", "fsdp", "rows", "columns"),  # a batch of independent frames
+    "frames": ("rows", "columns"),
+    "tokens": ("rows", "columns"),
+    "rows": ("rows",),
+    "columns": ("columns",),
+    "embed": ("fsdp", "rows", "columns"),
     "heads": ("tensor",),
     "mlp": ("tensor",),
-    "channels": ("fsdp",),
+    "channels": ("fsdp", "rows", "columns"),
 }
 
 RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
@@ -52,7 +56,7 @@ _log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class MeshOptions:
-    """Sizes of the mesh axes; one may be -1 and takes all remaining devices."""
+    """In how many parts the devices are divided in each way; one may be -1 and takes all remaining devices."""
 
     data: int = 1
     fsdp: int = -1
@@ -72,8 +76,11 @@ def make_mesh(options: MeshOptions, devices: list[jax.Device] | None = None) -> 
         given = ", ".join(f"{axis}={size}" for axis, size in dataclasses.asdict(options).items())
         count = f"{len(devices)} device{'s' * (len(devices) > 1)}"
         raise UserError(f"mesh {given} does not fit {count}: sizes must multiply to {len(devices)}, one may be -1")
+    # Tiles as square as they can be have the shortest edges, and sides of 70 cells have halves but no quarters.
+    columns = 2 if sizes["seq"] % 4 == 0 else 1
+    shape = (sizes["data"], sizes["fsdp"], sizes["seq"] // columns, columns, sizes["tensor"])
     # Auto, not the default Explicit: patchify, resize and convolutions on sharded axes are then the compiler's work.
-    return jax.make_mesh(tuple(sizes[axis] for axis in AXES), AXES, (AxisType.Auto,) * len(AXES), devices=devices)
+    return jax.make_mesh(shape, AXES, (AxisType.Auto,) * len(AXES), devices=devices)
 
 
 def data_parallel_size(mesh: Mesh) -> int:
@@ -90,10 +97,15 @@ def shard(x: jax.Array, *axes: str | None) -> jax.Array:
     return x if mesh.empty else jax.lax.with_sharding_constraint(x, partition(x.shape, axes, mesh))
 
 
+def parts(axis: str) -> int:
+    """In how many parts ``jax.set_mesh`` divides a logical axis; 1 without a mesh."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return 1 if mesh.empty else _parts(axis, mesh)
+
+
 def shortfall(size: int, axis: str) -> int:
     """What an axis of this size lacks to be divided by the mesh; 0 without one. For callers that can pad."""
-    mesh = jax.sharding.get_abstract_mesh()
-    return 0 if mesh.empty else -size % _parts(axis, mesh)
+    return -size % parts(axis)
 
 
 def partition(shape: tuple[int, ...], axes: tuple[str | None, ...], mesh: Any) -> PartitionSpec:

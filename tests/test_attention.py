@@ -58,7 +58,7 @@ def test_half_precision_has_its_softmax_in_float32():
 @pytest.mark.parametrize(("n", "m"), [(100, 150), (150, 128), (130, 300)])
 def test_splash_equals_dense_when_interpreted(n, m):
     qkv = _qkv(1, n, m, 2, 64)
-    splash = _value_and_gradients(lambda *qkv: attention._splash_on_one_device(*qkv, interpret=True), qkv)
+    splash = _value_and_gradients(lambda *qkv: attention._splash(*qkv, interpret=True), qkv)
     dense = _value_and_gradients(lambda *qkv: attend(*qkv, impl="dense"), qkv)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-5), splash, dense)  # measured 2e-6
 

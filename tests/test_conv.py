@@ -66,7 +66,7 @@ def test_in_a_loop_the_gradients_keep_the_layout_of_the_fast_kernels():
     ],
     ids=str,
 )
-def test_rows_split_over_devices(options, stride, padding):
+def test_pictures_split_over_devices(options, stride, padding):
     """XLA's own split gives wrong gradients in the first mesh and wrong values in the second."""
     keys = jax.random.split(jax.random.key(0), 2)
     x = jax.random.normal(keys[0], (2, 16, 8, 4))

@@ -25,7 +25,14 @@ def _mesh(data=1, fsdp=1, seq=1, tensor=1):
 
 
 def test_one_size_may_be_left_to_the_devices():
-    assert dict(make_mesh(MeshOptions(data=2, fsdp=-1, seq=2)).shape) == {"data": 2, "fsdp": 2, "seq": 2, "tensor": 1}
+    assert dict(make_mesh(MeshOptions(data=2, fsdp=-1, seq=2)).shape) == {
+        "data": 2,
+        "fsdp": 2,
+        "rows": 2,
+        "columns": 1,
+        "tensor": 1,
+    }
+    assert make_mesh(MeshOptions(fsdp=1, seq=4, tensor=-1)).axis_sizes == (1, 1, 2, 2, 2)
 
 
 @pytest.mark.parametrize(
@@ -59,14 +66,14 @@ def test_the_first_rule_that_matches_places_a_parameter(name, shape, spec):
 
 def test_an_activation_is_split_as_far_as_sizes_divide():
     mesh = _mesh(data=2, fsdp=2, seq=2)
-    assert partition((8, 6, 5), ("batch", "frames", None), mesh) == P(("data", "fsdp"), ("seq",), None)
+    assert partition((8, 6, 5), ("batch", "frames", None), mesh) == P(("data", "fsdp"), ("rows",), None)
     assert partition((2, 5, 5), ("batch", "frames", None), mesh) == P(("data",), None, None)
     assert partition((8, 6, 6), ("batch", "frames", "rows"), mesh) == P(
-        ("data", "fsdp"), ("seq",), None
-    )  # seq is taken
+        ("data", "fsdp"), ("rows",), None
+    )  # rows are taken
     x = jnp.ones((8, 6, 5))
     with jax.set_mesh(mesh):
-        assert jax.jit(lambda x: shard(2 * x, "batch", "frames"))(x).sharding.spec == P(("data", "fsdp"), "seq")
+        assert jax.jit(lambda x: shard(2 * x, "batch", "frames"))(x).sharding.spec == P(("data", "fsdp"), "rows")
     assert shard(x, "batch", "frames") is x
 
 

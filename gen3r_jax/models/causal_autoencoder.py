@@ -150,7 +150,7 @@ class Level(nnx.Module):
         x, new["blocks"] = jax.lax.scan(block, x, (self.blocks, cache["blocks"]))
         if self.resample is not None:
             x, new["time"], start = self.resample(x, cache["time"], start)
-        return shard(x, "batch", None, "rows"), new, start
+        return shard(x, "batch", None, "rows", "columns"), new, start
 
     def init_cache(self, shape: Shape, dtype: jnp.dtype) -> tuple[Cache, Shape]:
         """Empty cache, and the shape that the next level sees."""

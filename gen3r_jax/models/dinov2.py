@@ -11,6 +11,7 @@ from gen3r_jax import module
 from gen3r_jax.errors import UserError
 from gen3r_jax.module import Remat
 from gen3r_jax.ops.attention import attend
+from gen3r_jax.ops.context_parallel import Layout
 from gen3r_jax.ops.resize import resize_bicubic
 from gen3r_jax.ops.rope import Rotation, rotate_2d
 
@@ -36,8 +37,16 @@ class Block(nnx.Module):
         self.mlp = MLP(dim, 4 * dim, dim, rngs=rngs)
         self.scale2 = nnx.Param(jnp.full(dim, branch_scale))
 
-    def __call__(self, x: Float[Array, "b n c"], rotation: Rotation | None = None) -> Float[Array, "b n c"]:
-        x = x + self.scale1 * self.attn(self.norm1(x), rotation)
+    def __call__(
+        self,
+        x: Float[Array, "b n c"],
+        rotation: Rotation | None = None,
+        *,
+        layout: Layout = "frames",
+        seen: int | None = None,
+    ) -> Float[Array, "b n c"]:
+        """layout, seen: of :func:`gen3r_jax.ops.attention.attend`."""
+        x = x + self.scale1 * self.attn(self.norm1(x), rotation, layout, seen)
         return x + self.scale2 * self.mlp(self.norm2(x))
 
 
@@ -51,13 +60,15 @@ class Attention(nnx.Module):
         self.k_norm = layer_norm(dim // heads, 1e-5, rngs) if qk_norm else None
         self.proj = nnx.Linear(dim, dim, rngs=rngs)
 
-    def __call__(self, x: Float[Array, "b n c"], rotation: Rotation | None) -> Float[Array, "b n c"]:
+    def __call__(
+        self, x: Float[Array, "b n c"], rotation: Rotation | None, layout: Layout = "frames", seen: int | None = None
+    ) -> Float[Array, "b n c"]:
         q, k, v = jnp.moveaxis(self.qkv(x).reshape(*x.shape[:2], 3, self.heads, -1), 2, 0)  # [b n k d]
         if self.q_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
         if rotation is not None:
             q, k = rotate_2d(q, rotation), rotate_2d(k, rotation)
-        return self.proj(attend(q, k, v).reshape(x.shape))
+        return self.proj(attend(q, k, v, layout=layout, seen=seen).reshape(x.shape))
 
 
 class MLP(nnx.Module):

@@ -5,11 +5,9 @@ the patch grid P, become latents on the grid 7P/4, the VAE's latent grid for the
 cell). Time is compressed by 4 as in the VAE, space is not.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Self
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
@@ -18,6 +16,7 @@ from gen3r_jax.errors import UserError
 from gen3r_jax.models.causal_autoencoder import CausalAutoencoder, Decoder, DiagonalGaussian, Down, Encoder, Up
 from gen3r_jax.module import Remat
 from gen3r_jax.ops.causal_conv import conv2d
+from gen3r_jax.ops.groups import map_groups
 from gen3r_jax.ops.resized_conv import EnlargingConv, ReducingConv
 
 SPECIAL_TOKENS = 5  # camera and four registers, in front of the patches
@@ -124,10 +123,10 @@ class GeometryAdapter(CausalAutoencoder):
         return self.output(features)
 
     def enter(self, frames: Float[Array, "b t hp wp c"]) -> Float[Array, "b t h w c"]:
-        return _in_groups(self.input, frames)
+        return map_groups(self.input, frames, FRAMES_AT_ONCE)
 
     def leave(self, features: Float[Array, "b t h w c"]) -> Float[Array, "b t hp wp c"]:
-        return _in_groups(self.output, features)
+        return map_groups(self.output, features, FRAMES_AT_ONCE)
 
 
 def pack_tokens(tokens: Float[Array, "4 b t n c"], grid: tuple[int, int]) -> Float[Array, "b t hp wp 5*c"]:
@@ -158,17 +157,6 @@ def unpack_tokens(
     patches = jnp.moveaxis(layers[:, :, :, :4], 3, 0)
     camera = jnp.mean(layers[:, :, :, 4], axis=2, dtype=jnp.float32).astype(packed.dtype)
     return patches, camera
-
-
-def _in_groups(function: Callable[[Array], Array], frames: Float[Array, "b t h w i"]) -> Float[Array, "b t y x o"]:
-    """A per-frame function, a few frames at a time."""
-    b, t, *rest = frames.shape
-    size = max(size for size in range(1, FRAMES_AT_ONCE + 1) if t % size == 0)
-    if size == t:
-        return function(frames)
-    groups = jnp.moveaxis(frames.reshape(b, t // size, size, *rest), 1, 0)
-    out = jnp.moveaxis(jax.lax.map(function, groups), 0, 1)
-    return out.reshape(b, t, *out.shape[3:])
 
 
 def _check_grid(grid: tuple[int, int], multiple: int, name: str) -> None:

@@ -18,7 +18,7 @@ from gen3r_jax.models.dinov2 import REGISTERS, Block, DINOv2, patch_grid
 from gen3r_jax.models.vggt_heads import CameraHead, DPTHead, inverse_log
 from gen3r_jax.module import Remat
 from gen3r_jax.ops.rope import rotation_2d
-from gen3r_jax.sharding import shard
+from gen3r_jax.sharding import shard, shortfall
 
 SPECIAL_TOKENS = 1 + REGISTERS  # camera, registers
 IMAGE_MEAN = (0.485, 0.456, 0.406)
@@ -176,14 +176,17 @@ class Aggregator(nnx.Module):
     def __call__(self, images: Float[Array, "b t h w 3"]) -> Float[Array, "l b t n c"]:
         """See :meth:`VGGT.aggregate`."""
         config = self.config
-        x = shard(self.embed(images), "batch", "frames")
+        frames = images.shape[1]
+        # Devices that share a clip get equally many frames. Those that are added see the others and are not seen.
+        images = jnp.pad(images, ((0, 0), (0, shortfall(frames, "frames")), (0, 0), (0, 0), (0, 0)))
+        x = shard(self.embed(shard(images, "batch", "frames")), "batch", "frames")
         b, t, n, c = x.shape
         rotation = rotation_2d(self.positions(images.shape[2:4]), c // config.num_heads)
         rotation_of_clip = jax.tree.map(lambda table: jnp.tile(table, (t, 1, 1)), rotation)
 
         def attend_twice(x: Array, frame_block: Block, global_block: Block) -> tuple[Array, Array]:
             within = frame_block(x.reshape(b * t, n, c), rotation)
-            over = global_block(within.reshape(b, t * n, c), rotation_of_clip)
+            over = global_block(within.reshape(b, t * n, c), rotation_of_clip, layout="clip", seen=frames * n)
             within, over = (shard(x.reshape(b, t, n, c), "batch", "frames") for x in (within, over))
             return over, jnp.concatenate([within, over], axis=-1)
 
@@ -201,7 +204,7 @@ class Aggregator(nnx.Module):
         slots = np.searchsorted(config.layers, np.arange(depth))
         kept = shard(jnp.zeros((len(config.layers), b, t, n, 2 * c), x.dtype), None, "batch", "frames")
         (_, kept), _ = jax.lax.scan(body, (x, kept), (frame_blocks, global_blocks, slots))
-        return kept
+        return kept[:, :, :frames]
 
     def embed(self, images: Float[Array, "b t h w 3"]) -> Float[Array, "b t n c"]:
         """Special tokens and encoded patches of every frame."""

@@ -3,6 +3,7 @@
 Heads compute in float32 whatever the dtype of tokens and weights.
 """
 
+import functools
 import math
 from collections.abc import Callable
 
@@ -16,6 +17,7 @@ from gen3r_jax import module
 from gen3r_jax.models.dinov2 import MLP, Block, layer_norm
 from gen3r_jax.module import Remat
 from gen3r_jax.ops.conv import convolve
+from gen3r_jax.ops.groups import chunks
 from gen3r_jax.ops.resize import resize_align_corners
 
 POSE_DIM = 9
@@ -192,7 +194,8 @@ class ConvTranspose(nnx.Module):
 
 
 def conv3x3(inputs: int, outputs: int, rngs: nnx.Rngs, **options: int | bool) -> nnx.Conv:
-    return nnx.Conv(inputs, outputs, (3, 3), padding=1, conv_general_dilated=convolve, rngs=rngs, **options)
+    frame_by_frame = functools.partial(convolve, split="frames")
+    return nnx.Conv(inputs, outputs, (3, 3), padding=1, conv_general_dilated=frame_by_frame, rngs=rngs, **options)
 
 
 def position_map(shape: tuple[int, int, int], image_size: tuple[int, int]) -> Float[Array, "h w c"]:
@@ -218,10 +221,3 @@ def position_map(shape: tuple[int, int, int], image_size: tuple[int, int]) -> Fl
 def inverse_log(x: Float[Array, "*b"]) -> Float[Array, "*b"]:
     """sign(x) (exp|x| - 1), the inverse of a symmetric logarithm."""
     return jnp.sign(x) * jnp.expm1(jnp.abs(x))
-
-
-def chunks(count: int, limit: int) -> tuple[int, int]:
-    """How many chunks of what size (half of `limit` to `limit`) hold `count` frames with the least padding."""
-    limit = min(count, limit)
-    size = min(range((limit + 1) // 2, limit + 1), key=lambda size: (-(-count // size) * size, -size))
-    return -(-count // size), size

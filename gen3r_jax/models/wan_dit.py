@@ -248,14 +248,7 @@ class SelfAttention(nnx.Module):
             rotate_pairs(split_heads(norm(layer(x)), self.heads), rotation).astype(dtype)
             for layer, norm in ((self.q, self.q_norm), (self.k, self.k_norm))
         )
-        k, v = k[:, :count], split_heads(self.v(x), self.heads)[:, :count]
-        # A device attends from its tokens to all.
-        q, k, v = (
-            shard(q, "batch", "tokens", "heads"),
-            shard(k, "batch", None, "heads"),
-            shard(v, "batch", None, "heads"),
-        )
-        return self.out(attend(q, k, v).reshape(x.shape))
+        return self.out(attend(q, k, split_heads(self.v(x), self.heads), seen=count).reshape(x.shape))
 
 
 class CrossAttention(nnx.Module):
@@ -269,9 +262,9 @@ class CrossAttention(nnx.Module):
     def __call__(self, x: Float[Array, "b n c"], context: Context) -> Float[Array, "b n c"]:
         x = x.astype(self.q.kernel.dtype)
         q = split_heads(self.q_norm(self.q(x)).astype(x.dtype), self.heads)
-        seen = attend(q, context.text_keys, context.text_values)
+        seen = attend(q, context.text_keys, context.text_values, layout="context")
         if context.image_keys is not None:
-            seen = seen + attend(q, context.image_keys, context.image_values)
+            seen = seen + attend(q, context.image_keys, context.image_values, layout="context")
         return self.out(seen.reshape(x.shape))
 
 

@@ -16,33 +16,40 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from jax.experimental.pallas.ops.tpu import splash_attention
-from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 
+from gen3r_jax.ops.context_parallel import Layout, on_every_device
 from gen3r_jax.ops.platform import target_platform as _platform
-from gen3r_jax.sharding import partition
 
 _log = logging.getLogger(__name__)
 
 
 def attend(
-    q: Float[Array, "b n k d"], k: Float[Array, "b m k d"], v: Float[Array, "b m k d"], *, impl: str | None = None
+    q: Float[Array, "b n k d"],
+    k: Float[Array, "b m k d"],
+    v: Float[Array, "b m k d"],
+    *,
+    layout: Layout = "clip",
+    seen: int | None = None,
+    impl: str | None = None,
 ) -> Float[Array, "b n k d"]:
     """``softmax(q k^T / sqrt(d)) v`` for every head, with the softmax in float32; the result has the dtype of `q`.
 
     Args:
+      layout: how devices share the work under ``jax.set_mesh``. "clip": queries, keys and values are of the same
+        tokens, which are split over devices (:mod:`gen3r_jax.ops.context_parallel`); "context": only the queries are,
+        and every device has all keys; "frames": whole sequences are dealt out.
+      seen: the number of keys that are seen; those behind fill up what devices share. None: all.
       impl: "dense", "blocked", "cudnn" or "splash"; None takes what suits the platform, size and dtype.
     """
-    match impl or _choose(q, k):
-        case "dense":
-            return _dense(q, k, v)
-        case "blocked":
-            return _blocked(q, k, v)
-        case "cudnn":
-            return _on_every_device(_cudnn, q, k, v)
-        case "splash":
-            return _on_every_device(_splash_on_one_device, q, k, v)
-    raise ValueError(f"attention implementation {impl!r} is none of dense, blocked, cudnn, splash")
+    if impl not in (None, *_KERNELS):
+        raise ValueError(f"attention implementation {impl!r} is none of {', '.join(_KERNELS)}")
+
+    def here(q: Array, k: Array, v: Array) -> Array:
+        k, v = k[:, :seen], v[:, :seen]
+        return _KERNELS[impl or _choose(q, k)](q, k, v)
+
+    return on_every_device(here, q, k, v, layout)
 
 
 def _choose(q: Array, k: Array) -> str:
@@ -98,20 +105,6 @@ def _blocked(q: Array, k: Array, v: Array) -> Array:
     return out.reshape(b, heads, n, d).swapaxes(1, 2)
 
 
-def _on_every_device(kernel: Callable[[Array, Array, Array], Array], q: Array, k: Array, v: Array) -> Array:
-    """The compiler cannot split a fused kernel by itself: each device runs it on its part."""
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty:
-        return kernel(q, k, v)
-    # Queries are split over tokens where they divide (keys and values are gathered), else independent sequences are.
-    batch, tokens, heads = partition(q.shape[:3], ("batch", "tokens", "heads"), mesh)
-    both = ((batch,) if isinstance(batch, str) else batch or ()) + ("seq",)
-    if tokens is None and q.shape[0] % math.prod(mesh.shape[axis] for axis in both) == 0:
-        batch = both
-    queries, keys = PartitionSpec(batch, tokens, heads), PartitionSpec(batch, None, heads)
-    return jax.shard_map(kernel, in_specs=(queries, keys, keys), out_specs=queries, check_vma=False)(q, k, v)
-
-
 @jax.custom_vjp
 def _cudnn(q: Array, k: Array, v: Array) -> Array:
     return jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
@@ -132,7 +125,7 @@ def _cudnn_forward(q: Array, k: Array, v: Array) -> tuple[Array, Callable[[Array
 _cudnn.defvjp(_cudnn_forward, lambda vjp, gradient: vjp(gradient))
 
 
-def _splash_on_one_device(q: Array, k: Array, v: Array, *, interpret: bool = False) -> Array:
+def _splash(q: Array, k: Array, v: Array, *, interpret: bool = False) -> Array:
     n, m, heads, d = q.shape[1], k.shape[1], q.shape[2], q.shape[3]
     block_q, block_kv = _tile(n), _tile(m)
     padded_n, padded_m = (math.ceil(size / block) * block for size, block in ((n, block_q), (m, block_kv)))
@@ -159,6 +152,9 @@ def _splash_on_one_device(q: Array, k: Array, v: Array, *, interpret: bool = Fal
 
 def _tile(size: int) -> int:
     return 512 if size >= 4096 else 256 if size > 128 else 128
+
+
+_KERNELS = {"dense": _dense, "blocked": _blocked, "cudnn": _cudnn, "splash": _splash}
 
 
 @functools.cache

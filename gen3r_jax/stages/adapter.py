@@ -23,9 +23,9 @@ from gen3r_jax.errors import UserError
 from gen3r_jax.models.causal_autoencoder import DiagonalGaussian
 from gen3r_jax.models.geometry_adapter import GeometryAdapter, GeometryAdapterConfig, unpack_tokens
 from gen3r_jax.models.vggt import VGGT, VGGTConfig
-from gen3r_jax.models.vggt_heads import chunks
 from gen3r_jax.models.wan_vae import WanVAE, WanVAEConfig
 from gen3r_jax.module import Params
+from gen3r_jax.ops.groups import map_groups
 from gen3r_jax.sharding import shard
 from gen3r_jax.stages import adapter_validation
 from gen3r_jax.stages.adapter_losses import (
@@ -293,34 +293,10 @@ def reconstruction_terms(
             terms["point_loss"] = per_frame(points, truth_points)
         return terms, cameras
 
-    everything = (features, packed, truth.depth, truth.points)
-    frames = packed.shape[1]
-    count, size = chunks(frames, frames_per_group)
-    if count == 1:
-        terms, cameras = judge(everything)
-    else:
-        groups = jax.tree.map(lambda x: _group(x, count, size), everything)
-        judged = jax.lax.map(jax.checkpoint(judge), groups)
-        terms, cameras = jax.tree.map(lambda x: _ungroup(x, frames), judged)
+    terms, cameras = map_groups(judge, (features, packed, truth.depth, truth.points), frames_per_group)
     terms = {name: term.mean(axis=1) for name, term in terms.items()}
     # Cameras see each other, so they are judged together. Their errors are averaged over the clip first.
     return terms | {"camera_loss": jax.vmap(camera_loss, in_axes=1)(vggt.camera(cameras), truth.pose_encs)}
-
-
-def _group(x: Array, count: int, size: int) -> Array:
-    """[b t ...] -> [count b size ...], filled up with copies of the last frame.
-
-    A group takes every count-th frame: where frames are split over devices, each group is too.
-    """
-    b, t, *rest = x.shape
-    filled = jnp.pad(x, [(0, 0), (0, count * size - t), *[(0, 0)] * len(rest)], mode="edge")
-    return jnp.moveaxis(filled.reshape(b, size, count, *rest), 2, 0)
-
-
-def _ungroup(x: Array, frames: int) -> Array:
-    """Inverse of :func:`_group`."""
-    count, b, size, *rest = x.shape
-    return jnp.moveaxis(x, 0, 2).reshape(b, size * count, *rest)[:, :frames]
 
 
 def _statistics(name: str, posterior: DiagonalGaussian) -> Metrics:
