@@ -22,6 +22,7 @@ from typing import Any
 
 import jax
 import optax
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from gen3r_jax import module
@@ -122,6 +123,17 @@ def partition(shape: tuple[int, ...], axes: tuple[str | None, ...], mesh: Any) -
         return tuple(chosen) or None
 
     return PartitionSpec(*(mesh_axes(size, name) for size, name in zip(shape, axes, strict=False)))
+
+
+def fetch(tree: Any) -> Any:
+    """NumPy copies of arrays, also of those that are spread over processes; all processes must call it then."""
+
+    def one(x: Any) -> Any:
+        if isinstance(x, jax.Array) and not x.is_fully_addressable:
+            return multihost_utils.process_allgather(x, tiled=True)
+        return x
+
+    return jax.device_get(jax.tree.map(one, tree))
 
 
 def batch_sharding(mesh: Mesh, shape: tuple[int, ...], axes: tuple[str | None, ...]) -> NamedSharding:

@@ -19,6 +19,7 @@ from gen3r_jax.sharding import MeshOptions, batch_sharding, make_mesh, param_sha
 from gen3r_jax.stages import adapter_validation
 from gen3r_jax.stages.adapter import AdapterStage, LossOptions, ModelOptions, WeightsOptions, weigh
 from gen3r_jax.stages.random_weights import random_weights
+from gen3r_jax.training.stage import run_encoders
 
 MODEL = ModelOptions("tiny", remat="none", frames_per_group=8, vae_chunk_frames=0, frozen_dtype="float32")
 LOSSES = LossOptions(
@@ -60,9 +61,16 @@ def keys():
     return jax.random.split(jax.random.key(1), 2)
 
 
+def loss_of(stage):
+    """The loss of a batch of frames."""
+    return lambda trainable, frozen, batch, keys: stage.loss(
+        trainable, frozen, run_encoders(stage, frozen, batch, keys), keys
+    )
+
+
 @functools.cache
 def gradient_of(stage):
-    return jax.jit(jax.value_and_grad(stage.loss, has_aux=True))
+    return jax.jit(jax.value_and_grad(loss_of(stage), has_aux=True))
 
 
 @pytest.fixture(scope="module")
@@ -155,7 +163,7 @@ def test_groups_of_frames_do_not_change_the_step(reference, trainable, frozen, b
 
 
 def test_a_sample_does_not_depend_on_its_batch(reference, trainable, frozen, batch, keys):
-    loss = jax.jit(STAGE.loss)
+    loss = jax.jit(loss_of(STAGE))
     alone = [loss(trainable, frozen, {"frames": batch["frames"][i : i + 1]}, keys[i : i + 1])[0] for i in range(2)]
     assert abs(alone[0] - alone[1]) > 1e-2
     np.testing.assert_allclose(np.mean(alone), reference[0][0], rtol=1e-5)
@@ -164,7 +172,12 @@ def test_a_sample_does_not_depend_on_its_batch(reference, trainable, frozen, bat
 
 
 def test_nothing_frozen_has_a_gradient(trainable, frozen, batch, keys):
-    gradients = jax.jit(jax.grad(lambda frozen: STAGE.loss(trainable, frozen, batch, keys)[0]))(frozen)
+    @jax.jit
+    def gradients_of(frozen):
+        inputs = run_encoders(STAGE, frozen, batch, keys)
+        return jax.grad(lambda frozen: STAGE.loss(trainable, frozen, inputs, keys)[0])(frozen)
+
+    gradients = gradients_of(frozen)
     assert all(not leaf.any() for leaf in jax.tree.leaves(gradients))
 
 
@@ -204,7 +217,7 @@ MESHES = [
 def test_any_mesh_gives_the_same_step(options, reference, trainable, frozen, batch, keys):
     mesh = make_mesh(options)
     with jax.set_mesh(mesh):
-        step = jax.jit(jax.value_and_grad(STAGE.loss, has_aux=True))(*placed(mesh, trainable, frozen, batch), keys)
+        step = jax.jit(jax.value_and_grad(loss_of(STAGE), has_aux=True))(*placed(mesh, trainable, frozen, batch), keys)
     assert_same_step(jax.device_get(step), reference)
 
 
@@ -213,7 +226,7 @@ def test_bfloat16_stays_near_float32(reference, trainable, frozen, batch, keys):
     half = stage.load_frozen()
     kinds = {name: leaf.dtype for name, leaf in module.flatten(half).items()}
     assert all((kind == np.float32) == ("_head." in name) for name, kind in kinds.items())
-    loss, metrics = jax.jit(stage.loss)(module.cast(trainable, jnp.bfloat16), half, batch, keys)
+    loss, metrics = jax.jit(loss_of(stage))(module.cast(trainable, jnp.bfloat16), half, batch, keys)
     assert loss.dtype == jnp.float32
     for name, value in reference[0][1].items():
         np.testing.assert_allclose(metrics[name], value, rtol=0.05, atol=0.01, err_msg=name)
@@ -243,8 +256,7 @@ def test_missing_weights_name_the_command(tmp_path):
 
 
 def test_validation_judges_the_trip_and_writes_pictures(trainable, frozen, batch, tmp_path):
-    judge = jax.jit(lambda *inputs: adapter_validation.judge(*STAGE._encode(*inputs)))
-    metrics, views = jax.device_get(judge(trainable, frozen, batch["frames"]))
+    metrics, views = jax.device_get(STAGE._judge(trainable, frozen, batch["frames"]))
     assert metrics["token_loss"] > 0.1 and metrics["kl"] > 0
     assert np.abs(views.direct.depth - views.through.depth).mean() > 0.01
     metrics = adapter_validation.write(tmp_path, batch["frames"], views)

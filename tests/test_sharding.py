@@ -16,7 +16,7 @@ from gen3r_jax.sharding import MeshOptions, make_mesh, param_shardings, partitio
 from gen3r_jax.training.loop import LoopOptions
 from gen3r_jax.training.optim import make_optimizer
 from gen3r_jax.training.state import abstract_state, create_state
-from gen3r_jax.training.step import count_micro_batches, make_phases, make_step, place_batch
+from gen3r_jax.training.step import Step, count_micro_batches, make_phases, place_batch
 
 
 def _mesh(data=1, fsdp=1, seq=1, tensor=1):
@@ -96,7 +96,7 @@ def _two_steps(clips_per_device, **sizes):
         abstract = abstract_state(stage, tx, mesh, with_ema=True)
         state = create_state(stage, tx, abstract, seed=0)
         frozen = jax.device_put(stage.load_frozen(), param_shardings(stage.load_frozen(), mesh))
-        step = make_step(stage, options.optim, phase, abstract, "float32", seed=0)
+        step = Step(stage, options.optim, phase, abstract, "float32", seed=0, mesh=mesh)
         micro_batches = count_micro_batches(16, clips_per_device, mesh)
         data = toy_loader(batch_size=16, num_frames=4, seed=0)
         for _ in range(2):

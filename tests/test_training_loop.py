@@ -20,8 +20,9 @@ from gen3r_jax.sharding import MeshOptions, make_mesh
 from gen3r_jax.training.loop import LoopOptions
 from gen3r_jax.training.metrics import read_metrics
 from gen3r_jax.training.optim import OptimOptions, clip_threshold, learning_rate, make_optimizer, update_ema
+from gen3r_jax.training.stage import run_encoders
 from gen3r_jax.training.state import abstract_state, create_state
-from gen3r_jax.training.step import make_phases, make_step, place_batch
+from gen3r_jax.training.step import Step, make_phases, place_batch
 
 
 @functools.cache
@@ -32,11 +33,12 @@ def _updates(micro_batches, steps=2, dtype="float32", **changes):
     tx = make_optimizer(options.optim, phase.steps)
     abstract = abstract_state(stage, tx, mesh, with_ema=True)
     state = create_state(stage, tx, abstract, seed=0)
-    step = make_step(stage, options.optim, phase, abstract, dtype, seed=0)
+    step = Step(stage, options.optim, phase, abstract, dtype, seed=0, mesh=mesh)
+    frozen = jax.tree.map(jnp.asarray, stage.load_frozen())
     data = toy_loader(batch_size=8, num_frames=4, seed=0)
     for _ in range(steps):
         batch = place_batch(next(data), stage.batch_axes, micro_batches, mesh)
-        state, metrics = step(state, stage.load_frozen(), batch)
+        state, metrics = step(state, frozen, batch)
     return state, metrics
 
 
@@ -55,7 +57,8 @@ def test_an_update_is_clipped_adamw():
     key = jax.random.fold_in(jax.random.key(0), 0)
     keys = jax.vmap(lambda index: jax.random.fold_in(key, index))(jnp.arange(8))
     params = stage.init(jax.random.key(0))
-    grads = jax.grad(lambda p: stage.loss(p, stage.load_frozen(), {"x": batch["x"]}, keys)[0])(params)
+    inputs = run_encoders(stage, stage.load_frozen(), {"x": batch["x"]}, keys)
+    grads = jax.grad(lambda p: stage.loss(p, {}, inputs, keys)[0])(params)
     norm = optax.tree.norm(grads)
     threshold = options.clip_start * options.clip_norm
     assert norm > threshold

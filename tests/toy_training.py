@@ -21,6 +21,7 @@ from gen3r_jax.errors import main_guard
 from gen3r_jax.options import read_options
 from gen3r_jax.sharding import shard
 from gen3r_jax.training.loop import LoopOptions, train
+from gen3r_jax.training.stage import Encoder, run_encoders
 from gen3r_jax.training.workdir import claim_workdir
 
 WIDTH, HIDDEN = 8, 64
@@ -31,6 +32,15 @@ class ToyStage:
     """Learns a frozen linear map with a residual MLP, from noisy inputs."""
 
     batch_axes: ClassVar = {"x": ("batch", "frames", None)}
+    encoders: ClassVar = (
+        Encoder(
+            "teacher",
+            lambda frozen, batch, keys: {"wanted": batch["x"] @ frozen["teacher"]["kernel"]},
+            reads=("x",),
+            writes={"wanted": ("batch", "frames", None)},
+        ),
+    )
+    loss_reads: ClassVar = ("x", "wanted")
     noise: float = 0.1
     nan_at: int = -1  # the sample with this number (over 64) gives a loss that is not a number
 
@@ -52,18 +62,21 @@ class ToyStage:
     def loss(self, trainable, frozen, batch, keys):
         x = batch["x"]
         number = x[:, 0, 0]
-        wanted = x @ frozen["teacher"]["kernel"]
         bits = jax.vmap(lambda key: jax.random.key_data(key)[0] >> 16)(keys)  # cheaper to compile than a distribution
         x = x + self.noise * (bits / 2**16)[:, None, None]
         x = shard(x, "batch", "frames", None).astype(trainable["mlp"]["up"]["kernel"].dtype)
         hidden = jax.nn.relu(x @ trainable["mlp"]["up"]["kernel"])
         got = hidden @ trainable["mlp"]["down"]["kernel"]
-        loss = jnp.mean(jnp.square(got.astype(jnp.float32) - wanted))
+        loss = jnp.mean(jnp.square(got.astype(jnp.float32) - batch["wanted"]))
         loss = loss + jnp.where(jnp.any(number == self.nan_at / 64), jnp.nan, 0.0)
         return loss, {"loss/square": loss, "data/number": number.mean()}
 
+    def prepare(self, batch):
+        return batch
+
     def validate(self, trainable, frozen, batch, directory, step):
-        loss, _ = self.loss(trainable, frozen, batch, jax.random.split(jax.random.key(0), len(batch["x"])))
+        keys = jax.random.split(jax.random.key(0), len(batch["x"]))
+        loss, _ = self.loss(trainable, frozen, run_encoders(self, frozen, batch, keys), keys)
         (directory / "picture.txt").write_text(f"step {step}")
         return {"loss": loss}
 

@@ -120,7 +120,8 @@ def _step(losses, geometry_vggt, adapter, packed, video, noise):
 
     def loss(params):
         adapter = module.merge(graphdef, params)
-        return adapter_loss(losses, geometry_vggt, adapter, packed, video, noise, frames_per_group=2)
+        truth = pipeline.decode_tokens(geometry_vggt, packed, with_points=True)
+        return adapter_loss(losses, geometry_vggt, adapter, packed, truth, video, noise, frames_per_group=2)
 
     gradients, metrics = jax.grad(loss, has_aux=True)(params)
     return metrics, gradients

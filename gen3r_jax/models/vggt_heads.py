@@ -19,6 +19,7 @@ from gen3r_jax.module import Remat
 from gen3r_jax.ops.conv import convolve
 from gen3r_jax.ops.groups import chunks
 from gen3r_jax.ops.resize import resize_align_corners
+from gen3r_jax.sharding import shard
 
 POSE_DIM = 9
 
@@ -127,6 +128,7 @@ class DPTHead(nnx.Module):
 
     def predict(self, tokens: Float[Array, "4 b p c"], image_size: tuple[int, int]) -> Float[Array, "b h w o"]:
         """Raw channels of one chunk of frames, before their activations."""
+        tokens = shard(tokens, None, "samples")
         x = self.output1(self.pyramid(tokens, image_size)[0])
         x = resize_align_corners(x, image_size)
         x = x + position_map(x.shape[1:], image_size)

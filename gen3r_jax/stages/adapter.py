@@ -6,10 +6,10 @@ tokens and what VGGT's heads read from them, and pulls the adapter's posterior t
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -20,13 +20,13 @@ from jaxtyping import Array, Float, Key, UInt8
 from gen3r_jax import module, pipeline
 from gen3r_jax.checkpoint import load_network, read_config, save_weights
 from gen3r_jax.errors import UserError
+from gen3r_jax.generation import NETWORKS
 from gen3r_jax.models.causal_autoencoder import DiagonalGaussian
-from gen3r_jax.models.geometry_adapter import GeometryAdapter, GeometryAdapterConfig, unpack_tokens
-from gen3r_jax.models.vggt import VGGT, VGGTConfig
-from gen3r_jax.models.wan_vae import WanVAE, WanVAEConfig
+from gen3r_jax.models.geometry_adapter import GeometryAdapter, unpack_tokens
+from gen3r_jax.models.vggt import VGGT
 from gen3r_jax.module import Params
 from gen3r_jax.ops.groups import map_groups
-from gen3r_jax.sharding import shard
+from gen3r_jax.sharding import fetch
 from gen3r_jax.stages import adapter_validation
 from gen3r_jax.stages.adapter_losses import (
     adaptive_weight,
@@ -36,18 +36,10 @@ from gen3r_jax.stages.adapter_losses import (
     kl_divergence,
     smooth_l1,
 )
-from gen3r_jax.stages.random_weights import random_vggt, random_weights
-from gen3r_jax.training.stage import Batch, Metrics
+from gen3r_jax.stages.networks import Networks, video_tokens
+from gen3r_jax.training.stage import Batch, Encoder, Metrics
 
-PRESETS = {
-    "gen3r": (VGGTConfig.vggt_1b(), WanVAEConfig.wan21(), GeometryAdapterConfig.gen3r()),
-    "tiny": (VGGTConfig.tiny(), WanVAEConfig.tiny(), GeometryAdapterConfig.tiny()),
-}
-
-_HOW_TO_CONVERT = (
-    "convert the official ones (python -m conversion vggt --source FILE_OR_DIR --output DIR/vggt, the same with "
-    "wan_vae) and give --config.weights.dir=DIR"
-)
+FROZEN = ("vggt", "wan_vae")
 
 
 @dataclass(frozen=True)
@@ -115,9 +107,21 @@ class AdapterStage:
     losses: LossOptions
 
     batch_axes: ClassVar = {"frames": ("batch", "frames", None, None, None)}
+    loss_reads: ClassVar = ("video_mean", "video_logvar", "packed", "pose_encs", "depth", "points")
+
+    @property
+    def encoders(self) -> tuple[Encoder, ...]:
+        latents, maps = ("batch", None, "rows", "columns"), ("batch", "frames")
+        heads = {"pose_encs": (None, "batch"), "depth": maps, "points": maps}
+        return (
+            Encoder("video", self._video, reads=("frames",), writes={"video_mean": latents, "video_logvar": latents}),
+            Encoder("tokens", self._tokens, reads=("frames",), writes={"packed": maps}),
+            Encoder("heads", self._heads, reads=("frames", "packed"), writes=heads),
+        )
 
     def init(self, key: Key[Array, ""]) -> Params:
-        return module.split(GeometryAdapter(self._configs[2], rngs=nnx.Rngs(key)))[1]
+        config = self._networks.configs["geometry_adapter"]
+        return module.split(GeometryAdapter(config, rngs=nnx.Rngs(key)))[1]
 
     def load_trainable(self) -> Params | None:
         if not self.weights.adapter:
@@ -125,86 +129,88 @@ class AdapterStage:
         return load_network(self.weights.adapter, GeometryAdapter, dtype=jnp.float32)[1]
 
     def load_frozen(self) -> Params:
-        if self.weights.dir:
-            vggt, wan_vae = (load_network(path, cls)[1] for path, cls in self._folders)
-        else:
-            vggt, wan_vae = self._random_frozen()
-        # VGGT's heads keep their precision: poses and depth suffer visibly from bf16.
-        vggt = vggt | {"aggregator": module.cast(vggt["aggregator"], self.model.frozen_dtype)}
-        return {"vggt": vggt, "wan_vae": module.cast(wan_vae, self.model.frozen_dtype)}
+        return {name: self._networks.load(name, self.model.frozen_dtype) for name in FROZEN}
+
+    def abstract_frozen(self) -> Params:
+        return {name: self._networks.shapes(name, self.model.frozen_dtype) for name in FROZEN}
+
+    def prepare(self, batch: Batch) -> Batch:
+        return batch
+
+    def batch_shapes(self, num_frames: int, side: int) -> dict[str, jax.ShapeDtypeStruct]:
+        return {"frames": jax.ShapeDtypeStruct((num_frames, side, side, 3), jnp.uint8)}
 
     def loss(
         self, trainable: Params, frozen: Params, batch: Batch, keys: Key[Array, "b"]
     ) -> tuple[Float[Array, ""], Metrics]:
-        frozen = jax.lax.stop_gradient(frozen)
-        vggt, adapter, packed, video = self._encode(trainable, frozen, batch["frames"])
+        vggt = self._networks.merge("vggt", jax.lax.stop_gradient(frozen["vggt"]))
+        adapter = self._networks.merge("geometry_adapter", trainable)
+        video = DiagonalGaussian(batch["video_mean"], batch["video_logvar"])
+        frames = 4 * video.mean.shape[1] - 3
+        packed, depth, points = (batch[name][:, :frames] for name in ("packed", "depth", "points"))
+        truth = pipeline.Geometry(batch["pose_encs"], depth, jnp.ones_like(depth), points)
         noise = jax.vmap(lambda key: jax.random.normal(key, video.mean.shape[1:]))(keys)
-        return adapter_loss(self.losses, vggt, adapter, packed, video, noise, self.model.frames_per_group)
+        return adapter_loss(self.losses, vggt, adapter, packed, truth, video, noise, self.model.frames_per_group)
 
     def validate(self, trainable: Params, frozen: Params, batch: Batch, directory: Path, step: int) -> Metrics:
-        metrics, views = jax.device_get(self._judge(trainable, frozen, batch["frames"]))
+        metrics, views = fetch(self._judge(trainable, frozen, batch["frames"]))
+        if jax.process_index() > 0:
+            return metrics
         return metrics | adapter_validation.write(directory, np.asarray(batch["frames"]), views)
 
     def export(self, trainable: Params, directory: Path) -> None:
-        save_weights(directory / "geometry_adapter", GeometryAdapter, self._configs[2], trainable)
+        configs = self._networks.configs
+        save_weights(directory / "geometry_adapter", GeometryAdapter, configs["geometry_adapter"], trainable)
         if not self.weights.dir:  # the adapter means nothing without the random networks that it was trained between
-            vggt, wan_vae = self._random_frozen()
-            save_weights(directory / "vggt", VGGT, self._configs[0], vggt)
-            save_weights(directory / "wan_vae", WanVAE, self._configs[1], wan_vae)
+            for name in FROZEN:
+                weights = self._networks.load(name, jnp.float32)
+                save_weights(directory / name, NETWORKS[name], configs[name], weights)
 
-    def _random_frozen(self) -> tuple[Params, Params]:
-        vggt, wan_vae, _ = self._configs
-        return random_vggt(vggt, seed=0), random_weights(WanVAE, wan_vae, seed=1)
+    def _video(self, frozen: Params, batch: Batch, keys: Key[Array, "b"]) -> Batch:
+        frames = pipeline.to_unit_range(batch["frames"])
+        wan_vae = self._networks.merge("wan_vae", frozen["wan_vae"])
+        posterior = pipeline.encode_video(wan_vae, frames, self.model.vae_chunk_frames or None)
+        return {"video_mean": posterior.mean, "video_logvar": posterior.logvar}
 
-    def _encode(
-        self, trainable: Params, frozen: Params, frames: UInt8[Array, "b t h w 3"]
-    ) -> tuple[VGGT, GeometryAdapter, Float[Array, "b t hp wp c"], DiagonalGaussian]:
-        """The networks that the loss needs, VGGT's tokens of the frames and the posterior of their video latents."""
-        weights = (frozen["vggt"], frozen["wan_vae"], trainable)
-        vggt, wan_vae, adapter = (module.merge(*network) for network in zip(self._graphs, weights, strict=True))
-        frames = shard(pipeline.to_unit_range(frames), *self.batch_axes["frames"])
-        video = pipeline.encode_video(wan_vae, frames, self.model.vae_chunk_frames or None)
-        return vggt, adapter, pipeline.encode_tokens(vggt, frames), video
+    def _tokens(self, frozen: Params, batch: Batch, keys: Key[Array, "b"]) -> Batch:
+        return {"packed": video_tokens(self._networks.merge("vggt", frozen["vggt"]), batch["frames"])}
+
+    def _heads(self, frozen: Params, batch: Batch, keys: Key[Array, "b"]) -> Batch:
+        """What VGGT's heads read from its own tokens; dense maps again of as many frames as devices can share."""
+        frames, packed = batch["frames"].shape[1], batch["packed"]
+        vggt = self._networks.merge("vggt", frozen["vggt"])
+        truth = pipeline.decode_tokens(vggt, packed[:, :frames], with_points=self.losses.point > 0)
+        filling = ((0, 0), (0, packed.shape[1] - frames), (0, 0), (0, 0))
+        depth = jnp.pad(truth.depth, filling)
+        points = jnp.zeros((*depth.shape, 0)) if truth.points is None else jnp.pad(truth.points, (*filling, (0, 0)))
+        return {"pose_encs": truth.pose_encs, "depth": depth, "points": points}
 
     @cached_property
     def _judge(self) -> Callable[[Params, Params, Array], tuple[Metrics, adapter_validation.Views]]:
-        return jax.jit(lambda *inputs: adapter_validation.judge(*self._encode(*inputs)))
+        def judge(trainable: Params, frozen: Params, frames: UInt8[Array, "b t h w 3"]):
+            vggt = self._networks.merge("vggt", frozen["vggt"])
+            adapter = self._networks.merge("geometry_adapter", trainable)
+            video = DiagonalGaussian(*self._video(frozen, {"frames": frames}, None).values())
+            packed = pipeline.encode_tokens(vggt, pipeline.to_unit_range(frames))
+            return adapter_validation.judge(vggt, adapter, packed, video)
+
+        return jax.jit(judge)
 
     @cached_property
-    def _graphs(self) -> tuple[nnx.GraphDef, ...]:
-        def graph(network_class: type[nnx.Module], config: Any) -> nnx.GraphDef:
-            return module.abstract(lambda rngs: network_class(config, rngs=rngs))[0]
-
-        return tuple(map(graph, (VGGT, WanVAE, GeometryAdapter), self._configs))
-
-    @property
-    def _folders(self) -> tuple[tuple[Path, type[nnx.Module]], ...]:
-        folders = ((Path(self.weights.dir) / "vggt", VGGT), (Path(self.weights.dir) / "wan_vae", WanVAE))
-        for path, _ in folders:
-            if not path.exists():
-                raise UserError(f"no weights at {path}: {_HOW_TO_CONVERT}")
-        return folders
-
-    @cached_property
-    def _configs(self) -> tuple[VGGTConfig, WanVAEConfig, GeometryAdapterConfig]:
-        vggt, wan_vae, adapter = PRESETS[self.model.preset]
-        if self.weights.dir:
-            vggt, wan_vae = (read_config(path, cls) for path, cls in self._folders)
-        elif self.model.preset != "tiny":
-            raise UserError(
-                f"preset {self.model.preset} needs trained weights of VGGT and the Wan VAE, and weights.dir is empty: "
-                f"{_HOW_TO_CONVERT}"
-            )
-        adapter = replace(adapter, input_dim=10 * vggt.embed_dim)
+    def _networks(self) -> Networks:
+        changes = {"remat": self.model.remat}
+        packed = 10 * Networks(self.model.preset, self.weights.dir).configs["vggt"].embed_dim
         if self.weights.adapter:
             trained = read_config(self.weights.adapter, GeometryAdapter)
-            if trained.input_dim != adapter.input_dim:
+            if trained.input_dim != packed:
                 raise UserError(
                     f"the adapter in {self.weights.adapter} takes {trained.input_dim} channels, VGGT's packed tokens "
-                    f"have {adapter.input_dim}: give the VGGT it was trained with as weights.dir"
+                    f"have {packed}: give the VGGT it was trained with as weights.dir"
                 )
-            adapter = trained
-        return vggt, wan_vae, replace(adapter, remat=self.model.remat)
+            changes = vars(trained) | changes
+        else:
+            changes["input_dim"] = packed
+        return Networks(self.model.preset, self.weights.dir, geometry_adapter=changes)
 
 
 def adapter_loss(
@@ -212,6 +218,7 @@ def adapter_loss(
     vggt: VGGT,
     adapter: GeometryAdapter,
     packed: Float[Array, "b t hp wp c"],
+    truth: pipeline.Geometry,
     video: DiagonalGaussian,
     noise: Float[Array, "b f h w c"],
     frames_per_group: int,
@@ -219,6 +226,7 @@ def adapter_loss(
     """The adapter's loss on VGGT's tokens `packed` of clips whose video latents have the posterior `video`.
 
     Args:
+      truth: what VGGT's heads read from `packed`; points only where their loss has a weight.
       noise: standard normal, draws the adapter's latents.
 
     Returns:
@@ -227,7 +235,7 @@ def adapter_loss(
     """
     posterior = adapter.encode(packed)
     features = adapter.decode_features(posterior.sample(noise))
-    terms = reconstruction_terms(vggt, adapter, features, packed, frames_per_group, with_points=weights.point > 0)
+    terms = reconstruction_terms(vggt, adapter, features, packed, truth, frames_per_group, weights.point > 0)
     loss, metrics = weigh(weights, terms, posterior, video)
     return loss, metrics | _statistics("geometry", posterior) | _statistics("video", video)
 
@@ -262,15 +270,15 @@ def reconstruction_terms(
     adapter: GeometryAdapter,
     features: Float[Array, "b t h w c"],
     packed: Float[Array, "b t hp wp c"],
+    truth: pipeline.Geometry,
     frames_per_group: int,
     with_points: bool,
 ) -> dict[str, Float[Array, "b"]]:
-    """Compares the tokens decoded from `features`, and what VGGT's heads make of them, with `packed`.
+    """Compares the tokens decoded from `features`, and what VGGT's heads make of them, with `packed` and `truth`.
 
     The decoded tokens have ten times the channels of the features. They never exist for the whole clip: frames are
     finished, judged and forgotten in groups, in the backward pass too.
     """
-    truth = pipeline.decode_tokens(vggt, packed, with_points)
     image_size = truth.depth.shape[2:]
     per_frame = jax.vmap(jax.vmap(distance_loss))
 

@@ -11,7 +11,7 @@ import numpy as np
 from flax import nnx
 
 from gen3r_jax import module
-from gen3r_jax.models.vggt import VGGT, VGGTConfig
+from gen3r_jax.models.vggt import VGGT
 from gen3r_jax.module import Params
 
 
@@ -36,11 +36,20 @@ def random_weights(network_class: type[nnx.Module], config: Any, seed: int) -> P
     return jax.tree.map_with_path(draw, module.abstract(lambda rngs: network_class(config, rngs=rngs))[1])
 
 
-def random_vggt(config: VGGTConfig, seed: int) -> Params:
-    """:func:`random_weights` of VGGT whose cameras stand near the origin, look ahead and see about one radian."""
-    params = random_weights(VGGT, config, seed)
-    last = params["camera_head"]["pose_branch"]["fc2"]
-    last["kernel"] *= 0.05
-    # Translation, quaternion and fields of view; the head adds its output up four times.
-    last["bias"] += np.float32([0, 0, 0, 0, 0, 0, 0.25, 0.25, 0.25])
+def random_network(network_class: type[nnx.Module], config: Any, seed: int) -> Params:
+    """:func:`random_weights`; VGGT's cameras then stand near the origin, look ahead and see about one radian."""
+    params = random_weights(network_class, config, seed)
+    if network_class is VGGT:
+        last = params["camera_head"]["pose_branch"]["fc2"]
+        last["kernel"] *= 0.05
+        # Translation, quaternion and fields of view; the head adds its output up four times.
+        last["bias"] += np.float32([0, 0, 0, 0, 0, 0, 0.25, 0.25, 0.25])
     return params
+
+
+def narrow_posterior(autoencoder: Params) -> Params:
+    """The random weights of an autoencoder that is nearly sure of its latents, as trained ones are."""
+    layer = autoencoder["to_moments"]
+    bias = np.array(layer["bias"])
+    bias[len(bias) // 2 :] -= 10  # of the log-variance
+    return autoencoder | {"to_moments": layer | {"bias": bias}}

@@ -25,7 +25,7 @@ from gen3r_jax.training.metrics import MetricsWriter
 from gen3r_jax.training.optim import OptimOptions, make_optimizer
 from gen3r_jax.training.stage import Stage
 from gen3r_jax.training.state import TrainState, abstract_state, create_state, fresh_opt_state
-from gen3r_jax.training.step import DTYPES, Phase, count_micro_batches, make_phases, make_step, place_batch
+from gen3r_jax.training.step import DTYPES, Phase, Step, count_micro_batches, make_phases, place_batch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,7 +129,7 @@ def train(
             state = None
             for phase, (data, validation_data) in zip(phases, loaders, strict=True):
                 if start < phase.end:
-                    state = run.phase(phase, state, data, next(validation_data))
+                    state = run.phase(phase, state, data, stage.prepare(next(validation_data)))
                 data.close()
                 validation_data.close()
 
@@ -191,7 +191,7 @@ class _Run:
         tx = make_optimizer(self.options.optim, phase.steps)
         abstract = abstract_state(self.stage, tx, self.mesh, self.options.optim.ema_decay > 0)
         micro_batches = count_micro_batches(options.batch_size, phase.clips_per_device, self.mesh)
-        update = make_step(self.stage, self.options.optim, phase, abstract, options.dtype, options.seed)
+        update = Step(self.stage, self.options.optim, phase, abstract, options.dtype, options.seed, self.mesh)
 
         if state is None:
             state = self._first_state(phase, tx, abstract, data)
@@ -201,20 +201,20 @@ class _Run:
         if step == 0:
             self._validate(state, validation_batch, step)
 
-        compiled, pending = None, None
+        compiled, pending = False, None
         while step < phase.end:
             if self.stop.received:
                 self._stop(pending, state, step, data)
             waited = time.perf_counter()
-            host_batch = next(data)
+            host_batch = self.stage.prepare(next(data))
             waited = time.perf_counter() - waited
             batch = place_batch(host_batch, self.stage.batch_axes, micro_batches, self.mesh)
-            if compiled is None:
-                compiled = self._compile(update, state, batch, micro_batches)
-                self.clock = time.perf_counter()
+            if not compiled:
+                self._compile(update, batch)
+                compiled, self.clock = True, time.perf_counter()
             self._start_profile(step)
             with jax.profiler.StepTraceAnnotation("train", step_num=step):
-                state, metrics = compiled(state, self.frozen, batch)
+                state, metrics = update(state, self.frozen, batch)
             step += 1
             self._finish(pending)  # the numbers of the step before, while the device works on this one
             samples, replaced = (np.ravel(host_batch.get(name, ())) for name in ("sample_id", "num_replaced"))
@@ -243,16 +243,16 @@ class _Run:
         # A checkpoint of the end of the phase before knows nothing of this phase's data.
         return self.checkpoints.restore(step, abstract, data if step > phase.start else None)
 
-    def _compile(self, update: Any, state: TrainState, batch: Mapping[str, jax.Array], micro_batches: int) -> Any:
+    def _compile(self, update: Step, micro_batches: list[Mapping[str, jax.Array]]) -> None:
         began = time.perf_counter()
-        compiled = update.lower(state, self.frozen, batch).compile()
-        memory = compiled.memory_analysis()
+        plans = {
+            name: compiled.memory_analysis() for name, compiled in update.compile(self.frozen, micro_batches).items()
+        }
+        temporaries = ", ".join(f"{name} {plan.temp_size_in_bytes / 2**30:.2f}" for name, plan in plans.items())
         self.writer.say(
             f"compiled the step in {time.perf_counter() - began:.1f} s: batch {self.options.train.batch_size} in "
-            f"{micro_batches} micro-batches, {memory.argument_size_in_bytes / 2**30:.2f} GiB of arguments and "
-            f"{memory.temp_size_in_bytes / 2**30:.2f} GiB of temporaries a device"
+            f"{len(micro_batches)} micro-batches; GiB of temporaries a device: {temporaries}"
         )
-        return compiled
 
     def _finish(self, pending: "_Pending | None") -> None:
         """Fetches and records the numbers of a step. Raises UserError if they are not finite."""

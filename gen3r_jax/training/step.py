@@ -1,22 +1,29 @@
-"""One optimizer step, compiled: micro-batches, gradients, clipping, AdamW, moving average."""
+"""One optimizer step: encoders and gradients for each micro-batch, then clipping, AdamW and the moving average.
+
+Each of these is a compiled program, and the host hands them out without waiting for any.
+"""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Int, Key
 
 from gen3r_jax import module
 from gen3r_jax.errors import UserError
 from gen3r_jax.sharding import batch_sharding, data_parallel_size
 from gen3r_jax.training.optim import OptimOptions, learning_rate, make_optimizer, update_ema
-from gen3r_jax.training.stage import Metrics, Stage
+from gen3r_jax.training.stage import Axes, Batch, Encoder, Metrics, Stage
 from gen3r_jax.training.state import TrainState, shardings
 
+# Micro-batches that may be on their way at once: a device that ends one finds the next, and no more memory is taken.
+IN_FLIGHT = 2
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
@@ -67,9 +74,9 @@ def count_micro_batches(batch_size: int, clips_per_device: int, mesh: Mesh) -> i
 
 
 def place_batch(
-    batch: Mapping[str, Any], axes: Mapping[str, tuple[str | None, ...]], micro_batches: int, mesh: Mesh
-) -> dict[str, jax.Array]:
-    """Puts this process's part of a batch on the devices as [micro-batch, sample, ...], split as `axes` says.
+    batch: Mapping[str, Any], axes: Mapping[str, Axes], micro_batches: int, mesh: Mesh
+) -> list[dict[str, jax.Array]]:
+    """Puts this process's part of a batch on the devices, cut into micro-batches and split as `axes` says.
 
     Adds ``sample_index``: the index of each sample in the whole batch, whatever the number of processes.
     """
@@ -81,49 +88,157 @@ def place_batch(
     local["sample_index"] = np.arange(size, dtype=np.int32) * jax.process_count() + jax.process_index()
 
     def place(name: str, value: np.ndarray) -> jax.Array:
-        value = value.reshape(micro_batches, -1, *value.shape[1:])
-        shape = (micro_batches, value.shape[1] * jax.process_count(), *value.shape[2:])
-        sharding = batch_sharding(mesh, shape, (None, *axes.get(name, ("batch",))))
+        shape = (value.shape[0] * jax.process_count(), *value.shape[1:])
+        sharding = batch_sharding(mesh, shape, axes.get(name, ("batch",)))
         return jax.make_array_from_process_local_data(sharding, value, shape)
 
-    return {name: place(name, value) for name, value in local.items()}
+    parts = {name: np.split(value, micro_batches) for name, value in local.items()}
+    return [{name: place(name, part[i]) for name, part in parts.items()} for i in range(micro_batches)]
 
 
-def make_step(
-    stage: Stage, options: OptimOptions, phase: Phase, abstract: TrainState, dtype: str, seed: int
-) -> Callable[[TrainState, Any, Mapping[str, jax.Array]], tuple[TrainState, Metrics]]:
-    """The jitted update (state, frozen, placed batch) -> (state, metrics); the old state's memory is reused.
+def abstract_micro_batch(stage: Stage, phase: Phase, side: int, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
+    """What :func:`place_batch` gives for one micro-batch, as ``ShapeDtypeStruct`` leaves with their shardings."""
+    samples = {**stage.batch_shapes(phase.num_frames, side), "sample_index": jax.ShapeDtypeStruct((), np.int32)}
+    size = phase.clips_per_device * data_parallel_size(mesh)
 
-    The frozen weights are an argument: closed over they would be written into the program as constants.
+    def batched(name: str, sample: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        shape = (size, *sample.shape)
+        sharding = batch_sharding(mesh, shape, stage.batch_axes.get(name, ("batch",)))
+        return jax.ShapeDtypeStruct(shape, sample.dtype, sharding=sharding)
+
+    return {name: batched(name, sample) for name, sample in samples.items()}
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """A part of a step that is compiled as one.
+
+    Attributes:
+      function: jitted.
+      arguments: trees of ``ShapeDtypeStruct`` with shardings.
+      calls: how often a step runs it.
     """
-    tx = make_optimizer(options, phase.steps)
-    schedule = learning_rate(options, phase.steps)
-    places = shardings(abstract)
 
-    def step(state: TrainState, frozen: Any, batch: Mapping[str, jax.Array]) -> tuple[TrainState, Metrics]:
-        step_key = jax.random.fold_in(jax.random.key(seed), state.step)
+    name: str
+    function: Any
+    arguments: tuple[Any, ...]
+    calls: int
 
-        def loss(params: Any, micro_batch: Mapping[str, jax.Array]) -> tuple[jax.Array, Metrics]:
-            inputs = {name: value for name, value in micro_batch.items() if name != "sample_index"}
-            keys = jax.vmap(lambda index: jax.random.fold_in(step_key, index))(micro_batch["sample_index"])
-            value, metrics = stage.loss(module.cast(params, DTYPES[dtype]), frozen, inputs, keys)
+
+class Step:
+    """The update (state, frozen, micro-batches) -> (state, metrics); the old state's memory is reused.
+
+    Its programs are the stage's encoders, ``gradient`` and ``update``. The frozen weights are arguments: closed over
+    they would be written into the programs as constants.
+
+    Args:
+      abstract: the state, see :func:`gen3r_jax.training.state.abstract_state`.
+      dtype: of the arithmetic.
+      mesh: the one of ``jax.set_mesh``.
+    """
+
+    def __init__(
+        self, stage: Stage, options: OptimOptions, phase: Phase, abstract: TrainState, dtype: str, seed: int, mesh: Mesh
+    ):
+        self._stage, self._optim, self._phase, self._abstract = stage, options, phase, abstract
+        self._dtype, self._seed, self._mesh = DTYPES[dtype], seed, mesh
+        self._places = shardings(abstract)
+        self._zeros = jax.jit(
+            lambda: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), abstract.params),
+            out_shardings=self._places.params,
+        )
+        self._compiled: dict[str, Callable] = {}
+
+    def programs(self, frozen: Any, micro_batches: Sequence[Mapping[str, Any]]) -> list[Program]:
+        """The programs for `frozen` weights and micro-batches, both of which may be abstract."""
+        step, params, calls = self._abstract.step, self._abstract.params, len(micro_batches)
+        frozen, entries = (jax.tree.map(_abstract, tree) for tree in (frozen, dict(micro_batches[0])))
+        programs = []
+        for encoder in self._stage.encoders:
+            function = functools.partial(self._encode, encoder)
+            arguments = (step, frozen, {name: entries[name] for name in (*encoder.reads, "sample_index")})
+            written = {
+                name: jax.ShapeDtypeStruct(
+                    value.shape, value.dtype, sharding=batch_sharding(self._mesh, value.shape, encoder.writes[name])
+                )
+                for name, value in jax.eval_shape(function, *arguments).items()
+            }
+            jitted = jax.jit(function, out_shardings=shardings(written))
+            programs.append(Program(encoder.name, jitted, arguments, calls))
+            entries |= written
+        everywhere = NamedSharding(self._mesh, PartitionSpec())
+        gradient = jax.jit(self._gradient, donate_argnums=4, out_shardings=(self._places.params, everywhere))
+        reads = {name: entries[name] for name in (*self._stage.loss_reads, "sample_index")}
+        arguments = (step, params, frozen, reads, params)
+        programs.append(Program("gradient", gradient, arguments, calls))
+        metrics = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere),
+            jax.eval_shape(gradient, *arguments)[1],
+        )
+        update = jax.jit(self._update, donate_argnums=0, out_shardings=(self._places, everywhere))
+        programs.append(Program("update", update, (self._abstract, params, (metrics,) * calls), 1))
+        return programs
+
+    def compile(self, frozen: Any, micro_batches: Sequence[Mapping[str, Any]]) -> dict[str, jax.stages.Compiled]:
+        """Compiles the programs, as the first call does otherwise."""
+        for program in self.programs(frozen, micro_batches):
+            self._compiled[program.name] = program.function.lower(*program.arguments).compile()
+        return self._compiled
+
+    def __call__(
+        self, state: TrainState, frozen: Any, micro_batches: Sequence[Mapping[str, jax.Array]]
+    ) -> tuple[TrainState, Metrics]:
+        if not self._compiled:
+            self.compile(frozen, micro_batches)
+        total, metrics = self._zeros(), []
+        for i, micro_batch in enumerate(micro_batches):
+            if i >= IN_FLIGHT:
+                jax.block_until_ready(metrics[i - IN_FLIGHT])
+            entries = dict(micro_batch)
+            for encoder in self._stage.encoders:
+                reads = {name: entries[name] for name in (*encoder.reads, "sample_index")}
+                entries |= self._compiled[encoder.name](state.step, frozen, reads)
+            reads = {name: entries[name] for name in (*self._stage.loss_reads, "sample_index")}
+            del entries
+            total, values = self._compiled["gradient"](state.step, state.params, frozen, reads, total)
+            metrics.append(values)
+        return self._compiled["update"](state, total, tuple(metrics))
+
+    def _keys(self, step: Int[Array, ""], sample_index: Int[Array, " b"]) -> Key[Array, " b"]:
+        step_key = jax.random.fold_in(jax.random.key(self._seed), step)
+        return jax.vmap(lambda index: jax.random.fold_in(step_key, index))(sample_index)
+
+    def _encode(self, encoder: Encoder, step: Int[Array, ""], frozen: Any, batch: Batch) -> Batch:
+        keys = self._keys(step, batch["sample_index"])
+        return encoder.function(frozen, {name: batch[name] for name in encoder.reads}, keys)
+
+    def _gradient(
+        self, step: Int[Array, ""], params: Any, frozen: Any, batch: Batch, total: Any
+    ) -> tuple[Any, Metrics]:
+        """Adds the gradient of a micro-batch to `total`."""
+        keys = self._keys(step, batch["sample_index"])
+        inputs = {name: batch[name] for name in self._stage.loss_reads}
+
+        def loss(params: Any) -> tuple[Array, Metrics]:
+            value, metrics = self._stage.loss(module.cast(params, self._dtype), frozen, inputs, keys)
             return value, {"loss": value, **metrics}
 
-        def accumulate(total: Any, micro_batch: Mapping[str, jax.Array]) -> tuple[Any, Metrics]:
-            grads, metrics = jax.grad(loss, has_aux=True)(state.params, micro_batch)
-            total = jax.tree.map(jnp.add, total, grads)
-            return jax.lax.with_sharding_constraint(total, places.params), metrics
+        grads, metrics = jax.grad(loss, has_aux=True)(params)
+        return jax.tree.map(jnp.add, total, grads), metrics
 
-        zeros = jax.tree.map(jnp.zeros_like, state.params)
-        total, metrics = jax.lax.scan(accumulate, zeros, batch)
-        count = len(batch["sample_index"])
+    def _update(self, state: TrainState, total: Any, metrics: tuple[Metrics, ...]) -> tuple[TrainState, Metrics]:
+        """Changes the weights by the mean of the gradients; the metrics become means, too."""
+        options, phase, count = self._optim, self._phase, len(metrics)
         grads = jax.tree.map(lambda grad: grad / count, total)
+        tx = make_optimizer(options, phase.steps)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         ema = None if state.ema is None else update_ema(state.ema, params, options.ema_decay, state.step)
-        metrics = jax.tree.map(lambda values: values.astype(jnp.float32).mean(), metrics)
-        metrics["optim/grad_norm"] = optax.tree.norm(grads)
-        metrics["optim/learning_rate"] = schedule(state.step - phase.start)
-        return TrainState(state.step + 1, params, opt_state, ema), metrics
+        means = jax.tree.map(lambda *values: sum(value.astype(jnp.float32) for value in values) / count, *metrics)
+        means["optim/grad_norm"] = optax.tree.norm(grads)
+        means["optim/learning_rate"] = learning_rate(options, phase.steps)(state.step - phase.start)
+        return TrainState(state.step + 1, params, opt_state, ema), means
 
-    return jax.jit(step, donate_argnums=0, out_shardings=(places, None))
+
+def _abstract(x: Any) -> jax.ShapeDtypeStruct:
+    return x if isinstance(x, jax.ShapeDtypeStruct) else jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)

@@ -1,0 +1,129 @@
+"""The networks of a training stage: their sizes and weights, and VGGT's tokens as both stages keep them."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, UInt8
+
+from gen3r_jax import module, pipeline
+from gen3r_jax.checkpoint import load_network, read_config
+from gen3r_jax.errors import UserError
+from gen3r_jax.generation import NETWORKS
+from gen3r_jax.models.clip_vision import CLIPVisionConfig
+from gen3r_jax.models.geometry_adapter import GeometryAdapterConfig
+from gen3r_jax.models.umt5 import UMT5Config
+from gen3r_jax.models.vggt import VGGT, VGGTConfig
+from gen3r_jax.models.wan_dit import WanDiTConfig
+from gen3r_jax.models.wan_vae import WanVAEConfig
+from gen3r_jax.module import Params
+from gen3r_jax.sharding import shard, shortfall
+from gen3r_jax.stages.random_weights import random_network
+
+# What random networks are drawn from.
+SEEDS = {"vggt": 0, "wan_vae": 1, "geometry_adapter": 2, "wan_dit": 3, "umt5": 4, "clip_vision": 5}
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "gen3r": {
+        "umt5": UMT5Config.xxl(),
+        "clip_vision": CLIPVisionConfig.vit_h14(),
+        "wan_vae": WanVAEConfig.wan21(),
+        "wan_dit": WanDiTConfig.fun_1_3b(),
+        "geometry_adapter": GeometryAdapterConfig.gen3r(),
+        "vggt": VGGTConfig.vggt_1b(),
+    },
+    "tiny": {
+        "umt5": UMT5Config.tiny(),
+        "clip_vision": CLIPVisionConfig.tiny(),
+        "wan_vae": WanVAEConfig.tiny(),
+        "wan_dit": replace(WanDiTConfig.tiny(), text_len=64),
+        "geometry_adapter": replace(GeometryAdapterConfig.tiny(), input_dim=10 * VGGTConfig.tiny().embed_dim),
+        "vggt": VGGTConfig.tiny(),
+    },
+}
+
+
+class Networks:
+    """Networks by their names in :data:`gen3r_jax.generation.NETWORKS`.
+
+    Args:
+      preset: of :data:`PRESETS`.
+      directory: a folder of converted weights, whose configs have the last word; empty: random ones, with the preset
+        "tiny" only.
+      changes: fields of configs that this training has otherwise, by network.
+    """
+
+    def __init__(self, preset: str, directory: str, **changes: dict[str, Any]):
+        self._preset, self._directory, self._changes = preset, directory, changes
+
+    @cached_property
+    def configs(self) -> dict[str, Any]:
+        def config(name: str) -> Any:
+            path = Path(self._directory) / name
+            known = self._directory and path.exists()
+            found = read_config(path, NETWORKS[name]) if known else PRESETS[self._preset][name]
+            return replace(found, **self._changes.get(name, {}))
+
+        return {name: config(name) for name in NETWORKS}
+
+    def merge(self, name: str, params: Params) -> Any:
+        """The network itself."""
+        return module.merge(self.graph(name), params)
+
+    def graph(self, name: str) -> nnx.GraphDef:
+        return self._abstract[name][0]
+
+    def shapes(self, name: str, dtype: Any) -> Params:
+        """Its parameters as ``ShapeDtypeStruct`` leaves, as :meth:`load` gives them."""
+        dtype = jnp.dtype(dtype)
+        return _held(name, self._abstract[name][1], lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype))
+
+    def load(self, name: str, dtype: Any) -> Params:
+        """Its weights. Raises UserError when they are missing or misfit."""
+        if self._directory:
+            params = load_network(self.folder(name), NETWORKS[name])[1]
+        elif self._preset == "tiny":
+            params = random_network(NETWORKS[name], self.configs[name], SEEDS[name])
+        else:
+            raise UserError(
+                f"preset {self._preset} needs trained weights of {name}, and weights.dir is empty: {_advice(name)}"
+            )
+        return _held(name, params, lambda leaf: leaf.astype(dtype))
+
+    def folder(self, name: str) -> Path:
+        path = Path(self._directory) / name
+        if not path.exists():
+            raise UserError(f"no weights at {path}: {_advice(name)}")
+        return path
+
+    @cached_property
+    def _abstract(self) -> dict[str, tuple[nnx.GraphDef, Params]]:
+        def abstract(name: str) -> tuple[nnx.GraphDef, Params]:
+            return module.abstract(lambda rngs: NETWORKS[name](self.configs[name], rngs=rngs))
+
+        return {name: abstract(name) for name in NETWORKS}
+
+
+def video_tokens(vggt: VGGT, frames: UInt8[Array, "b t h w 3"]) -> Float[Array, "b s hp wp c"]:
+    """VGGT's tokens, packed, of clips that devices may share: then of more frames, so that each gets equally many."""
+    packed = pipeline.encode_tokens(vggt, pipeline.to_unit_range(shard(frames, "batch", "frames")))
+    return jnp.pad(packed, ((0, 0), (0, shortfall(packed.shape[1], "frames")), (0, 0), (0, 0), (0, 0)))
+
+
+def _held(name: str, params: Params, cast: Callable[[Any], Any]) -> Params:
+    """`params` with all leaves cast, but for VGGT's heads: poses and depth suffer visibly from bf16."""
+    if name == "vggt":
+        return params | {"aggregator": jax.tree.map(cast, params["aggregator"])}
+    return jax.tree.map(cast, params)
+
+
+def _advice(name: str) -> str:
+    return (
+        f"convert the official ones (python -m conversion {name} --source FILE_OR_DIR --output DIR/{name}, or all with "
+        "python -m conversion gen3r) and give --config.weights.dir=DIR"
+    )
