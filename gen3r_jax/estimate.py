@@ -16,20 +16,7 @@ from gen3r_jax.diffusion.solvers import init_state
 from gen3r_jax.flops import count_flops
 from gen3r_jax.generation import NETWORKS, MemoryMode
 from gen3r_jax.pipeline import Network
-
-# Dense bfloat16 peak in TFLOP/s by the name JAX gives a device.
-PEAKS = {
-    "NVIDIA H100 80GB HBM3": 989,
-    "NVIDIA H200": 989,
-    "NVIDIA A100-SXM4-80GB": 312,
-    "NVIDIA A100-SXM4-40GB": 312,
-    "NVIDIA GeForce RTX 4090": 165,
-    "TPU v4": 275,
-    "TPU v5 lite": 197,
-    "TPU v5": 459,
-    "TPU v6 lite": 918,
-}
-UTILISATION = 0.4  # of the peak, assumed
+from gen3r_jax.topology import UTILISATION, find_chip
 
 
 @dataclass(frozen=True)
@@ -106,11 +93,9 @@ def describe(costs: list[StageCost], mode: MemoryMode) -> list[str]:
         peak = sum({cost.network: cost.weights for cost in costs}.values()) + max(cost.working for cost in costs)
     total = sum(cost.flops for cost in costs)
     lines.append(f"estimated peak on {kind}, {mode}: {peak / 1e9:.2f} GB")
-    if kind in PEAKS:
-        seconds = total / (UTILISATION * PEAKS[kind] * 1e12)
-        lines.append(
-            f"estimated time: {seconds:.0f} s at {UTILISATION:.0%} of {PEAKS[kind]} TFLOP/s, without compiling"
-        )
+    if chip := find_chip(kind):
+        seconds, rate = total / (UTILISATION * chip.flops), chip.flops / 1e12
+        lines.append(f"estimated time: {seconds:.0f} s at {UTILISATION:.0%} of {rate:.0f} TFLOP/s, without compiling")
     else:
         lines.append(f"{total / 1e12:.2f} TFLOP in all; no estimate of time for {kind}, whose speed is not listed")
     return lines

@@ -15,10 +15,17 @@ from jax.extend.core import ClosedJaxpr, Jaxpr
 def count_flops(function: Callable, *arguments: Any) -> int:
     """Floating-point operations of ``function(*arguments)``; arrays may be ShapeDtypeStructs.
 
-    A multiply-add counts as two. Loops count as often as they run where that is known (scans), else once; of a
-    condition's branches the dearest counts. Element-wise work, a few percent, does not count.
+    A multiply-add counts as two, and what a backward pass computes again counts again. Loops count as often as they run
+    where that is known (scans), else once; of a condition's branches the dearest counts. Element-wise work, a few
+    percent, does not count. Of what devices share it is the sum over all of them, without what the compiler may choose
+    to do on every device.
     """
-    return _count(jax.make_jaxpr(function)(*arguments).jaxpr)
+    return count_traced(jax.make_jaxpr(function)(*arguments))
+
+
+def count_traced(program: ClosedJaxpr) -> int:
+    """:func:`count_flops` of what has been traced, ``jitted.trace(*arguments).jaxpr``."""
+    return _count(program.jaxpr)
 
 
 def _count(jaxpr: Jaxpr) -> int:
@@ -31,15 +38,36 @@ def _count(jaxpr: Jaxpr) -> int:
             summed = math.prod(shapes[0][axis] for axis in contracted)
             total += 2 * math.prod(equation.outvars[0].aval.shape) * summed
         elif name == "conv_general_dilated":
-            outputs = shapes[1][parameters["dimension_numbers"].rhs_spec[0]]
-            total += 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(shapes[1]) // outputs
-        elif "dot_product_attention" in name:  # cuDNN's, [b q k d] and [b n k d]
-            total += 4 * math.prod(shapes[0]) * shapes[1][1]
+            total += _convolution(*shapes[:2], equation.outvars[0].aval.shape, parameters)
+        elif "dot_product_attention" in name:  # cuDNN's, [b q k d] and [b n k d]: 2 products, and 5 backward
+            total += (10 if "bwd" in name else 4) * math.prod(shapes[0]) * shapes[1][1]
         elif name == "cond":
             total += max(_count(branch.jaxpr) for branch in parameters["branches"])
         else:
-            inner = sum(_count(part) for part in _parts(parameters))
-            total += inner * (parameters["length"] if name == "scan" else 1)
+            total += _runs(name, parameters) * sum(_count(part) for part in _parts(parameters))
+    return total
+
+
+def _runs(name: str, parameters: dict[str, Any]) -> int:
+    """How often an equation runs the programs in it, on all devices."""
+    if name == "scan":
+        return parameters["length"]
+    if name == "shard_map":  # its shapes are those of one device
+        return math.prod(parameters["mesh"].shape[axis] for axis in parameters["manual_axes"])
+    if name == "pallas_call":  # its shapes are those of one block
+        return math.prod(parameters["grid_mapping"].grid)
+    return 1
+
+
+def _convolution(inputs: tuple[int, ...], kernel: tuple[int, ...], outputs: tuple[int, ...], parameters: Any) -> int:
+    """Without products with padding and with the zeros between the gradients of a convolution with strides."""
+    layout = parameters["dimension_numbers"]
+    total = 2 * outputs[layout.out_spec[0]] * outputs[layout.out_spec[1]] * kernel[layout.rhs_spec[1]]
+    steps = (parameters[name] for name in ("window_strides", "padding", "lhs_dilation", "rhs_dilation"))
+    axes = (layout.lhs_spec[2:], layout.rhs_spec[2:], layout.out_spec[2:])
+    for i, k, o, stride, (before, _), spread, gap in zip(*axes, *steps, strict=True):
+        places = (row * stride + tap * gap - before for row in range(outputs[o]) for tap in range(kernel[k]))
+        total *= sum(place % spread == 0 and 0 <= place // spread < inputs[i] for place in places)
     return total
 
 

@@ -15,6 +15,8 @@ FLOORS = {
     "gen3r_jax.checkpoint": 1,
     "gen3r_jax.sharding": 1,
     "gen3r_jax.flops": 1,
+    "gen3r_jax.collectives": 1,
+    "gen3r_jax.topology": 1,
     "gen3r_jax.ops": 1,
     "gen3r_jax.geometry": 1,
     "gen3r_jax.models": 2,
@@ -27,6 +29,7 @@ FLOORS = {
     "gen3r_jax.generation": 3,
     "gen3r_jax.programs": 3,
     "gen3r_jax.estimate": 3,
+    "gen3r_jax.program_cost": 3,
     "gen3r_jax.camera_files": 3,
     "gen3r_jax.export": 3,
     "gen3r_jax.stages": 4,
@@ -37,6 +40,7 @@ FLOORS = {
     "gen3r_jax.info": 4,
     "conversion": 4,
     "gen3r_jax.train": 5,
+    "gen3r_jax.plan": 5,
     "gen3r_jax.__main__": 5,
 }
 
