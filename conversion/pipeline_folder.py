@@ -11,12 +11,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-
 from conversion.commands import convert_checkpoint, random_checkpoint
 from conversion.networks import NETWORKS
 from gen3r_jax.errors import UserError
-from gen3r_jax.models.tokenizer import PAD
+from gen3r_jax.models.tokenizer import Tokenizer
 
 # Where the tokenizer stands: in Gen3R's folder, in the Wan release.
 TOKENIZERS = ("tokenizer", "google/umt5-xxl")
@@ -80,7 +78,7 @@ def random_pipeline(output: Path, *, tiny: bool, dtype: Any, seed: int = 0, forc
     for name, network in NETWORKS.items():
         folder = output / network.folder
         report += random_checkpoint(name, folder, config=configs[name], dtype=dtype, seed=seed, force=force)
-    write_tiny_tokenizer(output / "tokenizer")
+    Tokenizer.tiny().save(output / "tokenizer")
     (output / "scheduler").mkdir(exist_ok=True)
     settings = {"shift": DEFAULT_SHIFT, "num_train_timesteps": 1000, "use_dynamic_shifting": False}
     (output / "scheduler" / "scheduler_config.json").write_text(json.dumps(settings, indent=2) + "\n")
@@ -103,16 +101,3 @@ def _read_shift(source: Path) -> tuple[float, str]:
     if fields.get("use_dynamic_shifting") or fields.get("num_train_timesteps", 1000) != 1000:
         raise UserError(f"{path}: only 1000 training steps without dynamic shifting are supported")
     return shift, f"from {path}"
-
-
-def write_tiny_tokenizer(folder: Path) -> None:
-    """A tokenizer of characters that fits the tiny text encoder's vocabulary of 64."""
-    characters = "abcdefghijklmnopqrstuvwxyz0123456789 .,;:!?'\"-()"
-    vocabulary = {token: i for i, token in enumerate((PAD, "</s>", "<unk>", *characters))}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    tokenizer.normalizer = normalizers.Lowercase()
-    tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
-    tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
-    tokenizer.add_special_tokens([PAD, "</s>", "<unk>"])
-    folder.mkdir(parents=True, exist_ok=True)
-    tokenizer.save(str(folder / "tokenizer.json"))

@@ -37,6 +37,7 @@ from gen3r_jax.models.wan_dit import WanDiT
 from gen3r_jax.models.wan_vae import WanVAE
 from gen3r_jax.pipeline import Geometry, Network
 from gen3r_jax.scene import Scene
+from gen3r_jax.sharding import fetch
 
 NETWORKS: dict[str, type[nnx.Module]] = {
     "umt5": UMT5Encoder,
@@ -109,12 +110,20 @@ class Gen3RPipeline:
         *,
         text_length: int,
         shift: float,
+        joint: bool = True,
         memory_mode: MemoryMode = "resident",
     ):
-        """See :meth:`from_pretrained`. `load` gives a network by its name in ``NETWORKS``."""
+        """See :meth:`from_pretrained`.
+
+        Args:
+          load: gives a network by its name in ``NETWORKS``.
+          joint: whether the transformer makes appearance and geometry; else appearance alone, and VGGT reads the
+            geometry from the video (the paper's "2-Stage").
+        """
         if memory_mode not in get_args(MemoryMode):
             raise UserError(f"memory_mode {memory_mode!r} is none of {', '.join(get_args(MemoryMode))}")
         self.shift = shift
+        self.joint = joint
         self.memory_mode = memory_mode
         self.stage: Callable[[str], AbstractContextManager] = nullcontext
         self._load = load
@@ -151,6 +160,7 @@ class Gen3RPipeline:
             Tokenizer.from_folder(path / "tokenizer"),
             text_length=configs["wan_dit"].text_len,
             shift=json.loads((path / "scheduler.json").read_text())["shift"],
+            joint=configs["wan_dit"].shared_halves,
             memory_mode=memory_mode,
         )
 
@@ -217,23 +227,56 @@ class Gen3RPipeline:
         with self._network("wan_vae", "Encoding the given frames") as wan_vae:
             noise = programs.noise(keys, 1, shape) if posterior_noise is None else posterior_noise
             clip = _fill(images, given, num_frames)
-            given_latents = jax.block_until_ready(programs.encode_given(wan_vae, clip, mask, noise))
+            given_latents = jax.block_until_ready(programs.encode_given(wan_vae, clip, mask, noise, joint=self.joint))
         if latents is None:
-            latents = programs.noise(keys, 0, (*shape[:3], 2 * shape[3], 16))
-        cameras = (
-            np.zeros((b, num_frames, height, width, 6), np.float32) if control_cameras is None else control_cameras
+            latents = programs.noise(keys, 0, (*shape[:3], shape[3] * (1 + self.joint), 16))
+        z, evaluations = self.sample(
+            latents,
+            texts,
+            image_features,
+            given_latents,
+            control_cameras,
+            schedule,
+            guidance_scale=guidance_scale,
+            cfg_skip_ratio=cfg_skip_ratio,
+            step_cache=step_cache,
+            callback=callback_on_step_end,
         )
+        return dataclasses.replace(self.decode(z, min_max_depth_mask), evaluations=evaluations)
+
+    def sample(
+        self,
+        latents: Float[Array, "b f h w 16"],
+        texts: Float[Array, "p n c"],
+        image_features: Float[Array, "b 257 e"],
+        given: Float[Array, "b f h w 20"],
+        cameras: Float[np.ndarray, "b t H W 6"] | None,
+        schedule: Schedule,
+        *,
+        guidance_scale: float = 5.0,
+        cfg_skip_ratio: float = 0.0,
+        step_cache: float = 0.0,
+        callback: Callback | None = None,
+    ) -> tuple[Float[Array, "b f h w 16"], int]:
+        """Latents Z from noise, and how many steps ran the transformer.
+
+        Args:
+          latents: standard normal noise.
+          texts: features of the prompts; with guidance those of the negative prompts stand before them.
+          given: see :func:`gen3r_jax.diffusion.conditioning.condition`.
+        """
+        b, f, h, w, _ = latents.shape
+        if cameras is None:
+            cameras = np.zeros((b, 4 * f - 3, 8 * h, 8 * w // (1 + self.joint), 6), np.float32)
         with self._network("wan_dit", "Sampling") as dit:
-            conditions = programs.prepare(dit, texts, image_features, given_latents, cameras)
-            skip_from = num_inference_steps * (1 - cfg_skip_ratio)
-            evaluated = np.ones(num_inference_steps, bool)
+            conditions = programs.prepare(dit, texts, image_features, given, cameras)
+            steps = len(schedule.timesteps)
+            evaluated = np.ones(steps, bool)
             if step_cache > 0:
-                evaluated = evaluated_steps(np.asarray(programs.modulations(dit, schedule.timesteps)), step_cache)
-            z = self._denoise(
-                dit, schedule, evaluated, latents, conditions, guidance_scale, skip_from, callback_on_step_end
-            )
-            jax.block_until_ready(z)
-        return dataclasses.replace(self.decode(z, min_max_depth_mask), evaluations=int(evaluated.sum()))
+                evaluated = evaluated_steps(fetch(programs.modulations(dit, schedule.timesteps)), step_cache)
+            skip_from = steps * (1 - cfg_skip_ratio)
+            z = self._denoise(dit, schedule, evaluated, latents, conditions, guidance_scale, skip_from, callback)
+            return jax.block_until_ready(z), int(evaluated.sum())
 
     def encode_prompt(self, texts: Sequence[str]) -> Float[np.ndarray, "b n c"]:
         """Features of texts by the text encoder; rows beyond a text are zero. Each text is encoded once and kept."""
@@ -241,7 +284,7 @@ class Gen3RPipeline:
         if new:
             ids, mask = self._tokenize(new, self._text_length)
             with self._network("umt5", "Encoding the text") as umt5:
-                features = np.asarray(programs.encode_text(umt5, ids, mask))
+                features = fetch(programs.encode_text(umt5, ids, mask))
             self._prompts |= zip(new, features, strict=True)
         return np.stack([self._prompts[text] for text in texts])
 
@@ -250,7 +293,7 @@ class Gen3RPipeline:
     ) -> tuple[Float[np.ndarray, "k 3 4"], Float[np.ndarray, "k 3 3"], float]:
         """What VGGT sees in given frames: world-to-camera matrices, intrinsics in pixels and the median depth."""
         with self._network("vggt", "Finding the cameras of the given frames") as vggt:
-            geometry = jax.device_get(programs.reconstruct(vggt, np.asarray(images, np.float32)[None]))
+            geometry = fetch(programs.reconstruct(vggt, np.asarray(images, np.float32)[None]))
         w2c, intrinsics = decode_pose(geometry.pose_encs[-1, 0], images.shape[1:3])
         # The lower of the two middle values, as the official code's median takes it.
         depth = np.sort(geometry.depth, axis=None)
@@ -258,13 +301,16 @@ class Gen3RPipeline:
 
     def decode(self, latents: Float[Array, "b f h w 16"], min_max_depth_mask: bool = False) -> Gen3RPipelineOutput:
         """Video and geometry of latents Z."""
-        appearance, geometry = jnp.split(jnp.asarray(latents), 2, axis=3)
+        appearance, *geometry = jnp.split(jnp.asarray(latents), 1 + self.joint, axis=3)
         with self._network("wan_vae", "Decoding the video") as wan_vae:
-            rgbs = np.asarray(programs.decode_video(wan_vae, appearance))
-        with self._network("geometry_adapter", "Decoding the geometry") as adapter:
-            packed = jax.block_until_ready(programs.decode_adapter(adapter, geometry))
+            rgbs = fetch(programs.decode_video(wan_vae, appearance))
+        if self.joint:
+            with self._network("geometry_adapter", "Decoding the geometry") as adapter:
+                packed = jax.block_until_ready(programs.decode_adapter(adapter, *geometry))
         with self._network("vggt", "Reading depth and cameras") as vggt:
-            read: Geometry = jax.device_get(programs.read_geometry(vggt, packed))
+            read: Geometry = fetch(
+                programs.read_geometry(vggt, packed) if self.joint else programs.reconstruct(vggt, rgbs)
+            )
         w2c, intrinsics = decode_pose(read.pose_encs[-1], rgbs.shape[2:4])
         return Gen3RPipelineOutput(
             rgbs=rgbs,
@@ -274,7 +320,7 @@ class Gen3RPipeline:
             pcds=unproject_depth(read.depth, np.asarray(w2c), np.asarray(intrinsics)),
             point_masks=depth_mask(read.depth, min_max_depth_mask),
             cameras=(np.asarray(w2c), np.asarray(intrinsics)),
-            latents=np.asarray(latents),
+            latents=fetch(latents),
         )
 
     def _denoise(

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from gen3r_jax import module
-from gen3r_jax.diffusion.conditioning import camera_condition, condition
+from gen3r_jax.diffusion.conditioning import condition, given_condition, pack_time
 from gen3r_jax.diffusion.solvers import SolverState, solver_step
 from gen3r_jax.models.wan_dit import Context
 from gen3r_jax.pipeline import Geometry, Network, decode_tokens, encode_tokens, encode_video
@@ -53,12 +53,16 @@ def encode_image(clip_vision: Network, images: Float[Array, "b h w 3"]) -> Float
     return module.merge(*clip_vision)(images)
 
 
-@jax.jit
+@partial(jax.jit, static_argnames="joint")
 def encode_given(
-    wan_vae: Network, clip: Float[Array, "b t h w 3"], mask: Bool[Array, "b t"], noise: Float[Array, "b f h w 16"]
-) -> Float[Array, "b f h 2*w 20"]:
+    wan_vae: Network,
+    clip: Float[Array, "b t h w 3"],
+    mask: Bool[Array, "b t"],
+    noise: Float[Array, "b f h w 16"],
+    joint: bool = True,
+) -> Float[Array, "b f h w2 20"]:
     posterior = encode_video(module.merge(*wan_vae), clip, chunk_frames=4)
-    return condition(posterior.sample(noise), mask)
+    return (condition if joint else given_condition)(posterior.sample(noise), mask)
 
 
 @jax.jit
@@ -71,7 +75,10 @@ def prepare(
 ) -> Conditions:
     network = module.merge(*dit)
     image = jnp.tile(image, (len(texts) // len(image), 1, 1))
-    return Conditions(network.encode_context(texts, image), network.encode_cameras(camera_condition(cameras)), given)
+    halves = 8 * given.shape[3] // cameras.shape[3]
+    return Conditions(
+        network.encode_context(texts, image), network.encode_cameras(pack_time(cameras), repeat=halves), given
+    )
 
 
 @partial(jax.jit, static_argnames="passes")

@@ -28,11 +28,12 @@ from gen3r_jax.data.loader import DataOptions, make_loader
 from gen3r_jax.errors import UserError, main_guard
 from gen3r_jax.options import read_options
 from gen3r_jax.stages.adapter import AdapterStage
+from gen3r_jax.stages.dit import DiTStage
 from gen3r_jax.training.loop import LoopOptions, train
 from gen3r_jax.training.stage import Stage
 from gen3r_jax.training.workdir import claim_workdir
 
-STAGES: dict[str, type[Stage]] = {"adapter": AdapterStage}
+STAGES: dict[str, type[Stage]] = {"adapter": AdapterStage, "dit": DiTStage}
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, with a preset after a colon.", lock_config=True)
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; it is made when it is missing.")

@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from conversion.pipeline_folder import write_tiny_tokenizer
 from conversion.recording import Recording
 from conversion.tables import clip_vision, umt5
 from gen3r_jax import module
@@ -81,7 +80,7 @@ def test_drift_in_bfloat16(text_encoder, image_encoder):
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tokenizer")
-    write_tiny_tokenizer(folder)
+    Tokenizer.tiny().save(folder)
     return Tokenizer.from_folder(folder)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, Int
 from tokenizers import Tokenizer as FastTokenizer
+from tokenizers import models, normalizers, pre_tokenizers, processors
 
 from gen3r_jax.errors import UserError
 
@@ -38,17 +39,35 @@ class Tokenizer:
             raise UserError(f"{file} has no token {PAD}")
         return cls(tokenizer)
 
+    @classmethod
+    def tiny(cls) -> "Tokenizer":
+        """A tokenizer of characters that fits the tiny text encoder's vocabulary of 64."""
+        characters = "abcdefghijklmnopqrstuvwxyz0123456789 .,;:!?'\"-()"
+        vocabulary = {token: i for i, token in enumerate((PAD, "</s>", "<unk>", *characters))}
+        tokenizer = FastTokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+        tokenizer.normalizer = normalizers.Lowercase()
+        tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+        tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+        tokenizer.add_special_tokens([PAD, "</s>", "<unk>"])
+        return cls(tokenizer)
+
+    def save(self, path: Path | str) -> None:
+        """Writes ``tokenizer.json`` into a folder, which is made when it is missing."""
+        Path(path).mkdir(parents=True, exist_ok=True)
+        self._tokenizer.save(str(Path(path) / "tokenizer.json"))
+
     def __call__(
-        self, texts: Sequence[str], length: int
+        self, texts: Sequence[str], length: int, *, warn: bool = True
     ) -> tuple[Int[np.ndarray, "b {length}"], Bool[np.ndarray, "b {length}"]]:
-        """Token numbers, padded to `length`, and where there are tokens. Longer texts are cut, with a warning."""
+        """Token numbers, padded to `length`, and where there are tokens. Longer texts are cut, with a warning if `warn`."""
         ids = np.full((len(texts), length), self._pad, np.int32)
         mask = np.zeros((len(texts), length), bool)
         for row, (text, encoding) in enumerate(zip(texts, self._tokenizer.encode_batch(list(texts)), strict=True)):
             tokens = encoding.ids
             if len(tokens) > length:
-                start = encoding.offsets[length - 1][0]
-                _log.warning("the text has %d tokens, %d are read; left out: %r", len(tokens), length, text[start:])
+                if warn:
+                    start = encoding.offsets[length - 1][0]
+                    _log.warning("the text has %d tokens, %d are read; left out: %r", len(tokens), length, text[start:])
                 tokens = [*tokens[: length - 1], tokens[-1]]  # the end of the sequence stays
             ids[row, : len(tokens)] = tokens
             mask[row, : len(tokens)] = True

@@ -160,12 +160,16 @@ class WanDiT(nnx.Module):
 
         return jax.lax.scan(body, None, self.blocks)[1]
 
-    def encode_cameras(self, cameras: Float[Array, "b f H W i"]) -> Float[Array, "b f H/16 W/16 c"]:
+    def encode_cameras(
+        self, cameras: Float[Array, "b f H W i"], repeat: int = 1
+    ) -> Float[Array, "b f H/16 repeat*W/16 c"]:
         """What cameras add to the patches; the same for every step of sampling.
 
-        cameras: packed Pluecker maps in pixels, W of both halves; see :mod:`gen3r_jax.diffusion.conditioning`.
+        Args:
+          cameras: packed Pluecker maps in pixels; see :mod:`gen3r_jax.diffusion.conditioning`.
+          repeat: so often they stand side by side, once for each half.
         """
-        return self.camera_adapter(cameras)
+        return self.camera_adapter(cameras, repeat)
 
     def embed(
         self,

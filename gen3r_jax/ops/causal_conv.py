@@ -11,7 +11,8 @@ layer here can be called in two ways that give the same numbers:
 
 import math
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -41,8 +42,16 @@ def linear(inputs: int, outputs: int, *, rngs: nnx.Rngs) -> nnx.Linear:
     return layer
 
 
-def conv2d(inputs: int, outputs: int, *, strides: int = 1, padding: Any = "SAME", rngs: nnx.Rngs) -> nnx.Conv:
-    """3x3 convolution of every frame of ``b t h w c``."""
+def conv2d(
+    inputs: int,
+    outputs: int,
+    *,
+    strides: int = 1,
+    padding: Any = "SAME",
+    split: Literal["tiles", "frames"] = "tiles",
+    rngs: nnx.Rngs,
+) -> nnx.Conv:
+    """3x3 convolution of every frame of ``b t h w c``; `split` as in :func:`gen3r_jax.ops.conv.convolve`."""
     zeros = nnx.initializers.zeros
     layer = nnx.Conv(
         inputs,
@@ -51,7 +60,7 @@ def conv2d(inputs: int, outputs: int, *, strides: int = 1, padding: Any = "SAME"
         strides=strides,
         padding=padding,
         kernel_init=zeros,
-        conv_general_dilated=convolve,
+        conv_general_dilated=partial(convolve, split=split),
         rngs=rngs,
     )
     layer.kernel[...], layer.bias[...] = uniform((3, 3), inputs, outputs, rngs)

@@ -14,11 +14,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
-from PIL import Image, ImageDraw
 
 from gen3r_jax import pipeline
 from gen3r_jax.evaluation.geometry import aligned_chamfer
-from gen3r_jax.export.files import replacing
+from gen3r_jax.export.grid import spread, write_grid
 from gen3r_jax.export.pointcloud import scene_cloud, write_ply
 from gen3r_jax.export.video import colorize_depth, depth_limits, write_video
 from gen3r_jax.models.causal_autoencoder import DiagonalGaussian
@@ -27,8 +26,6 @@ from gen3r_jax.models.vggt import VGGT
 from gen3r_jax.scene import Scene
 from gen3r_jax.stages.adapter_losses import cosine_distance, kl_divergence, smooth_l1
 
-TILE = 160  # side of one picture in the grids
-MAX_COLUMNS = 8
 CLOUD_SIDE = 140  # clouds are compared on a grid of about so many pixels a side
 
 
@@ -83,15 +80,15 @@ def write(directory: Path, frames: UInt8[np.ndarray, "b t h w 3"], views: Views)
 def _write_pictures(directory: Path, direct: Scene, through: Scene, appearance: np.ndarray, geometry: np.ndarray):
     frames, limits = direct.rgb, depth_limits(direct.depth)
     depths = [colorize_depth(scene.depth, limits) for scene in (direct, through)]
-    times = _spread(len(frames))
+    times = spread(len(frames))
     rows = {"frames": frames[times], "depth, VGGT": depths[0][times], "depth, adapter": depths[1][times]}
-    _write_grid(directory / "depth.png", rows)
+    write_grid(directory / "depth.png", rows)
     write_video(directory / "depth.mp4", np.concatenate([frames, *depths], axis=2))
 
-    times = _spread(len(appearance))
+    times = spread(len(appearance))
     rows = {name: colors[times] for name, colors in latent_colors(appearance, geometry).items()}
     # The first latent stands for one frame, each other one for four, of which the last is shown.
-    _write_grid(directory / "latents.png", {"frames": frames[4 * times], **rows})
+    write_grid(directory / "latents.png", {"frames": frames[4 * times], **rows})
 
     for name, scene in (("vggt", direct), ("adapter", through)):
         write_ply(directory / f"points_{name}.ply", *scene_cloud(scene))
@@ -135,27 +132,3 @@ class _Components:
     def __call__(self, latents: np.ndarray) -> np.ndarray:
         scaled = ((latents - self.mean) @ self.axes - self.low) / np.maximum(self.high - self.low, 1e-12)
         return np.round(255 * np.clip(scaled, 0, 1)).astype(np.uint8)
-
-
-def _spread(count: int) -> np.ndarray:
-    """At most MAX_COLUMNS of `count` times, evenly spread from the first to the last."""
-    return np.round(np.linspace(0, count - 1, min(count, MAX_COLUMNS))).astype(int)
-
-
-def _write_grid(path: Path, rows: dict[str, UInt8[np.ndarray, "t h w 3"]]) -> None:
-    """One row of tiles for each entry, under its name."""
-    margin, header = 4, 16
-    columns = max(map(len, rows.values()))
-    size = (columns * (TILE + margin) + margin, len(rows) * (TILE + header) + margin)
-    canvas = Image.new("RGB", size, "white")
-    draw = ImageDraw.Draw(canvas)
-    for row, (name, tiles) in enumerate(rows.items()):
-        top = row * (TILE + header)
-        draw.text((margin, top + 2), name, fill="black")
-        for column, tile in enumerate(tiles):
-            # Small pictures are latents: their cells should be seen.
-            method = Image.Resampling.NEAREST if len(tile) < TILE // 2 else Image.Resampling.LANCZOS
-            place = (margin + column * (TILE + margin), top + header)
-            canvas.paste(Image.fromarray(tile).resize((TILE, TILE), method), place)
-    with replacing(path) as temporary:
-        canvas.save(temporary)

@@ -1,6 +1,8 @@
 """AdamW with clipping and a schedule, and the moving average of the weights."""
 
 import dataclasses
+import functools
+import re
 from typing import Any
 
 import jax
@@ -8,13 +10,19 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
+from gen3r_jax import module
+from gen3r_jax.errors import UserError
+
+SLOW = 0.5
+
 
 @dataclasses.dataclass(frozen=True)
 class OptimOptions:
     """learning_rate falls by a cosine to `final_fraction` of itself over a phase, after a linear warm-up from zero.
 
     clip_norm bounds the global norm of the gradient; it starts `clip_start` times higher and comes down linearly over
-    the first `clip_decay` of the phase. ema_decay 0 keeps no moving average.
+    the first `clip_decay` of the phase. ema_decay 0 keeps no moving average. Weights whose dotted path the regular
+    expression `slow` matches learn half as fast.
     """
 
     learning_rate: float
@@ -28,10 +36,13 @@ class OptimOptions:
     clip_start: float
     clip_decay: float
     ema_decay: float
+    slow: str = ""
 
 
 def learning_rate(options: OptimOptions, steps: int) -> optax.Schedule:
     """Learning rate by the number of updates already made in a phase of `steps` updates."""
+    if options.warmup_steps >= steps:
+        raise UserError(f"optim.warmup_steps {options.warmup_steps} must be fewer than the {steps} steps of a phase")
     return optax.warmup_cosine_decay_schedule(
         init_value=0.0 if options.warmup_steps else options.learning_rate,
         peak_value=options.learning_rate,
@@ -50,7 +61,7 @@ def clip_threshold(options: OptimOptions, steps: int) -> optax.Schedule:
 
 def make_optimizer(options: OptimOptions, steps: int) -> optax.GradientTransformation:
     """AdamW with decoupled weight decay on every parameter, after clipping, for a phase of `steps` updates."""
-    return optax.chain(
+    parts = [
         optax.inject_hyperparams(optax.clip_by_global_norm)(max_norm=clip_threshold(options, steps)),
         optax.adamw(
             learning_rate(options, steps),
@@ -59,7 +70,15 @@ def make_optimizer(options: OptimOptions, steps: int) -> optax.GradientTransform
             eps=options.eps,
             weight_decay=options.weight_decay,
         ),
-    )
+    ]
+    if options.slow:
+        parts.append(optax.masked(optax.scale(SLOW), functools.partial(_matching, options.slow)))
+    return optax.chain(*parts)
+
+
+def _matching(pattern: str, params: Any) -> Any:
+    names = module.flatten(params)
+    return jax.tree.unflatten(jax.tree.structure(params), [bool(re.fullmatch(pattern, name)) for name in names])
 
 
 def update_ema(ema: Any, params: Any, decay: float, step: Int[Array, ""]) -> Any:

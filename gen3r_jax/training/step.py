@@ -17,10 +17,10 @@ from jaxtyping import Array, Int, Key
 
 from gen3r_jax import module
 from gen3r_jax.errors import UserError
-from gen3r_jax.sharding import batch_sharding, data_parallel_size
+from gen3r_jax.sharding import batch_sharding, data_parallel_size, param_shardings
 from gen3r_jax.training.optim import OptimOptions, learning_rate, make_optimizer, update_ema
 from gen3r_jax.training.stage import Axes, Batch, Encoder, Metrics, Stage
-from gen3r_jax.training.state import TrainState, shardings
+from gen3r_jax.training.state import TrainState, abstract_state, shardings
 
 # Micro-batches that may be on their way at once: a device that ends one finds the next, and no more memory is taken.
 IN_FLIGHT = 2
@@ -238,6 +238,25 @@ class Step:
         means["optim/grad_norm"] = optax.tree.norm(grads)
         means["optim/learning_rate"] = learning_rate(options, phase.steps)(state.step - phase.start)
         return TrainState(state.step + 1, params, opt_state, ema), means
+
+
+def step_programs(stage: Stage, options: Any, phase: Phase, mesh: Mesh) -> list[Program]:
+    """The programs of a phase for a mesh whose devices need not be here; no weights are read.
+
+    options: :class:`gen3r_jax.training.loop.LoopOptions`.
+    """
+    with jax.set_mesh(mesh):
+        tx = make_optimizer(options.optim, phase.steps)
+        abstract = abstract_state(stage, tx, mesh, with_ema=options.optim.ema_decay > 0)
+        step = Step(stage, options.optim, phase, abstract, options.train.dtype, options.train.seed, mesh)
+        shapes = stage.abstract_frozen()
+        frozen = jax.tree.map(
+            lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+            shapes,
+            param_shardings(shapes, mesh),
+        )
+        calls = count_micro_batches(options.train.batch_size, phase.clips_per_device, mesh)
+        return step.programs(frozen, [abstract_micro_batch(stage, phase, options.train.side, mesh)] * calls)
 
 
 def _abstract(x: Any) -> jax.ShapeDtypeStruct:
