@@ -14,12 +14,12 @@ count.
 import math
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 
 KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute", "ragged-all-to-all")
 
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.-]+) \(.*\{$")
-_INSTRUCTION = re.compile(r"^ +(?:ROOT )?%?[\w.-]+ = (.*?) ([a-z][a-z0-9-]*)\((.*)$")
+_INSTRUCTION = re.compile(r"^ +(ROOT )?%?([\w.-]+) = (.*?) ([a-z][a-z0-9-]*)\((.*)$")
 _CALLS = re.compile(r"\b(calls|to_apply|body|condition|\w+_computations?)=\{?((?:%[\w.-]+(?:, )?)+)")
 _ARRAY = re.compile(r"\b([a-z]+\d*\w*)\[([\d,]*)\]")
 _METADATA = re.compile(r'op_name="([^"]*)"')
@@ -55,38 +55,60 @@ class Collective:
         return self.sent * self.times
 
 
+@dataclass(frozen=True)
+class _Instruction:
+    """``name = result opcode(rest``."""
+
+    opcode: str
+    result: str
+    rest: str
+
+    @property
+    def operands(self) -> list[str]:
+        return re.findall(r"%([\w.-]+)", self.rest.split(")")[0])
+
+    @property
+    def called(self) -> dict[str, list[str]]:
+        """Computations that it runs, by their role."""
+        return {role: re.findall(r"%([\w.-]+)", names) for role, names in _CALLS.findall(self.rest)}
+
+    @property
+    def source(self) -> str:
+        found = _METADATA.search(self.rest)
+        return found[1] if found else ""
+
+
 @dataclass
 class _Computation:
-    """Lines of the compiler's text that matter here: (collective), (called computation, its line), constants."""
+    root: str
+    instructions: dict[str, _Instruction]
 
-    collectives: list[Collective] = field(default_factory=list)
-    calls: list[tuple[str, str]] = field(default_factory=list)  # (opcode, rest of the line)
-    bounds: list[int] = field(default_factory=list)
-    compares: bool = False
+    def constant(self, name: str) -> int | None:
+        one = self.instructions[name]
+        if one.opcode in ("copy", "convert", "bitcast"):
+            return self.constant(one.operands[0])
+        return int(one.rest.split(")")[0]) if one.opcode == "constant" and "[]" in one.result else None
 
 
 def find_collectives(text: str) -> list[Collective]:
     """The collectives of a program, ``compiled.as_text()``."""
-    partitions, replicas = (
-        re.search(rf"\b{name}=(\d+)", text[:10_000]) for name in ("num_partitions", "replica_count")
-    )
-    devices = math.prod(int(match[1]) for match in (partitions, replicas) if match)
-    computations, entry = _read(text, devices)
+    sizes = (re.search(rf"\b{name}=(\d+)", text[:10_000]) for name in ("num_partitions", "replica_count"))
+    devices = math.prod(int(size[1]) for size in sizes if size)
+    computations, entry = _read(text)
     found: list[Collective] = []
 
     def walk(name: str, times: int, loops: int, exact: bool, source: str) -> None:
-        for collective in computations[name].collectives:
-            source_here = collective.source or source
-            found.append(replace(collective, times=times, loops=loops, exact=exact, source=source_here))
-        for opcode, line in computations[name].calls:
-            called = dict(_called(line))
-            source_here = (_METADATA.search(line) or ("", source))[1]
-            if opcode == "while":
-                trips = _trips(line, called["condition"][0], computations)
-                walk(called["body"][0], times * (trips or 1), loops + 1, exact and trips is not None, source_here)
-            else:
-                for inner in (one for names in called.values() for one in names):
-                    walk(inner, times, loops, exact, source_here)
+        for one in computations[name].instructions.values():
+            origin = one.source or source
+            if one.opcode.removesuffix("-start") in KINDS:
+                kind, shape, group, sent = _exchange(one, name, devices)
+                found.append(Collective(kind, shape, group, sent, times, loops, exact, origin))
+            elif one.opcode == "while":
+                trips = _trips(one, computations[name], computations)
+                walk(one.called["body"][0], times * (trips or 1), loops + 1, exact and trips is not None, origin)
+            elif not one.opcode.endswith(("-done", "-update")):
+                for inner in (inner for names in one.called.values() for inner in names):
+                    walk(inner, times, loops, exact, origin)
 
     walk(entry, 1, 0, True, "")
     return found
@@ -106,65 +128,69 @@ def largest(collectives: Iterable[Collective], count: int) -> list[Collective]:
     return sorted(collectives, key=lambda one: one.total, reverse=True)[:count]
 
 
-def _read(text: str, devices: int) -> tuple[dict[str, _Computation], str]:
+def _read(text: str) -> tuple[dict[str, _Computation], str]:
+    """All computations by name, and the name of the one that is entered."""
     computations: dict[str, _Computation] = {}
-    name = entry = ""
+    here, entry = _Computation("", {}), ""
     for line in text.splitlines():
         if header := _COMPUTATION.match(line):
-            name = header[2]
-            computations[name] = _Computation()
-            entry = name if header[1] else entry
-        elif instruction := _INSTRUCTION.match(line):
-            result, opcode, rest = instruction.groups()
-            here = computations[name]
-            if opcode == "constant" and re.fullmatch(r"[su]\d+\[\]", result.split("{")[0]):
-                here.bounds.append(int(rest.split(")")[0]))
-            here.compares |= opcode == "compare" and "direction=LT" in rest
-            if opcode.removesuffix("-start") in KINDS:
-                # The compiler for TPUs writes some reduce-scatters as an all-reduce that is sliced in the same kernel.
-                fused = opcode == "all-reduce" and name.startswith("all-reduce-scatter")
-                here.collectives.append(_collective("fused-reduce-scatter" if fused else opcode, result, rest, devices))
-            elif not opcode.endswith(("-done", "-update")) and _CALLS.search(rest):
-                here.calls.append((opcode, rest))
+            here = computations[header[2]] = _Computation("", {})
+            entry = header[2] if header[1] else entry
+        elif found := _INSTRUCTION.match(line):
+            root, name, result, opcode, rest = found.groups()
+            here.instructions[name] = _Instruction(opcode, result, rest)
+            here.root = name if root else here.root
     return computations, entry
 
 
-def _called(line: str) -> list[tuple[str, list[str]]]:
-    return [(role, re.findall(r"%([\w.-]+)", names)) for role, names in _CALLS.findall(line)]
-
-
-def _trips(line: str, condition: str, computations: dict[str, _Computation]) -> int | None:
-    """How often a loop runs; None where neither a number is given nor its counter is compared with a constant."""
-    if known := _TRIPS.search(line):
+def _trips(loop: _Instruction, caller: _Computation, computations: dict[str, _Computation]) -> int | None:
+    """How often a loop runs; None where it is not written and its counter does not run between constants."""
+    if known := _TRIPS.search(loop.rest):
         return int(known[1])
-    parts = [computations[condition]]
-    for part in parts:
-        parts += [computations[name] for _, inner in part.calls for _, names in _called(inner) for name in names]
-    bounds = {bound for part in parts for bound in part.bounds}
-    return bounds.pop() if len(bounds) == 1 and any(part.compares for part in parts) else None
+    condition, body = (computations[loop.called[role][0]] for role in ("condition", "body"))
+    compare = condition.instructions[condition.root]
+    if compare.opcode != "compare" or "direction=LT" not in compare.rest:
+        return None
+    counter = condition.instructions[compare.operands[0]]
+    index = re.search(r"index=(\d+)", counter.rest) if counter.opcode == "get-tuple-element" else None
+    end = condition.constant(compare.operands[1])
+    if index is None or end is None:
+        return None
+    # Compilers unroll loops: the counter may then step by two, and start late.
+    step, name = 0, body.instructions[body.root].operands[int(index[1])]
+    while (one := body.instructions[name]).opcode in ("add", "copy"):
+        numbers = [body.constant(operand) for operand in one.operands]
+        step += next((number for number in numbers if number is not None), 0)
+        name = one.operands[1 if numbers[0] is not None else 0]
+    initial = caller.instructions[loop.operands[0]]
+    start = caller.constant(initial.operands[int(index[1])]) if initial.opcode == "tuple" else 0
+    return math.ceil((end - (start or 0)) / step) if step else None
 
 
-def _collective(opcode: str, result: str, rest: str, devices: int) -> Collective:
-    arrays = _ARRAY.findall(result)
-    total = sum(_bytes(*array) for array in arrays)
-    n = _group(rest, devices)
-    kind, started = opcode.removesuffix("-start"), opcode.endswith("-start")
-    if kind == "collective-permute":  # started, its result is (operand, result, context...)
-        sent = total // 2 if started else total
-    elif kind == "all-reduce":
-        sent = 2 * total * (n - 1) // n
-    elif started:  # its result is (operands, results), of which one is n times the other
-        sent = total * (n - 1) // (n + 1) if kind != "all-to-all" else total // 2 * (n - 1) // n
+def _exchange(one: _Instruction, computation: str, devices: int) -> tuple[str, str, int, int]:
+    """Kind, shape of the result, number of devices, and bytes that each sends."""
+    kind, started = one.opcode.removesuffix("-start"), one.opcode.endswith("-start")
+    arrays = [f"{dtype}[{sizes}]" for dtype, sizes in _ARRAY.findall(one.result)]
+    n = _group(one.rest, devices)
+    if started and kind != "all-reduce":  # the result is (operands, results), and for some a context of scalars
+        arrays = [array for array in arrays if not array.endswith("[]")]
+        arrays = arrays[len(arrays) // 2 :]
+    size = sum(map(_bytes, arrays))
+    # The compiler for TPUs writes some reduce-scatters as an all-reduce of which the same kernel keeps a slice.
+    fused = kind == "all-reduce" and computation.startswith("all-reduce-scatter")
+    if kind == "collective-permute":
+        sent = size
+    elif kind == "reduce-scatter":
+        sent = size * (n - 1)
     else:
-        sent = total * (n - 1) if kind == "reduce-scatter" else total * (n - 1) // n
-    kind = kind.removeprefix("fused-")
-    shape = " ".join(f"{dtype}[{sizes}]" for dtype, sizes in arrays[:3]) + " ..." * (len(arrays) > 3)
-    source = (_METADATA.search(rest) or ("", ""))[1]
-    return Collective(kind, shape, n, sent, 1, 0, True, source)
+        sent = (2 if kind == "all-reduce" and not fused else 1) * size * (n - 1) // n
+    shape = " ".join(arrays[:3]) + " ..." * (len(arrays) > 3)
+    return "reduce-scatter" if fused else kind, shape, n, sent
 
 
-def _bytes(dtype: str, sizes: str) -> int:
-    bits = int((re.search(r"\d+", dtype) or "8")[0])
+def _bytes(array: str) -> int:
+    dtype, sizes = array[:-1].split("[")
+    bits = int((re.search(r"\d+", dtype) or "8")[0])  # pred has none
     return math.prod(int(size) for size in sizes.split(",") if size) * bits // 8
 
 

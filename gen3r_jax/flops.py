@@ -53,7 +53,7 @@ def _runs(name: str, parameters: dict[str, Any]) -> int:
     if name == "scan":
         return parameters["length"]
     if name == "shard_map":  # its shapes are those of one device
-        return math.prod(parameters["mesh"].shape[axis] for axis in parameters["manual_axes"])
+        return math.prod(parameters["mesh"].shape[axis] for axis in parameters["newly_manual_axes"])
     if name == "pallas_call":  # its shapes are those of one block
         return math.prod(parameters["grid_mapping"].grid)
     return 1

@@ -157,7 +157,7 @@ def _accepted(kind: str) -> str:
         return f"{kind}:SHAPE, one of {', '.join(_SHAPES[kind])}, or {kind}:N for so many chips"
     if kind == "h100":
         return f"h100:N with N up to {_GPUS_PER_NODE}, or a multiple of it"
-    return f"{', '.join(f'{kind}:{shapes[4]}' for kind, shapes in _SHAPES.items())}, h100:8 or other sizes of these"
+    return f"{', '.join(f'{kind}:{shapes[3]}' for kind, shapes in _SHAPES.items())}, h100:8 or other sizes of these"
 
 
 def _require(name: str, module: str, what: str, extra: str) -> None:
