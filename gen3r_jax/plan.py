@@ -28,7 +28,7 @@ from gen3r_jax.program_cost import ProgramCost, kept_by_others, measure
 from gen3r_jax.sharding import make_mesh
 from gen3r_jax.topology import LINK_UTILISATION, UTILISATION, Topology, parse
 from gen3r_jax.train import CONFIG, parse_flags, read_config
-from gen3r_jax.training.step import Phase, Program, make_phases
+from gen3r_jax.training.step import Phase, Program, make_phases, step_programs
 
 TOPOLOGY = flags.DEFINE_string("topology", None, "What to compile for: v5e:4x4, v5p:256, h100:8, ...")
 PROGRAM = flags.DEFINE_multi_string("program", [], "Compile only the programs of these names.")
@@ -45,8 +45,6 @@ def main(arguments: Sequence[str]) -> int:
     logging.set_verbosity(logging.WARNING)
     config = CONFIG.value.to_dict()
     config["data"]["source"] = config["data"]["source"] or "procedural"  # no data is read
-    from gen3r_jax.training.step import step_programs
-
     stage, options = read_config(config)
     phases = make_phases(options.train.phases)
     if PHASE.value is not None and PHASE.value >= len(phases):

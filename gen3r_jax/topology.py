@@ -116,7 +116,10 @@ class Topology:
         if self.chip.name == "h100":
             return self._gpus()
         _require(self.name, "libtpu", "the TPU compiler", "tpu")
-        # Else libtpu asks the cloud which machine this is, and refuses a second process.
+        # Else libtpu asks the cloud which machine this is, complains, and refuses a second process.
+        count = 2 * self.count if self.chip.name == "v5p" else self.count  # its machines are named by their cores
+        kind = "v5litepod" if self.chip.name == "v5e" else self.chip.name
+        os.environ.setdefault("TPU_ACCELERATOR_TYPE", f"{kind}-{count}")
         os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
         os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
         os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
