@@ -55,7 +55,7 @@ def main(arguments: Sequence[str]) -> int:
     failed, written = False, []
     for phase in phases if PHASE.value is None else [phases[PHASE.value]]:
         programs = step_programs(stage, options, phase, mesh)
-        costs = compile_all(programs, PROGRAM.value, mesh)
+        costs = compile_all(programs, PROGRAM.value, mesh, topology)
         failed |= None in costs
         done = [cost for cost in costs if cost]
         print("\n".join(describe(done, phase, topology, complete=len(done) == len(programs))), flush=True)
@@ -66,7 +66,9 @@ def main(arguments: Sequence[str]) -> int:
     return int(failed)
 
 
-def compile_all(programs: Sequence[Program], names: Sequence[str], mesh: Mesh) -> list[ProgramCost | None]:
+def compile_all(
+    programs: Sequence[Program], names: Sequence[str], mesh: Mesh, topology: Topology
+) -> list[ProgramCost | None]:
     """Costs of the programs of these names, all without names; None for one that does not compile."""
     known = [program.name for program in programs]
     if unknown := set(names) - set(known):
@@ -77,7 +79,7 @@ def compile_all(programs: Sequence[Program], names: Sequence[str], mesh: Mesh) -
             continue
         print(f"compiling: {program.name} ...", file=sys.stderr, flush=True)
         try:
-            costs.append(measure(program, mesh, others))
+            costs.append(measure(program, mesh, topology.compiler_options, others))
         except (jax.errors.JaxRuntimeError, NotImplementedError) as error:  # the other programs still tell something
             reason = next(iter(str(error).strip().splitlines()), "")
             print(f"{program.name} does not compile: {type(error).__name__}: {reason}", file=sys.stderr)

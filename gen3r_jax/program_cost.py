@@ -9,7 +9,7 @@ not known, so programs of many small operations take longer than this says.
 import math
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,14 +63,14 @@ class ProgramCost:
         return max(self.times(topology).values())
 
 
-def measure(program: Program, mesh: Mesh, others: int = 0) -> ProgramCost:
-    """Compiles a program for the devices of `mesh`. Raises what the compiler raises."""
+def measure(program: Program, mesh: Mesh, options: Mapping[str, bool], others: int) -> ProgramCost:
+    """Compiles a program for the devices of `mesh`, with options for the compiler. Raises what the compiler raises."""
     start = time.perf_counter()
     with jax.set_mesh(mesh):
         traced = program.function.trace(*program.arguments)
         lowered = traced.lower()
         middle = time.perf_counter()
-        compiled = lowered.compile()
+        compiled = lowered.compile(compiler_options=dict(options))
     end = time.perf_counter()
     memory = compiled.memory_analysis()
     arguments, outputs = memory.argument_size_in_bytes, memory.output_size_in_bytes

@@ -107,6 +107,12 @@ class Topology:
         """Bytes a second that a chip sends to the others: of its links, or of the network where these end."""
         return _NETWORK if self.chip.name == "h100" and self.shape[0] > 1 else self.chip.links
 
+    @property
+    def compiler_options(self) -> dict[str, bool]:
+        """What the compiler must be told where it has no chip to try kernels on."""
+        # It would take kernels of its own for matrix products, some of which it cannot build: rather NVIDIA's.
+        return {"xla_gpu_enable_triton_gemm": False} if self.chip.name == "h100" else {}
+
     def devices(self) -> list[jax.Device]:
         """Devices to compile for, which are not there. Nothing else can be done with them.
 

@@ -238,7 +238,7 @@ def refused(x):
 programs = [Program("layers", jax.jit(layers), (w, x), 2)]
 if slice.chip.name != "h100":  # its compiler plans more memory than there is
     programs.append(Program("huge", jax.jit(refused), (x,), 1))
-costs = compile_all(programs, [], mesh)
+costs = compile_all(programs, [], mesh, slice)
 print("\\n".join(describe([cost for cost in costs if cost], Phase(0, 0, 5, 100, 1), slice, None not in costs)))
 """
 
