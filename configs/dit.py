@@ -1,11 +1,14 @@
-"""Stage 2: the diffusion transformer. `configs/dit.py` is the recipe; `:tiny` runs on a CPU in minutes."""
+"""Stage 2: the diffusion transformer. `configs/dit.py` is the recipe; `:tiny` runs on a CPU in minutes.
+
+`:overfit` is `:tiny` on a single clip, which it learns by heart: the loss must fall to nearly nothing.
+"""
 
 from ml_collections import ConfigDict
 
 
 def get_config(preset: str = "") -> ConfigDict:
-    if preset not in ("", "tiny"):
-        raise ValueError(f"configs/dit.py has no preset {preset!r}; it has `tiny`, and none for the full recipe")
+    if preset not in ("", "tiny", "overfit"):
+        raise ValueError(f"configs/dit.py has no preset {preset!r}; it has tiny, overfit, and none for the full recipe")
     config = ConfigDict()
     config.stage = "dit"
     config.model = dict(
@@ -62,10 +65,10 @@ def get_config(preset: str = "") -> ConfigDict:
         compile_cache="",
         profile=(),
     )
-    config.validation = dict(every=200, clips=1)
+    config.validation = dict(every=200, clips=1, split="test")
     config.checkpoint = dict(every=100, keep=3, keep_every=1000)
 
-    if preset == "tiny":
+    if preset in ("tiny", "overfit"):
         config.model.update(preset="tiny", remat="none", vae_chunk_frames=0, frozen_dtype="float32")
         config.weights.dir = ""  # random networks
         config.tuning.rank = 4
@@ -75,4 +78,10 @@ def get_config(preset: str = "") -> ConfigDict:
         config.train.update(batch_size=4, side=112, phases=((5, 300, 4),), dtype="float32")
         config.validation.update(every=150, clips=2)
         config.checkpoint.update(every=100, keep=2, keep_every=0)
+    if preset == "overfit":
+        config.data.num_scenes = 1
+        config.conditions.update(text_drop=0.0, camera_drop=0.0)
+        config.train.phases = ((5, 2000, 4),)
+        config.validation.update(every=1000, clips=1, split="train")
+        config.checkpoint.every = 500
     return config

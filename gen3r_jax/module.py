@@ -5,11 +5,13 @@ optimizers, checkpoints, sharding rules and converters work on; a dotted path su
 ``aggregator.frame_blocks.attn.qkv.kernel`` names one leaf.
 """
 
+import hashlib
 from collections.abc import Callable
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 Params = dict[str, Any]
@@ -63,6 +65,15 @@ def flatten(params: Params) -> dict[str, Any]:
     """``{"a": {"b": leaf}}`` -> ``{"a.b": leaf}``; the keys of lists and tuples are their indices."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(params)
     return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
+
+
+def fingerprint(params: Params) -> str:
+    """A hash of names, shapes, dtypes and numbers: equal for equal parameters, wherever they lie."""
+    digest = hashlib.sha256()
+    for name, leaf in flatten(params).items():
+        digest.update(f"{name} {leaf.shape} {leaf.dtype}".encode())
+        digest.update(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8))
+    return digest.hexdigest()[:16]
 
 
 def count_parameters(params: Params) -> int:

@@ -52,6 +52,9 @@ RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     (r".*", ()),
 )
 
+# TPUs keep matrices in tiles of rows; slices that are no whole tiles they can only gather by summing whole matrices.
+TILE = 32
+
 _log = logging.getLogger(__name__)
 
 
@@ -109,15 +112,19 @@ def shortfall(size: int, axis: str) -> int:
     return -size % parts(axis)
 
 
-def partition(shape: tuple[int, ...], axes: tuple[str | None, ...], mesh: Any) -> PartitionSpec:
-    """Logical names of the leading axes of an array -> how it is split over the mesh, as far as the sizes divide."""
+def partition(shape: tuple[int, ...], axes: tuple[str | None, ...], mesh: Any, tile: int = 1) -> PartitionSpec:
+    """Logical names of the leading axes of an array -> how it is split over the mesh, as far as the sizes divide.
+
+    An axis is split over one more mesh axis only if its parts stay multiples of `tile`.
+    """
     taken: set[str] = set()
 
     def mesh_axes(size: int, name: str | None) -> tuple[str, ...] | None:
         chosen: list[str] = []
         for axis in LOGICAL[name] if name else ():
             parts = mesh.shape[axis] * math.prod(mesh.shape[one] for one in chosen)
-            if mesh.shape[axis] > 1 and axis not in taken and size % parts == 0:
+            whole_tiles = not chosen or size // parts % tile == 0
+            if mesh.shape[axis] > 1 and axis not in taken and size % parts == 0 and whole_tiles:
                 chosen.append(axis)
         taken.update(chosen)
         return tuple(chosen) or None
@@ -165,7 +172,7 @@ def opt_state_shardings(tx: optax.GradientTransformation, params: Any, shardings
 def _param_spec(name: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
     axes = next(axes for pattern, axes in RULES if re.fullmatch(pattern, name))
     axes = (None,) * (len(shape) - len(axes)) + axes[max(0, len(axes) - len(shape)) :]
-    spec = partition(shape, axes, mesh)
+    spec = partition(shape, axes, mesh, TILE)
     whole = [axis for axis, got in zip(axes, spec, strict=True) if axis and not got and _parts(axis, mesh) > 1]
     if whole:
         _log_once(f"{name} {shape} is not split along {', '.join(whole)}: the mesh axes do not divide it")

@@ -24,12 +24,13 @@ import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from gen3r_jax.data.encoded import make_encoded_loader
 from gen3r_jax.data.loader import DataOptions, make_loader
 from gen3r_jax.errors import UserError, main_guard
 from gen3r_jax.options import read_options
 from gen3r_jax.stages.adapter import AdapterStage
 from gen3r_jax.stages.dit import DiTStage
-from gen3r_jax.training.loop import LoopOptions, train
+from gen3r_jax.training.loop import LoopOptions, MakeLoader, train
 from gen3r_jax.training.stage import Stage
 from gen3r_jax.training.workdir import claim_workdir
 
@@ -58,7 +59,7 @@ def read_config(config: Mapping[str, Any]) -> tuple[Stage, RunOptions]:
     own = {field.name for field in dataclasses.fields(STAGES[name])}
     stage = read_options(STAGES[name], {group: groups[group] for group in own & groups.keys()})
     options = read_options(RunOptions, {group: groups[group] for group in groups.keys() - own})
-    if not options.data.source:
+    if not options.data.source and not _encoded(stage):
         raise UserError("no data: give --config.data.source=PATH (a video, a folder, a data set root) or =procedural")
     return stage, options
 
@@ -74,7 +75,18 @@ def main(arguments: Sequence[str]) -> None:
     if options.train.compile_cache:
         jax.config.update("jax_compilation_cache_dir", options.train.compile_cache)
     claim_workdir(workdir, config)
-    train(stage, functools.partial(make_loader, options.data, side=options.train.side), options, workdir, config)
+    train(stage, loader_of(stage, options), options, workdir, config)
+
+
+def loader_of(stage: Stage, options: RunOptions) -> MakeLoader:
+    """What makes the data: frames of the sources, or latents that were encoded before."""
+    if encoded := _encoded(stage):
+        return functools.partial(make_encoded_loader, Path(encoded), options.data, side=options.train.side)
+    return functools.partial(make_loader, options.data, side=options.train.side)
+
+
+def _encoded(stage: Stage) -> str:
+    return stage.weights.encoded if isinstance(stage, DiTStage) else ""
 
 
 def parse_flags(arguments: Sequence[str]) -> list[str]:

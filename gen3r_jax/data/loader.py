@@ -127,6 +127,7 @@ class ClipMaker(grain.transforms.RandomMap):
             "frames": np.stack([crops[i] for i in repaired]),
             "intrinsics": intrinsics.astype(np.float32),
             "c2w": c2w.astype(np.float32),
+            "has_cameras": np.bool_(capture.cameras is not None),
             "caption": _caption(capture.captions, rng),
             "sample_id": f"{source.name}/{capture.id}[{indices[0]}:{indices[-1] + 1}:{step}]",
             "num_replaced": int(np.sum(~readable)),
@@ -154,9 +155,9 @@ def make_loader(
 
     Returns:
       Batches, dicts of numpy arrays: `frames` uint8 [b t h w 3]; `intrinsics` float32 [b t 3 3] in pixels of the crop;
-      `c2w` float32 [b t 4 4], OpenCV axes, relative to the clip's first frame; `caption` and `sample_id` [b] strings;
-      `num_replaced` int32 [b], how many damaged frames and scenes were replaced. Sources without cameras give identity
-      poses and a 60 degree field of view.
+      `c2w` float32 [b t 4 4], OpenCV axes, relative to the clip's first frame; `has_cameras` bool [b];
+      `caption` and `sample_id` [b] strings; `num_replaced` int32 [b], how many damaged frames and scenes were replaced.
+      Sources without cameras give identity poses and a 60 degree field of view.
 
     Raises UserError on sizes that do not fit the networks, and where a source has nothing to read.
     """

@@ -17,7 +17,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
@@ -55,13 +55,13 @@ def read_settings(file: Path) -> dict[str, Any]:
 
 def read_frame(scene: ShardScene, index: int) -> bytes:
     """The image file of one frame."""
-    return _read_record(scene.file, scene.first + index)
+    return read_record(scene.file, scene.first + index)
 
 
 def read_description(scene: ShardScene) -> tuple[tuple[str, ...], Cameras | None]:
     """Captions and cameras of a scene."""
     try:
-        description = json.loads(_read_record(scene.file, scene.first + scene.length))
+        description = json.loads(read_record(scene.file, scene.first + scene.length))
         cameras = description["cameras"]
         if cameras is not None:
             cameras = Cameras(*(np.array(cameras[key]) for key in ("c2w", "intrinsics", "sizes")))
@@ -70,20 +70,19 @@ def read_description(scene: ShardScene) -> tuple[tuple[str, ...], Cameras | None
         raise UserError(f"{scene.file}: the description of scene {scene.id} is damaged: {error}") from None
 
 
-class ShardWriter:
-    """Writes one shard; it appears under its name only when it is whole.
+class RecordWriter:
+    """Writes one file of records, the last of which is its `index` in JSON; it appears only when it is whole.
 
     Use as a context manager; an exception inside leaves nothing behind. Raises UserError when the disk is full or
     cannot be written to.
     """
 
-    def __init__(self, file: Path, settings: dict[str, Any]):
-        self.file, self._settings = file, settings
+    def __init__(self, file: Path, index: dict[str, Any]):
+        self.file, self.index = file, index
         self._partial = file.with_name(f".{file.name}.partial")
-        self._scenes: list[tuple[str, int, int]] = []
         self._records = 0
 
-    def __enter__(self) -> "ShardWriter":
+    def __enter__(self) -> Self:
         try:
             self.file.parent.mkdir(parents=True, exist_ok=True)
             self._partial.write_bytes(b"")  # the writer itself is silent about a folder that it cannot write to
@@ -91,6 +90,50 @@ class ShardWriter:
             raise UserError(f"cannot write to {self.file.parent}: {error.strerror}") from None
         self._writer = ArrayRecordWriter(str(self._partial), "group_size:1,uncompressed")
         return self
+
+    def write(self, record: bytes) -> None:
+        try:
+            self._writer.write(record)
+        except RuntimeError:
+            raise self._failure() from None
+        self._records += 1
+
+    def __exit__(self, kind: type | None, *_: object) -> None:
+        try:
+            if kind is None:
+                self.write(json.dumps(self.index).encode())
+            self._close()
+            if kind is None:
+                self._read_back()
+                os.replace(self._partial, self.file)
+        finally:
+            self._partial.unlink(missing_ok=True)
+            _reader.cache_clear()
+
+    def _close(self) -> None:
+        try:
+            self._writer.close()
+        except RuntimeError:
+            raise self._failure() from None
+
+    def _read_back(self) -> None:
+        """A full disk goes unnoticed otherwise."""
+        try:
+            whole = read_json_index(self._partial, self.index["format"], "") == json.loads(json.dumps(self.index))
+        except UserError:
+            whole = False
+        if not whole:
+            raise self._failure()
+
+    def _failure(self) -> UserError:
+        return UserError(f"could not write {self.file}; is the disk full?")
+
+
+class ShardWriter(RecordWriter):
+    """Writes one shard of scenes."""
+
+    def __init__(self, file: Path, settings: dict[str, Any]):
+        super().__init__(file, {"format": FORMAT, "scenes": [], "settings": settings})
 
     def add(
         self, scene_id: str, frames: Iterable[bytes | None], captions: Iterable[str], cameras: Cameras | None
@@ -105,46 +148,16 @@ class ShardWriter:
         first, good = self._records, []
         for index, frame in enumerate(frames):
             if frame is not None:
-                self._write(frame)
+                self.write(frame)
                 good.append(index)
         if good:
             numbers = None
             if cameras is not None:
                 kept = cameras.take(good)
                 numbers = {key: getattr(kept, key).tolist() for key in ("c2w", "intrinsics", "sizes")}
-            self._write(json.dumps({"id": scene_id, "captions": list(captions), "cameras": numbers}).encode())
-            self._scenes.append((scene_id, first, len(good)))
+            self.write(json.dumps({"id": scene_id, "captions": list(captions), "cameras": numbers}).encode())
+            self.index["scenes"].append((scene_id, first, len(good)))
         return len(good)
-
-    def __exit__(self, kind: type | None, *_: object) -> None:
-        try:
-            if kind is None:
-                index = {"format": FORMAT, "scenes": self._scenes, "settings": self._settings}
-                self._write(json.dumps(index).encode())
-            self._close()
-            if kind is None:
-                if len(read_index(self._partial)) != len(self._scenes):  # read back: a full disk goes unnoticed
-                    raise self._failure()
-                os.replace(self._partial, self.file)
-        finally:
-            self._partial.unlink(missing_ok=True)
-            _reader.cache_clear()
-
-    def _write(self, record: bytes) -> None:
-        try:
-            self._writer.write(record)
-        except RuntimeError:
-            raise self._failure() from None
-        self._records += 1
-
-    def _close(self) -> None:
-        try:
-            self._writer.close()
-        except RuntimeError:
-            raise self._failure() from None
-
-    def _failure(self) -> UserError:
-        return UserError(f"could not write {self.file}; is the disk full?")
 
 
 @functools.lru_cache(maxsize=64)
@@ -152,7 +165,7 @@ def _reader(file: Path) -> ArrayRecordReader:
     return ArrayRecordReader(str(file))
 
 
-def _read_record(file: Path, index: int) -> bytes:
+def read_record(file: Path, index: int) -> bytes:
     try:
         return _reader(file).read([index])[0]
     except (RuntimeError, IndexError) as error:
@@ -160,11 +173,16 @@ def _read_record(file: Path, index: int) -> bytes:
 
 
 def _read_index(file: Path) -> dict[str, Any]:
+    return read_json_index(file, FORMAT, "pack it again with python -m gen3r_jax.data.pack")
+
+
+def read_json_index(file: Path, wanted: str, advice: str) -> dict[str, Any]:
+    """The last record of a file of the format `wanted`. Raises UserError with `advice` when it is not whole."""
     records = _reader(file).num_records()  # 0 for a file that is missing or cut short
     try:
-        index = json.loads(_read_record(file, records - 1)) if records else {}
+        index = json.loads(read_record(file, records - 1)) if records else {}
     except ValueError:
         index = {}
-    if not isinstance(index, dict) or index.get("format") != FORMAT:
-        raise UserError(f"{file} is not a whole shard of scenes; pack it again with python -m gen3r_jax.data.pack")
+    if not isinstance(index, dict) or index.get("format") != wanted:
+        raise UserError(f"{file} is not a whole shard of the format {wanted}; {advice}")
     return index

@@ -8,6 +8,7 @@ cell). Time is compressed by 4 as in the VAE, space is not.
 from dataclasses import dataclass
 from typing import Self
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
@@ -18,6 +19,7 @@ from gen3r_jax.module import Remat
 from gen3r_jax.ops.causal_conv import conv2d
 from gen3r_jax.ops.groups import map_groups
 from gen3r_jax.ops.resized_conv import EnlargingConv, ReducingConv
+from gen3r_jax.sharding import shard
 
 SPECIAL_TOKENS = 5  # camera and four registers, in front of the patches
 FRAMES_AT_ONCE = 8  # in the input and output block, whose intermediate maps have nine times the channels
@@ -123,10 +125,15 @@ class GeometryAdapter(CausalAutoencoder):
         return self.output(features)
 
     def enter(self, frames: Float[Array, "b t hp wp c"]) -> Float[Array, "b t h w c"]:
-        return map_groups(self.input, frames, FRAMES_AT_ONCE)
+        block = jax.tree.map(shard, self.input)  # its large kernel is gathered once, not for every group
+
+        def enlarge(frames: Array) -> Array:
+            return shard(block(frames), "batch", None, "rows", "columns")
+
+        return map_groups(enlarge, frames, FRAMES_AT_ONCE)
 
     def leave(self, features: Float[Array, "b t h w c"]) -> Float[Array, "b t hp wp c"]:
-        return map_groups(self.output, features, FRAMES_AT_ONCE)
+        return map_groups(jax.tree.map(shard, self.output), features, FRAMES_AT_ONCE)
 
 
 def pack_tokens(tokens: Float[Array, "4 b t n c"], grid: tuple[int, int]) -> Float[Array, "b t hp wp 5*c"]:

@@ -59,7 +59,7 @@ class Tokenizer:
     def __call__(
         self, texts: Sequence[str], length: int, *, warn: bool = True
     ) -> tuple[Int[np.ndarray, "b {length}"], Bool[np.ndarray, "b {length}"]]:
-        """Token numbers, padded to `length`, and where there are tokens. Longer texts are cut, with a warning if `warn`."""
+        """Token numbers, padded to `length`, and where there are tokens. Longer texts are cut; `warn` says so."""
         ids = np.full((len(texts), length), self._pad, np.int32)
         mask = np.zeros((len(texts), length), bool)
         for row, (text, encoding) in enumerate(zip(texts, self._tokenizer.encode_batch(list(texts)), strict=True)):

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 
 from gen3r_jax.ops.causal_conv import uniform
 from gen3r_jax.ops.conv import convolve
+from gen3r_jax.sharding import shard
 
 EXACT = jax.lax.Precision.HIGHEST  # products with 0 and 1 must not be rounded
 
@@ -53,13 +54,14 @@ class EnlargingConv(ResizedConv):
     """
 
     def __call__(self, x: Float[Array, "b t h w i"]) -> Float[Array, "b t 7*h/4 7*w/4 o"]:
+        x = shard(x, "batch", "frames")  # whole pictures: their parts differ in what they see of the others
         h, w = x.shape[2:4]
         rows, columns = (tap_sources(n, 7 * n // 4, 7 * n // 4, stride=1, before=1) for n in (h, w))
         kernel = self.kernel[...]
         projected = jnp.einsum("bthwc,yxco->bthwyxo", x, kernel, preferred_element_type=jnp.float32)
         out = jnp.einsum("bthwyxo,xWw->bthyWo", projected, columns, precision=EXACT)
         out = jnp.einsum("bthyWo,yHh->btHWo", out, rows, precision=EXACT)
-        return out.astype(kernel.dtype) + self.bias[...]
+        return shard(out.astype(kernel.dtype) + self.bias[...], "batch", "frames")
 
 
 class ReducingConv(ResizedConv):
@@ -69,12 +71,14 @@ class ReducingConv(ResizedConv):
     """
 
     def __call__(self, x: Float[Array, "b t h w i"]) -> Float[Array, "b t 4*h/7 4*w/7 o"]:
+        x = shard(x, "batch", "frames")
         h, w = x.shape[2:4]
         rows, columns = (tap_sources(n, 8 * n // 7, 4 * n // 7, stride=2, before=0) for n in (h, w))
         windows = jnp.einsum("bthwc,xWw->bthWxc", x, columns.astype(x.dtype), precision=EXACT)
         windows = jnp.einsum("bthWxc,yHh->btHWyxc", windows, rows.astype(x.dtype), precision=EXACT)
         kernel = self.kernel[...]
-        return windows.reshape(*windows.shape[:4], -1) @ kernel.reshape(-1, kernel.shape[-1]) + self.bias[...]
+        out = windows.reshape(*windows.shape[:4], -1) @ kernel.reshape(-1, kernel.shape[-1]) + self.bias[...]
+        return shard(out, "batch", "frames")
 
 
 def tap_sources(inputs: int, resized: int, outputs: int, *, stride: int, before: int) -> np.ndarray:

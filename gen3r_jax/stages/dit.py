@@ -13,16 +13,20 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int, Key
 
 from gen3r_jax import module
 from gen3r_jax.checkpoint import load_network, read_config, save_weights
+from gen3r_jax.data.encoded import Header, read_header
 from gen3r_jax.diffusion.conditioning import camera_maps, condition, given_condition
+from gen3r_jax.errors import UserError
 from gen3r_jax.generation import NETWORKS
 from gen3r_jax.models.tokenizer import Tokenizer
 from gen3r_jax.models.wan_dit import WanDiT
 from gen3r_jax.module import Params
+from gen3r_jax.pipeline import Network
 from gen3r_jax.stages import dit_inputs, dit_validation, flow_matching, tuning
 from gen3r_jax.stages.dit_inputs import FrameInputs, Inputs, StoredInputs, draw_latents, draw_normal, draw_uniform
 from gen3r_jax.stages.networks import Networks
@@ -31,6 +35,7 @@ from gen3r_jax.stages.tuning import TuningOptions
 from gen3r_jax.training.stage import Axes, Batch, Encoder, Metrics
 
 ENCODERS = ("umt5", "clip_vision", "wan_vae", "vggt", "geometry_adapter")
+DECODERS = ("wan_vae", "vggt", "geometry_adapter")
 
 
 @dataclass(frozen=True)
@@ -131,7 +136,9 @@ class DiTStage:
         return tuning.trainable_part(self.tuning, self._load_dit(jnp.float32))
 
     def load_frozen(self) -> Params:
-        if self.weights.dir:
+        if self.weights.encoded:
+            self._refuse_other_weights()
+        elif self.weights.dir:
             Tokenizer.from_folder(Path(self.weights.dir) / "tokenizer")
         frozen = {name: self.load(name) for name in self.inputs.frozen}
         base = None
@@ -195,7 +202,22 @@ class DiTStage:
         return losses.mean(), metrics
 
     def validate(self, trainable: Params, frozen: Params, batch: Batch, directory: Path, step: int) -> Metrics:
-        return dit_validation.validate(self, trainable, frozen, batch, directory)
+        def network(name: str) -> Network:
+            if name == "wan_dit":
+                return self.networks.graph(name), self.whole(trainable, frozen)
+            return self.networks.graph(name), frozen[name] if name in frozen else self.load(name)
+
+        return dit_validation.validate(
+            self.samples,
+            self.inputs,
+            frozen,
+            batch,
+            directory,
+            loss=lambda stored, no_text: self._validation_loss(trainable, frozen, stored, no_text),
+            network=network,
+            joint=self.joint,
+            shift=self.noise.shift,
+        )
 
     def export(self, trainable: Params, directory: Path) -> None:
         base = None if self.tuning.mode == "full" else tuning.frozen_part(self.tuning, self._load_dit(jnp.float32))
@@ -215,7 +237,7 @@ class DiTStage:
         return tuning.merged(self.tuning, trainable, frozen.get("wan_dit"))
 
     @cached_property
-    def validation_loss(self) -> Callable[[Params, Params, Batch, Array], Float[Array, ""]]:
+    def _validation_loss(self) -> Callable[[Params, Params, Batch, Array], Float[Array, ""]]:
         """(trainable, frozen, what is stored of samples, features of no text) -> the loss with noise of its own."""
 
         def loss(trainable: Params, frozen: Params, stored: Batch, no_text: Array) -> Float[Array, ""]:
@@ -243,6 +265,23 @@ class DiTStage:
         random_autoencoder = not self.weights.dir and name in ("wan_vae", "geometry_adapter")
         return narrow_posterior(params) if random_autoencoder else params
 
+    def _refuse_other_weights(self) -> None:
+        """What decodes samples must belong to what encoded the latents."""
+        if self.header.joint != self.joint:
+            there = "joint" if self.header.joint else "appearance"
+            holds = f"{self.weights.encoded} holds {there!r} latents"
+            raise UserError(f"{holds}, config.model.latents is {self.model.latents!r}")
+        if not self.samples.steps:
+            return
+        for name in DECODERS:
+            known, here = self.header.networks.get(name), module.fingerprint(self.load(name))
+            if known is not None and known != here:
+                raise UserError(
+                    f"{self.weights.encoded} was encoded with other weights of {name} than those of config.weights.dir "
+                    f"(fingerprint {known}, here {here}): give the same, in the same config.model.frozen_dtype, or "
+                    "encode again"
+                )
+
     def _load_dit(self, dtype: str) -> Params:
         if self.weights.wan_dit:
             return load_network(self.weights.wan_dit, WanDiT, dtype=dtype)[1]
@@ -253,10 +292,16 @@ class DiTStage:
         return self.model.latents == "joint"
 
     @cached_property
+    def header(self) -> Header:
+        """Of the latents that were encoded before."""
+        return read_header(Path(self.weights.encoded))
+
+    @cached_property
     def inputs(self) -> Inputs:
         drop = self.conditions.text_drop
         if self.weights.encoded:
-            return StoredInputs(self.header.texts, joint=self.joint, text_drop=drop)
+            texts = {text: features.astype(np.float32) for text, features in self.header.texts.items()}
+            return StoredInputs(texts, joint=self.joint, text_drop=drop)
         chunk_frames = self.model.vae_chunk_frames or None
         return FrameInputs(self.networks, self._tokenizer, joint=self.joint, chunk_frames=chunk_frames, text_drop=drop)
 

@@ -9,10 +9,10 @@ For every task (first frame, first and last, all) with cameras and without: a pi
 and the generated points as PLY.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -31,11 +31,8 @@ from gen3r_jax.geometry.cameras import plucker_map
 from gen3r_jax.module import Params
 from gen3r_jax.pipeline import Network
 from gen3r_jax.sharding import fetch
-from gen3r_jax.stages import dit_inputs
+from gen3r_jax.stages.dit_inputs import Inputs, task_masks
 from gen3r_jax.training.stage import Batch, Metrics
-
-if TYPE_CHECKING:
-    from gen3r_jax.stages.dit import DiTStage
 
 
 @dataclass(frozen=True)
@@ -52,35 +49,42 @@ class SampleOptions:
 
 
 def validate(
-    stage: "DiTStage", trainable: Params, frozen: Params, batch: Mapping[str, Any], directory: Path
+    options: SampleOptions,
+    inputs: Inputs,
+    frozen: Params,
+    batch: Mapping[str, Any],
+    directory: Path,
+    *,
+    loss: Callable[[Batch, Array], Array],
+    network: Callable[[str], Network],
+    joint: bool,
+    shift: float,
 ) -> Metrics:
     """The loss on all clips of `batch`, with the same noise each time; pictures of the first clip.
+
+    Args:
+      loss: (what is stored of the clips, features of no text) -> their loss.
+      network: gives a network by its name.
+      joint, shift: as of :class:`gen3r_jax.generation.Gen3RPipeline`.
 
     Returns:
       ``loss``; for every sample ``TASK[_cameras]/psnr``, of generated frames against those that the autoencoder makes
       of the clip's own latents, in dB.
     """
-    stored = stage.inputs.encode_all(frozen, batch)
-    no_text, negative = stage.inputs.encode_texts(frozen, ["", stage.samples.negative_prompt])
-    metrics: Metrics = {"loss": stage.validation_loss(trainable, frozen, stored, no_text)}
-    if not stage.samples.steps:
+    stored = inputs.encode_all(frozen, batch)
+    no_text, negative = inputs.encode_texts(frozen, ["", options.negative_prompt])
+    metrics: Metrics = {"loss": loss(stored, no_text)}
+    if not options.steps:
         return fetch(metrics)
+    pipeline = Gen3RPipeline(network, tokenize=None, text_length=0, shift=shift, joint=joint)
     first = jax.tree.map(lambda x: x[:1], stored)
-    pipeline = Gen3RPipeline(
-        lambda name: _network(stage, trainable, frozen, name),
-        tokenize=None,
-        text_length=0,
-        shift=stage.noise.shift,
-        joint=stage.joint,
-    )
-    truth = _latents(stage, first, "mean")
-    reachable = pipeline.decode(truth)
+    reachable = pipeline.decode(_latents(first, joint))
     frames = np.asarray(batch["frames"][0]) if "frames" in batch else reachable.scene().rgb
-    seen = _seen(pipeline, frames)
+    seen = fetch(programs.reconstruct(pipeline.network("vggt"), frames[None].astype(np.float32) / 255).depth[0])
     for task in TASKS:
         for cameras in (True, False) if first["has_cameras"][0] else (False,):
             name = f"{task}{'_cameras' * cameras}"
-            output = generate(stage, pipeline, first, task, cameras, negative)
+            output = generate(options, pipeline, first, task, cameras, negative)
             metrics[f"{name}/psnr"] = psnr(output.rgbs, reachable.rgbs)
             if jax.process_index() == 0:
                 write(directory, name, frames, seen, reachable, output)
@@ -88,24 +92,24 @@ def validate(
 
 
 def generate(
-    stage: "DiTStage", pipeline: Gen3RPipeline, stored: Batch, task: str, cameras: bool, negative: Array
+    options: SampleOptions, pipeline: Gen3RPipeline, stored: Batch, task: str, cameras: bool, negative: Array
 ) -> Gen3RPipelineOutput:
     """One clip anew from its features and the frames that a task gives."""
     f, h, w = stored["appearance_mean"].shape[1:4]
     num_frames = 4 * f - 3
     given = stored[f"{'appearance' if task == 'allview' else task}_mean"]
-    mask = dit_inputs.task_masks(num_frames)[TASKS.index(task)][None]
-    given = (condition if stage.joint else given_condition)(given, mask)
+    mask = task_masks(num_frames)[TASKS.index(task)][None]
+    given = (condition if pipeline.joint else given_condition)(given, mask)
     maps = plucker_map(*(np.asarray(fetch(stored[name])) for name in ("intrinsics", "c2w")), (8 * h, 8 * w))
     keys = jax.random.split(jax.random.key(0), 1)
     z, _ = pipeline.sample(
-        programs.noise(keys, 0, _latents(stage, stored, "mean").shape),
+        programs.noise(keys, 0, _latents(stored, pipeline.joint).shape),
         jnp.concatenate([negative[None], stored["text"]]),
         stored["image"],
         given,
         maps if cameras else None,
-        make_schedule("euler", stage.samples.steps, stage.noise.shift),
-        guidance_scale=stage.samples.guidance_scale,
+        make_schedule("euler", options.steps, pipeline.shift),
+        guidance_scale=options.guidance_scale,
     )
     return pipeline.decode(z)
 
@@ -137,18 +141,7 @@ def write(
     write_ply(directory / f"{name}.ply", *scene_cloud(scenes[1]))
 
 
-def _latents(stage: "DiTStage", stored: Batch, part: str) -> Float[Array, "b f h w 16"]:
-    names = ("appearance", *(("geometry",) if stage.joint else ()))
-    return jnp.concatenate([jnp.asarray(stored[f"{name}_{part}"]) for name in names], axis=3)
-
-
-def _seen(pipeline: Gen3RPipeline, frames: np.ndarray) -> Float[np.ndarray, "t h w"]:
-    """Depth that VGGT sees in frames."""
-    return fetch(programs.reconstruct(pipeline.network("vggt"), frames[None].astype(np.float32) / 255).depth[0])
-
-
-def _network(stage: "DiTStage", trainable: Params, frozen: Params, name: str) -> Network:
-    if name == "wan_dit":
-        return stage.networks.graph(name), stage.whole(trainable, frozen)
-    params = frozen[name] if name in frozen else stage.load(name)
-    return stage.networks.graph(name), params
+def _latents(stored: Batch, joint: bool) -> Float[Array, "b f h w 16"]:
+    """Modes of the posteriors, side by side."""
+    names = ("appearance_mean", *(("geometry_mean",) if joint else ()))
+    return jnp.concatenate([jnp.asarray(stored[name]) for name in names], axis=3)

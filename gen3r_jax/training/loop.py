@@ -47,10 +47,11 @@ class TrainOptions:
 
 @dataclasses.dataclass(frozen=True)
 class ValidationOptions:
-    """Before the first step and after every `every` steps, on `clips` clips."""
+    """Before the first step and after every `every` steps, on `clips` clips of the `split`, "test" or "train"."""
 
     every: int
     clips: int
+    split: Literal["test", "train"] = "test"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,7 +144,13 @@ def _load(
     batch_size = options.train.batch_size // count
     return (
         make_loader(batch_size=batch_size, process_index=index, process_count=count, split="train", **sizes),
-        make_loader(batch_size=options.validation.clips, process_index=0, process_count=1, split="test", **sizes),
+        make_loader(
+            batch_size=options.validation.clips,
+            process_index=0,
+            process_count=1,
+            split=options.validation.split,
+            **sizes,
+        ),
     )
 
 

@@ -28,7 +28,7 @@ class TrainState:
 
 def abstract_state(stage: Stage, tx: optax.GradientTransformation, mesh: Mesh, with_ema: bool) -> TrainState:
     """The state as ``ShapeDtypeStruct`` leaves that carry their shardings; nothing is allocated."""
-    params = jax.eval_shape(stage.init, jax.random.key(0))
+    params = jax.eval_shape(lambda: stage.init(jax.random.key(0)))
     places = param_shardings(params, mesh)
     everywhere = NamedSharding(mesh, PartitionSpec())
     state = TrainState(

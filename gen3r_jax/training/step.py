@@ -245,18 +245,19 @@ def step_programs(stage: Stage, options: Any, phase: Phase, mesh: Mesh) -> list[
 
     options: :class:`gen3r_jax.training.loop.LoopOptions`.
     """
-    with jax.set_mesh(mesh):
-        tx = make_optimizer(options.optim, phase.steps)
-        abstract = abstract_state(stage, tx, mesh, with_ema=options.optim.ema_decay > 0)
+    tx = make_optimizer(options.optim, phase.steps)
+    abstract = abstract_state(stage, tx, mesh, with_ema=options.optim.ema_decay > 0)
+    shapes = stage.abstract_frozen()
+    frozen = jax.tree.map(
+        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+        shapes,
+        param_shardings(shapes, mesh),
+    )
+    calls = count_micro_batches(options.train.batch_size, phase.clips_per_device, mesh)
+    micro_batch = abstract_micro_batch(stage, phase, options.train.side, mesh)
+    with jax.set_mesh(mesh):  # nothing may be computed under devices that are not here
         step = Step(stage, options.optim, phase, abstract, options.train.dtype, options.train.seed, mesh)
-        shapes = stage.abstract_frozen()
-        frozen = jax.tree.map(
-            lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
-            shapes,
-            param_shardings(shapes, mesh),
-        )
-        calls = count_micro_batches(options.train.batch_size, phase.clips_per_device, mesh)
-        return step.programs(frozen, [abstract_micro_batch(stage, phase, options.train.side, mesh)] * calls)
+        return step.programs(frozen, [micro_batch] * calls)
 
 
 def _abstract(x: Any) -> jax.ShapeDtypeStruct:

@@ -1,0 +1,144 @@
+"""Latents and features that were encoded before, in ArrayRecord files.
+
+    header.safetensors         the features of the texts that belong to no sample; in its metadata, what was encoded how
+    <split>-00000.array_record one safetensors file a sample, whose metadata has its ``sample_id``; last, a JSON index
+
+Features of a text are kept without the zeros behind its end. What the entries are, the training stage knows.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import grain
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import load, save, save_file
+
+from gen3r_jax.data.loader import ENDLESS, DataOptions, Loader
+from gen3r_jax.data.shards import SUFFIX, RecordWriter, list_shards, read_json_index, read_record
+from gen3r_jax.errors import UserError
+
+FORMAT = "gen3r_jax.latents/1"
+HEADER = "header.safetensors"
+AGAIN = "encode clips with python -m gen3r_jax.training.encode"
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a folder of latents holds.
+
+    Attributes:
+      num_frames, side: of the clips.
+      joint: whether there are geometry latents.
+      dtype: in which latents and features are kept.
+      networks: fingerprint of each network that encoded.
+      texts: features [n c] of texts that belong to no sample.
+    """
+
+    num_frames: int
+    side: int
+    joint: bool
+    dtype: str
+    networks: dict[str, str]
+    texts: dict[str, np.ndarray]
+
+    def write(self, folder: Path) -> None:
+        """Writes the header, or makes sure that the one that is there is the same. Raises UserError if it is not."""
+        if (folder / HEADER).exists():
+            if read_header(folder)._settings() != self._settings():
+                raise UserError(f"{folder} holds latents that were made otherwise; choose another folder")
+            return
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            texts = {str(i): np.asarray(features) for i, features in enumerate(self.texts.values())}
+            save_file(texts, folder / f".{HEADER}", metadata={"header": json.dumps(self._settings())})
+            (folder / f".{HEADER}").replace(folder / HEADER)
+        except OSError as error:
+            raise UserError(f"cannot write to {folder}: {error.strerror}") from None
+
+    def _settings(self) -> dict[str, Any]:
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {"format": FORMAT, **values, "texts": list(self.texts)}
+
+
+def read_header(folder: Path) -> Header:
+    """Raises UserError if the folder has none."""
+    path = folder / HEADER
+    try:
+        with safe_open(path, "np") as file:
+            settings = json.loads(file.metadata()["header"])
+            texts = {text: file.get_tensor(str(i)) for i, text in enumerate(settings.pop("texts"))}
+        if settings.pop("format") != FORMAT:
+            raise ValueError("it has another format")
+        return Header(**settings, texts=texts)
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{folder} holds no encoded latents ({error}); {AGAIN}") from None
+
+
+class SampleWriter(RecordWriter):
+    """Writes one file of samples."""
+
+    def __init__(self, folder: Path, split: str, number: int):
+        super().__init__(folder / f"{split}-{number:05d}{SUFFIX}", {"format": FORMAT, "count": 0})
+
+    def add(self, sample_id: str, arrays: Mapping[str, np.ndarray]) -> None:
+        arrays = {name: np.asarray(array, order="C") for name, array in arrays.items()}
+        text = arrays["text"]
+        arrays["text"] = text[: int(np.flatnonzero(text.any(axis=1)).max(initial=0)) + 1]
+        self.write(save(arrays, metadata={"sample_id": sample_id, "rows": str(len(text))}))
+        self.index["count"] += 1
+
+
+def make_encoded_loader(
+    folder: Path,
+    options: DataOptions,
+    *,
+    batch_size: int,
+    num_frames: int,
+    side: int,
+    seed: int,
+    process_index: int = 0,
+    process_count: int = 1,
+    split: str = "train",
+) -> Loader:
+    """An endless iterator of batches of encoded samples, like that of :func:`gen3r_jax.data.loader.make_loader`.
+
+    Raises UserError when the folder has no samples of the split, or others than are wanted.
+    """
+    header = read_header(folder)
+    for name, wanted in (("num_frames", num_frames), ("side", side)):
+        if getattr(header, name) != wanted:
+            has = f"{folder} holds clips of {name} {getattr(header, name)}"
+            raise UserError(f"{has}, the config wants {wanted}; {AGAIN}")
+    counts = {file: read_json_index(file, FORMAT, AGAIN)["count"] for file in list_shards(folder, split)}
+    places = [(file, index) for file, count in counts.items() for index in range(count)]
+    if not places:
+        raise UserError(f"{folder} holds no samples of the split {split!r}; {AGAIN}")
+    samples = grain.MapDataset.range(len(places)).seed(seed)
+    samples = samples.shuffle() if split == "train" else samples
+    samples = samples.repeat(ENDLESS // len(places)).map(_Read(tuple(places)))
+    batches = samples[process_index::process_count].batch(batch_size)
+    return Loader(batches, options.workers if split == "train" else 0, options.prefetch)
+
+
+@dataclass(frozen=True)
+class _Read(grain.transforms.Map):
+    places: tuple[tuple[Path, int], ...]
+
+    def map(self, index: int) -> dict[str, Any]:
+        return read_sample(*self.places[index])
+
+
+def read_sample(file: Path, index: int) -> dict[str, Any]:
+    """One sample, latents and features in float32, with its ``sample_id``."""
+    record = read_record(file, index)
+    arrays = load(record)
+    arrays |= {name: array.astype(np.float32) for name, array in arrays.items() if array.dtype.kind == "f"}
+    size = int.from_bytes(record[:8], "little")
+    metadata = json.loads(record[8 : 8 + size])["__metadata__"]
+    missing = int(metadata["rows"]) - len(arrays["text"])
+    arrays["text"] = np.pad(arrays["text"], ((0, missing), (0, 0)))
+    return {**arrays, "sample_id": metadata["sample_id"], "num_replaced": np.int32(0)}
