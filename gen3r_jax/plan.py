@@ -4,7 +4,7 @@
 
 Topologies are TPU slices (v5e:4x4, v5p:2x2x2, v6e:8; with gen3r-jax[tpu]) and H100s (h100:8; with gen3r-jax[cuda]). The
 weights need not be there. Memory and exchanges between chips are the compiler's plan; times are estimates, and nothing
-is run. The exit status is 1 when a program does not compile.
+is run. Work includes what a backward pass computes again. The exit status is 1 when a program does not compile.
 
     --program gradient              only some programs, by name; may be given several times
     --phase 1                       only the phase of this number, from 0
