@@ -6,13 +6,16 @@ PYTHON := $(VENV)/bin/python
 BASE_PYTHON ?= $(shell for p in python3 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: run test lint format clean
+.PHONY: run test test-slow lint format clean
 
 run: $(VENV)/ready
 	$(PYTHON) -m gen3r_jax.train --config configs/adapter.py:tiny --workdir runs/adapter-tiny
 
 test: $(VENV)/ready
 	$(PYTHON) -m pytest -n auto --maxprocesses 4 --dist loadfile
+
+test-slow: $(VENV)/ready
+	$(PYTHON) -m pytest -m slow -n 2 --dist loadfile
 
 lint: $(VENV)/ready
 	$(PYTHON) -m ruff check .

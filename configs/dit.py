@@ -81,6 +81,7 @@ def get_config(preset: str = "") -> ConfigDict:
     if preset == "overfit":
         config.data.num_scenes = 1
         config.conditions.update(text_drop=0.0, camera_drop=0.0)
+        config.samples.guidance_scale = 1.0  # away from what? It knows one text
         config.train.phases = ((5, 2000, 4),)
         config.validation.update(every=1000, clips=1, split="train")
         config.checkpoint.every = 500

@@ -23,7 +23,7 @@ from gen3r_jax import module
 from gen3r_jax.errors import UserError
 from gen3r_jax.module import Params
 from gen3r_jax.options import read_options
-from gen3r_jax.sharding import param_shardings
+from gen3r_jax.sharding import fetch, param_shardings
 
 # Orbax logs the traceback of every error that it also raises; the one that is raised is enough.
 logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname or record.levelno < logging.ERROR)
@@ -38,9 +38,14 @@ def save_weights(path: epath.PathLike, network_class: type[nnx.Module], config: 
     """Writes parameters of ``network_class(config)`` into the folder `path`, replacing what is there.
 
     The folder is written beside its place and moved into it when complete, so an interrupted save leaves the old one.
+    Of several processes all must call it, and the first writes.
     Raises UserError when the place cannot be written, the disk is full, or `path` holds something else than weights.
     """
+    params = fetch(params) if jax.process_count() > 1 else params
+    if jax.process_index() > 0:
+        return
     path = epath.Path(path).absolute()
+    alone = ocp.options.MultiprocessingOptions(primary_host=0, active_processes={0}, barrier_sync_key_prefix="alone")
     partial, old = (path.parent / f".{path.name}.{suffix}" for suffix in ("partial", "old"))
     try:
         if path.exists() and not ((path / "config.json").exists() and (path / "params").exists()):
@@ -53,7 +58,8 @@ def save_weights(path: epath.PathLike, network_class: type[nnx.Module], config: 
         (partial / "config.json").write_text(json.dumps(description, indent=2) + "\n")
         # Little more than the largest array on its way at a time: saving then takes little memory beside the weights.
         on_the_way = 1 + max((leaf.nbytes for leaf in jax.tree.leaves(params)), default=0) // 10**9
-        with ocp.Checkpointer(ocp.StandardCheckpointHandler(save_concurrent_gb=on_the_way)) as checkpointer:
+        handler = ocp.StandardCheckpointHandler(save_concurrent_gb=on_the_way, multiprocessing_options=alone)
+        with ocp.Checkpointer(handler, multiprocessing_options=alone) as checkpointer:
             checkpointer.save(partial / "params", args=ocp.args.StandardSave(params))
         if path.exists():
             path.rename(old)
@@ -147,7 +153,8 @@ class TrainCheckpoints:
                 self.directory,
                 item_handlers={
                     "state": ocp.StandardCheckpointHandler(),
-                    "data": grain.checkpoint.CheckpointHandler(),
+                    # One file for all processes: the position is the same for each, and others may go on from it.
+                    "data": ocp.JsonCheckpointHandler(),
                     "config": ocp.JsonCheckpointHandler(),
                 },
                 options=ocp.CheckpointManagerOptions(
@@ -176,7 +183,7 @@ class TrainCheckpoints:
         """Starts writing; returns once `state` and the position of `data` are copied, so both may change."""
         items = ocp.args.Composite(
             state=ocp.args.StandardSave(module.flatten(state)),
-            data=grain.checkpoint.CheckpointSave(data),
+            data=ocp.args.JsonSave(data.get_state()),
             config=ocp.args.JsonSave(config),
         )
         self._guard(lambda: self._manager.save(step, args=items))
@@ -192,8 +199,8 @@ class TrainCheckpoints:
     def restore(self, step: int, abstract: Any, data: grain.DatasetIterator | None = None) -> Any:
         """Reads a state like `abstract` (ShapeDtypeStructs with shardings) and moves `data` to its position.
 
-        The state may have been saved on another mesh. Raises UserError with one line that lists everything missing,
-        extra or misshapen, or says that the checkpoint is damaged.
+        The state may have been saved on another mesh and by another number of processes. Raises UserError with one line
+        that lists everything missing, extra or misshapen, or says that the checkpoint is damaged.
         """
         path = self.directory / str(step)
         wanted = module.flatten(abstract)
@@ -204,8 +211,11 @@ class TrainCheckpoints:
             refuse_mismatch(f"checkpoint {path} does not fit this run", wanted, stored)
             items: dict[str, Any] = {"state": ocp.args.StandardRestore(wanted)}
             if data is not None:
-                items["data"] = grain.checkpoint.CheckpointRestore(data)
-            restored = self._manager.restore(step, args=ocp.args.Composite(**items)).state
+                items["data"] = ocp.args.JsonRestore()
+            found = self._manager.restore(step, args=ocp.args.Composite(**items))
+            restored = found.state
+            if data is not None:
+                data.set_state(found.data)
         except UserError:
             raise
         except Exception as error:  # as in load_network, and Grain's

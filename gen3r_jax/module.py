@@ -13,9 +13,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 
 Params = dict[str, Any]
-Remat = Literal["none", "full", "dots"]
+Remat = Literal["none", "full", "dots", "offload"]
 
 
 def split(module: nnx.Module) -> tuple[nnx.GraphDef, Params]:
@@ -44,10 +45,19 @@ def rematerialised(function: Callable, remat: Remat) -> Callable:
     """`function` whose intermediate results are computed again for the gradient.
 
     "full": all of them; "dots": all but those of convolutions and of matrix products without batch axes, so that
-    attention scores are never kept; "none": `function` itself.
+    attention scores are never kept; "offload": all but the first argument, a block's input, which waits in the host's
+    memory; "none": `function` itself.
     """
     if remat == "none":
         return function
+    if remat == "offload":
+        policy = jax.checkpoint_policies.save_and_offload_only_these_names(
+            names_which_can_be_saved=[],
+            names_which_can_be_offloaded=["input"],
+            offload_src="device",
+            offload_dst="pinned_host",
+        )
+        return jax.checkpoint(lambda x, *rest: function(checkpoint_name(x, "input"), *rest), policy=policy)
     return jax.checkpoint(function, policy=_is_large_product if remat == "dots" else None)
 
 

@@ -21,6 +21,7 @@ import re
 from typing import Any
 
 import jax
+import numpy as np
 import optax
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
@@ -90,6 +91,23 @@ def make_mesh(options: MeshOptions, devices: list[jax.Device] | None = None) -> 
 def data_parallel_size(mesh: Mesh) -> int:
     """In how many parts a batch is split."""
     return math.prod(mesh.shape[axis] for axis in LOGICAL["batch"])
+
+
+def batch_share(mesh: Mesh) -> tuple[int, int]:
+    """(index, count): the devices of this process work on the index-th of `count` equal parts of every batch.
+
+    Processes that share samples, along `rows`, `columns` or `tensor`, have the same part.
+    """
+    places = np.arange(data_parallel_size(mesh)).reshape(mesh.devices.shape[:2])
+    here = [index for index, device in np.ndenumerate(mesh.devices) if device.process_index == jax.process_index()]
+    mine = sorted({int(places[index[:2]]) for index in here})
+    count = places.size // len(mine)
+    if places.size % len(mine) or mine != list(range(mine[0], mine[0] + len(mine))) or mine[0] % len(mine):
+        raise UserError(
+            f"process {jax.process_index()} would work on the parts {mine} of {places.size} of a batch: choose "
+            "mesh.data and mesh.fsdp so that a process has its parts together"
+        )
+    return mine[0] // len(mine), count
 
 
 def shard(x: jax.Array, *axes: str | None) -> jax.Array:

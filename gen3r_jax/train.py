@@ -30,6 +30,7 @@ from gen3r_jax.errors import UserError, main_guard
 from gen3r_jax.options import read_options
 from gen3r_jax.stages.adapter import AdapterStage
 from gen3r_jax.stages.dit import DiTStage
+from gen3r_jax.training.distributed import initialize, wait_for_all
 from gen3r_jax.training.loop import LoopOptions, MakeLoader, train
 from gen3r_jax.training.stage import Stage
 from gen3r_jax.training.workdir import claim_workdir
@@ -69,12 +70,15 @@ def main(arguments: Sequence[str]) -> None:
         raise UserError(f"unexpected argument {arguments[1]!r}; try --help")
     if CONFIG.value is None or WORKDIR.value is None:
         raise UserError("--config and --workdir are needed; try --help")
+    initialize()
     logging.set_verbosity(logging.WARNING)  # Orbax tells every move at the level below
     config, workdir = CONFIG.value.to_dict(), Path(WORKDIR.value)
     stage, options = read_config(config)
     if options.train.compile_cache:
         jax.config.update("jax_compilation_cache_dir", options.train.compile_cache)
-    claim_workdir(workdir, config)
+    if jax.process_index() == 0:
+        claim_workdir(workdir, config)
+    wait_for_all("workdir")
     train(stage, loader_of(stage, options), options, workdir, config)
 
 

@@ -169,6 +169,7 @@ def _train_adapter(workdir):
     return _start(command, XLA_FLAGS=os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=1"))
 
 
+@pytest.mark.slow
 def test_the_adapter_goes_on_after_kill_9(tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     process = _train_adapter(whole)

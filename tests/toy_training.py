@@ -1,6 +1,6 @@
 """A stage small enough to train in a second, with every feature the loop has to serve. Also a command:
 
-python tests/toy_training.py WORKDIR [--kill_after N] [--key=value ...]  (keys as "optim.learning_rate")
+python tests/toy_training.py WORKDIR [--kill_after=N] [--wait_after=N] [--GROUP.KEY=VALUE ...]
 """
 
 import ast
@@ -19,7 +19,8 @@ import numpy as np
 
 from gen3r_jax.errors import main_guard
 from gen3r_jax.options import read_options
-from gen3r_jax.sharding import shard
+from gen3r_jax.sharding import fetch, shard
+from gen3r_jax.training.distributed import initialize, wait_for_all
 from gen3r_jax.training.loop import LoopOptions, train
 from gen3r_jax.training.stage import Encoder, run_encoders
 from gen3r_jax.training.workdir import claim_workdir
@@ -77,10 +78,14 @@ class ToyStage:
     def validate(self, trainable, frozen, batch, directory, step):
         keys = jax.random.split(jax.random.key(0), len(batch["x"]))
         loss, _ = self.loss(trainable, frozen, run_encoders(self, frozen, batch, keys), keys)
-        (directory / "picture.txt").write_text(f"step {step}")
+        if jax.process_index() == 0:
+            (directory / "picture.txt").write_text(f"step {step}")
         return {"loss": loss}
 
     def export(self, trainable, directory):
+        trainable = fetch(trainable)
+        if jax.process_index() > 0:
+            return
         directory.mkdir(exist_ok=True)
         np.save(directory / "up.npy", trainable["mlp"]["up"]["kernel"])
 
@@ -165,21 +170,30 @@ def toy_config(**changes) -> dict:
 
 def run(workdir: Path, stage: ToyStage | None = None, loader=toy_loader, **changes) -> None:
     config = toy_config(**changes)
-    claim_workdir(workdir, config)
+    if jax.process_index() == 0:
+        claim_workdir(workdir, config)
+    wait_for_all("workdir")
     train(stage or ToyStage(), loader, read_options(LoopOptions, config), workdir, config)
 
 
 def main() -> None:
+    initialize()
     workdir, *arguments = sys.argv[1:]
     changes = dict(argument.removeprefix("--").split("=", 1) for argument in arguments)
-    die = int(changes.pop("kill_after", -1))
+    die, wait = int(changes.pop("kill_after", -1)), int(changes.pop("wait_after", -1))
+    waiting = Path(workdir) / "waiting"
     changes = {name.replace(".", "__"): ast.literal_eval(value) for name, value in changes.items()}
 
     def before(count):
         if count == die:
             while not (Path(workdir) / "checkpoints" / "3").exists():  # written in the background
                 time.sleep(0.01)
-            os.kill(os.getpid(), signal.SIGKILL)  # as the out-of-memory killer does: no handler runs
+            if jax.process_index() == jax.process_count() - 1:
+                os.kill(os.getpid(), signal.SIGKILL)  # as the out-of-memory killer does: no handler runs
+        if count == wait and jax.process_index() == 0:
+            waiting.touch()
+            while waiting.exists():
+                time.sleep(0.01)
 
     run(Path(workdir), loader=watched(before), **changes)
 

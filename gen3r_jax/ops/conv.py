@@ -36,11 +36,10 @@ def convolve(
         padding = jax.lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], strides, padding)
     pads = tuple((int(low), int(high)) for low, high in padding)
     mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or mesh.shape["rows"] * mesh.shape["columns"] == 1:
-        return _convolve_here(x, kernel, strides, pads)
-    if split == "frames":
-        return _convolve_here(shard(x, "samples"), shard(kernel), strides, pads)
-    return _convolve_tiles(x, kernel, strides, pads, mesh)
+    if split == "tiles" and not mesh.empty and mesh.shape["rows"] * mesh.shape["columns"] > 1:
+        return _convolve_tiles(x, kernel, strides, pads, mesh)
+    # Said in so many words: where the kernel lies in slices, the compiler might rather gather the pictures.
+    return _convolve_here(shard(x, "samples"), shard(kernel), strides, pads)
 
 
 def _convolve_tiles(x: Array, kernel: Array, strides: tuple[int, ...], pads: Pads, mesh: AbstractMesh) -> Array:

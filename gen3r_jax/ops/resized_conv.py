@@ -71,7 +71,8 @@ class ReducingConv(ResizedConv):
     """
 
     def __call__(self, x: Float[Array, "b t h w i"]) -> Float[Array, "b t 4*h/7 4*w/7 o"]:
-        x = shard(x, "batch", "frames")
+        # From tiles to whole pictures, here and not before: of a group of frames, not of the clip that it is cut from.
+        x = shard(shard(x, "batch", None, "rows", "columns"), "batch", "frames")
         h, w = x.shape[2:4]
         rows, columns = (tap_sources(n, 8 * n // 7, 4 * n // 7, stride=2, before=0) for n in (h, w))
         windows = jnp.einsum("bthwc,xWw->bthWxc", x, columns.astype(x.dtype), precision=EXACT)

@@ -27,6 +27,7 @@ from gen3r_jax.models.tokenizer import Tokenizer
 from gen3r_jax.models.wan_dit import WanDiT
 from gen3r_jax.module import Params
 from gen3r_jax.pipeline import Network
+from gen3r_jax.sharding import fetch
 from gen3r_jax.stages import dit_inputs, dit_validation, flow_matching, tuning
 from gen3r_jax.stages.dit_inputs import FrameInputs, Inputs, StoredInputs, draw_latents, draw_normal, draw_uniform
 from gen3r_jax.stages.networks import Networks
@@ -223,12 +224,16 @@ class DiTStage:
         base = None if self.tuning.mode == "full" else tuning.frozen_part(self.tuning, self._load_dit(jnp.float32))
         params = tuning.merged(self.tuning, trainable, base)
         save_weights(directory / "wan_dit", WanDiT, self.networks.configs["wan_dit"], params)
+        first = jax.process_index() == 0
         if self.tuning.mode == "lora":
-            tuning.save_factors(directory / "lora.safetensors", self.tuning, trainable)
+            factors = fetch(trainable)
+            if first:
+                tuning.save_factors(directory / "lora.safetensors", self.tuning, factors)
         if not self.weights.dir:  # the transformer means nothing without the random networks that it was trained with
             for name in ENCODERS:
                 params = self.load(name, "float32")
                 save_weights(directory / name, NETWORKS[name], self.networks.configs[name], params)
+        if not self.weights.dir and first:
             Tokenizer.tiny().save(directory / "tokenizer")
             (directory / "scheduler.json").write_text(f'{{"shift": {self.noise.shift}}}\n')
 

@@ -104,7 +104,7 @@ def generate(
     keys = jax.random.split(jax.random.key(0), 1)
     z, _ = pipeline.sample(
         programs.noise(keys, 0, _latents(stored, pipeline.joint).shape),
-        jnp.concatenate([negative[None], stored["text"]]),
+        jnp.concatenate([negative[None], stored["text"]]) if options.guidance_scale > 1 else stored["text"],
         stored["image"],
         given,
         maps if cameras else None,

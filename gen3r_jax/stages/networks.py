@@ -41,7 +41,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "umt5": UMT5Config.tiny(),
         "clip_vision": CLIPVisionConfig.tiny(),
         "wan_vae": WanVAEConfig.tiny(),
-        "wan_dit": replace(WanDiTConfig.tiny(), text_len=64),
+        # Wide enough for a token's 144 numbers to come through.
+        "wan_dit": replace(WanDiTConfig.tiny(), dim=144, mlp_dim=288, text_len=64),
         "geometry_adapter": replace(GeometryAdapterConfig.tiny(), input_dim=10 * VGGTConfig.tiny().embed_dim),
         "vggt": VGGTConfig.tiny(),
     },

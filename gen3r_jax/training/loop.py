@@ -15,17 +15,19 @@ from typing import Any, Literal, Protocol
 import grain
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from gen3r_jax import module
 from gen3r_jax.checkpoint import TrainCheckpoints
 from gen3r_jax.errors import UserError
 from gen3r_jax.module import Params
-from gen3r_jax.sharding import MeshOptions, make_mesh, param_shardings
+from gen3r_jax.sharding import MeshOptions, batch_share, fetch, make_mesh, param_shardings
+from gen3r_jax.training.distributed import peer_errors, wait_for_all
 from gen3r_jax.training.metrics import MetricsWriter
 from gen3r_jax.training.optim import OptimOptions, make_optimizer
 from gen3r_jax.training.stage import Stage
 from gen3r_jax.training.state import TrainState, abstract_state, create_state, fresh_opt_state
-from gen3r_jax.training.step import DTYPES, Phase, Step, count_micro_batches, make_phases, place_batch
+from gen3r_jax.training.step import DTYPES, STOP, Phase, Step, count_micro_batches, make_phases, place_batch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,8 +106,8 @@ def train(
     """Trains `stage` to the end of the last phase, from the newest checkpoint in `workdir` if there is one.
 
     Writes there: checkpoints/, metrics.jsonl, tensorboard/, loss.png, validation/step_N/, weights/ (the trained
-    networks as of the last validation); `config` is kept inside each checkpoint. On SIGTERM or SIGINT it saves and
-    exits with 128 + signal.
+    networks as of the last validation); `config` is kept inside each checkpoint. On SIGTERM or SIGINT, to whichever
+    process, all save after the same step and exit with 128 + signal.
     Raises UserError on a loss or gradient that is not finite, a full disk, and options that do not fit.
     """
     phases = make_phases(options.train.phases)
@@ -114,6 +116,7 @@ def train(
         count_micro_batches(options.train.batch_size, phase.clips_per_device, mesh)
     keep = options.checkpoint
     with (
+        peer_errors(),
         jax.set_mesh(mesh),
         StopRequest() as stop,
         TrainCheckpoints(workdir / "checkpoints", keep=keep.keep, keep_every=keep.keep_every) as checkpoints,
@@ -122,7 +125,7 @@ def train(
         if start >= phases[-1].end:
             print(f"nothing to do: {workdir} already holds step {start} of {phases[-1].end}", file=sys.stderr)
             return
-        loaders = [_load(make_loader, options, phase) for phase in phases]
+        loaders = [_load(make_loader, options, phase, mesh) for phase in phases]
         frozen = stage.load_frozen()
         frozen = jax.device_put(frozen, param_shardings(frozen, mesh))
         with MetricsWriter(workdir, start, phases[-1].end, enabled=jax.process_index() == 0) as writer:
@@ -133,13 +136,14 @@ def train(
                     state = run.phase(phase, state, data, stage.prepare(next(validation_data)))
                 data.close()
                 validation_data.close()
+        wait_for_all("done")
 
 
 def _load(
-    make_loader: MakeLoader, options: LoopOptions, phase: Phase
+    make_loader: MakeLoader, options: LoopOptions, phase: Phase, mesh: Mesh
 ) -> tuple[grain.DatasetIterator, grain.DatasetIterator]:
     """Data for training (this process's part) and for validation; opening all first finds what is wrong with them."""
-    index, count = jax.process_index(), jax.process_count()
+    index, count = batch_share(mesh)
     sizes = {"num_frames": phase.num_frames, "seed": options.train.seed + phase.index}
     batch_size = options.train.batch_size // count
     return (
@@ -178,13 +182,14 @@ class _Run:
     options: LoopOptions
     workdir: Path
     config: Mapping[str, Any]
-    mesh: jax.sharding.Mesh
+    mesh: Mesh
     frozen: Params
     checkpoints: TrainCheckpoints
     writer: MetricsWriter
     stop: StopRequest
     clock: float = 0.0  # when the numbers of the last step came, or the first one began
     profiling: bool = False
+    stopping: bool = False  # all processes know that one was told to stop
 
     def phase(
         self,
@@ -210,7 +215,7 @@ class _Run:
 
         compiled, pending = False, None
         while step < phase.end:
-            if self.stop.received:
+            if self.stopping or (self.stop.received and jax.process_count() == 1):
                 self._stop(pending, state, step, data)
             waited = time.perf_counter()
             host_batch = self.stage.prepare(next(data))
@@ -221,7 +226,7 @@ class _Run:
                 compiled, self.clock = True, time.perf_counter()
             self._start_profile(step)
             with jax.profiler.StepTraceAnnotation("train", step_num=step):
-                state, metrics = update(state, self.frozen, batch)
+                state, metrics = update(state, self.frozen, batch, stop=self.stop.received is not None)
             step += 1
             self._finish(pending)  # the numbers of the step before, while the device works on this one
             samples, replaced = (np.ravel(host_batch.get(name, ())) for name in ("sample_id", "num_replaced"))
@@ -265,7 +270,8 @@ class _Run:
         """Fetches and records the numbers of a step. Raises UserError if they are not finite."""
         if pending is None:
             return
-        values = {name: float(value) for name, value in jax.device_get(pending.metrics).items()}
+        values = {name: float(value) for name, value in fetch(pending.metrics).items()}
+        self.stopping |= values.pop(STOP) > 0
         bad = [name for name in ("loss", "optim/grad_norm") if not np.isfinite(values[name])]
         if bad:
             good = self.checkpoints.latest()
@@ -283,13 +289,14 @@ class _Run:
     def _validate(self, state: TrainState, batch: Mapping[str, Any], step: int) -> None:
         """Judges the weights, or their moving average where there is one, and writes them into WORKDIR/weights."""
         directory = self.workdir / "validation" / f"step_{step:06d}"
-        directory.mkdir(parents=True, exist_ok=True)
+        if jax.process_index() == 0:
+            directory.mkdir(parents=True, exist_ok=True)
         best = state.params if state.ema is None else state.ema
         if step > 0:
             self.stage.export(best, self.workdir / "weights")
         trainable = module.cast(best, DTYPES[self.options.train.dtype])
         metrics = self.stage.validate(trainable, self.frozen, batch, directory, step)
-        values = {f"validation/{name}": float(value) for name, value in jax.device_get(metrics).items()}
+        values = {f"validation/{name}": float(value) for name, value in fetch(metrics).items()}
         self.writer.write(step, values, advance=False)
         self.writer.plot()
 
@@ -303,9 +310,10 @@ class _Run:
         if step and self.checkpoints.latest() != step:
             self._save(state, step, data)
         self.checkpoints.wait()
-        signal_name = self.stop.received.name
-        self.writer.say(f"{signal_name}: saved after step {step}; run the same command to go on")
-        sys.exit(128 + self.stop.received)
+        received = self.stop.received or signal.SIGTERM  # if another process was told
+        self.writer.say(f"{received.name}: saved after step {step}; run the same command to go on")
+        wait_for_all("stopped")
+        sys.exit(128 + received)
 
     def _start_profile(self, step: int) -> None:
         profile = self.options.train.profile

@@ -13,17 +13,19 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Int, Key
+from jaxtyping import Array, Float, Int, Key
 
 from gen3r_jax import module
 from gen3r_jax.errors import UserError
-from gen3r_jax.sharding import batch_sharding, data_parallel_size, param_shardings
+from gen3r_jax.sharding import batch_sharding, batch_share, data_parallel_size, param_shardings
 from gen3r_jax.training.optim import OptimOptions, learning_rate, make_optimizer, update_ema
 from gen3r_jax.training.stage import Axes, Batch, Encoder, Metrics, Stage
 from gen3r_jax.training.state import TrainState, abstract_state, shardings
 
 # Micro-batches that may be on their way at once: a device that ends one finds the next, and no more memory is taken.
 IN_FLIGHT = 2
+# The metric by which all processes learn, in the same step, that one of them wants to stop.
+STOP = "stop"
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
@@ -85,10 +87,11 @@ def place_batch(
         raise UserError(f"the data has no {', '.join(missing)}; it has {', '.join(batch)}")
     local = {name: np.asarray(batch[name]) for name in axes}
     size = len(next(iter(local.values())))
-    local["sample_index"] = np.arange(size, dtype=np.int32) * jax.process_count() + jax.process_index()
+    index, count = batch_share(mesh)
+    local["sample_index"] = np.arange(size, dtype=np.int32) * count + index
 
     def place(name: str, value: np.ndarray) -> jax.Array:
-        shape = (value.shape[0] * jax.process_count(), *value.shape[1:])
+        shape = (value.shape[0] * count, *value.shape[1:])
         sharding = batch_sharding(mesh, shape, axes.get(name, ("batch",)))
         return jax.make_array_from_process_local_data(sharding, value, shape)
 
@@ -135,6 +138,8 @@ class Step:
       abstract: the state, see :func:`gen3r_jax.training.state.abstract_state`.
       dtype: of the arithmetic.
       mesh: the one of ``jax.set_mesh``.
+
+    A call also takes `stop`: the metric ``STOP`` is above zero if it was true in any process.
     """
 
     def __init__(
@@ -143,6 +148,7 @@ class Step:
         self._stage, self._optim, self._phase, self._abstract = stage, options, phase, abstract
         self._dtype, self._seed, self._mesh = DTYPES[dtype], seed, mesh
         self._places = shardings(abstract)
+        self._each = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
         self._zeros = jax.jit(
             lambda: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), abstract.params),
             out_shardings=self._places.params,
@@ -175,8 +181,9 @@ class Step:
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere),
             jax.eval_shape(gradient, *arguments)[1],
         )
+        wishes = jax.ShapeDtypeStruct((self._mesh.size,), np.float32, sharding=self._each)
         update = jax.jit(self._update, donate_argnums=0, out_shardings=(self._places, everywhere))
-        programs.append(Program("update", update, (self._abstract, params, (metrics,) * calls), 1))
+        programs.append(Program("update", update, (self._abstract, params, (metrics,) * calls, wishes), 1))
         return programs
 
     def compile(self, frozen: Any, micro_batches: Sequence[Mapping[str, Any]]) -> dict[str, jax.stages.Compiled]:
@@ -186,7 +193,7 @@ class Step:
         return self._compiled
 
     def __call__(
-        self, state: TrainState, frozen: Any, micro_batches: Sequence[Mapping[str, jax.Array]]
+        self, state: TrainState, frozen: Any, micro_batches: Sequence[Mapping[str, jax.Array]], stop: bool = False
     ) -> tuple[TrainState, Metrics]:
         if not self._compiled:
             self.compile(frozen, micro_batches)
@@ -202,7 +209,9 @@ class Step:
             del entries
             total, values = self._compiled["gradient"](state.step, state.params, frozen, reads, total)
             metrics.append(values)
-        return self._compiled["update"](state, total, tuple(metrics))
+        wish = np.full(sum(device.process_index == jax.process_index() for device in self._mesh.devices.flat), stop)
+        wishes = jax.make_array_from_process_local_data(self._each, wish.astype(np.float32), (self._mesh.size,))
+        return self._compiled["update"](state, total, tuple(metrics), wishes)
 
     def _keys(self, step: Int[Array, ""], sample_index: Int[Array, " b"]) -> Key[Array, " b"]:
         step_key = jax.random.fold_in(jax.random.key(self._seed), step)
@@ -226,7 +235,9 @@ class Step:
         grads, metrics = jax.grad(loss, has_aux=True)(params)
         return jax.tree.map(jnp.add, total, grads), metrics
 
-    def _update(self, state: TrainState, total: Any, metrics: tuple[Metrics, ...]) -> tuple[TrainState, Metrics]:
+    def _update(
+        self, state: TrainState, total: Any, metrics: tuple[Metrics, ...], wishes: Float[Array, " devices"]
+    ) -> tuple[TrainState, Metrics]:
         """Changes the weights by the mean of the gradients; the metrics become means, too."""
         options, phase, count = self._optim, self._phase, len(metrics)
         grads = jax.tree.map(lambda grad: grad / count, total)
@@ -236,6 +247,7 @@ class Step:
         ema = None if state.ema is None else update_ema(state.ema, params, options.ema_decay, state.step)
         means = jax.tree.map(lambda *values: sum(value.astype(jnp.float32) for value in values) / count, *metrics)
         means["optim/grad_norm"] = optax.tree.norm(grads)
+        means[STOP] = wishes.max()
         means["optim/learning_rate"] = learning_rate(options, phase.steps)(state.step - phase.start)
         return TrainState(state.step + 1, params, opt_state, ema), means
 

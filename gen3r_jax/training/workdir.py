@@ -14,6 +14,7 @@ from gen3r_jax.errors import UserError
 FREE_KEYS = (
     "checkpoint.",
     "validation.",
+    "samples.",
     "mesh.",
     "train.profile",
     "train.compile_cache",

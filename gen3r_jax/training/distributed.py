@@ -1,0 +1,71 @@
+"""Training in several processes: how they find each other, and how they end together.
+
+A job of one process needs nothing. Otherwise each process finds its place in the environment:
+
+* ``GEN3R_COORDINATOR`` (host:port of process 0), ``GEN3R_NUM_PROCESSES`` and ``GEN3R_PROCESS_ID``;
+* that of Slurm, where a job has more than one task;
+* that of Cloud TPU, where a slice has more than one machine, or there are several slices.
+"""
+
+import contextlib
+import os
+from collections.abc import Iterator
+
+import jax
+from jax.experimental import multihost_utils
+
+from gen3r_jax.errors import UserError
+
+EXPLICIT = ("GEN3R_COORDINATOR", "GEN3R_NUM_PROCESSES", "GEN3R_PROCESS_ID")
+# Seconds without a sign of life after which a process counts as lost, and for which one waits at the end.
+PATIENCE = 30
+
+
+def initialize() -> None:
+    """Joins the other processes, if there are any. To be called before anything asks JAX for its devices.
+
+    Raises UserError when the environment is incomplete or the others cannot be reached.
+    """
+    timeouts = {"heartbeat_timeout_seconds": PATIENCE, "shutdown_timeout_seconds": PATIENCE}
+    given = {name: os.environ[name] for name in EXPLICIT if os.environ.get(name)}
+    if given and len(given) < len(EXPLICIT):
+        missing = ", ".join(name for name in EXPLICIT if name not in given)
+        raise UserError(f"{', '.join(given)} without {missing}: set all three, or none for a single process")
+    try:
+        if given:
+            count, index = int(given["GEN3R_NUM_PROCESSES"]), int(given["GEN3R_PROCESS_ID"])
+            if not 0 <= index < count:
+                raise ValueError(f"process {index} of {count}")
+            jax.distributed.initialize(given["GEN3R_COORDINATOR"], count, index, **timeouts)
+        elif _several_tasks():
+            jax.distributed.initialize(**timeouts)
+    except (ValueError, RuntimeError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(f"the processes of this job do not find each other: {reason}") from None
+
+
+def _several_tasks() -> bool:
+    several_slices = "MEGASCALE_COORDINATOR_ADDRESS" in os.environ
+    tpu_machines = os.environ.get("TPU_WORKER_HOSTNAMES", "").count(",") > 0
+    return several_slices or tpu_machines or int(os.environ.get("SLURM_NTASKS", "1")) > 1
+
+
+def wait_for_all(name: str) -> None:
+    """Returns when every process has come here."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
+
+
+@contextlib.contextmanager
+def peer_errors() -> Iterator[None]:
+    """Turns what JAX raises when another process is gone into a UserError."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if jax.process_count() == 1:
+            raise
+        reason = (str(error).strip().splitlines() or ["no reason given"])[0][:200]
+        raise UserError(
+            f"process {jax.process_index()} of {jax.process_count()} stopped, for another ended or cannot be reached "
+            f"({reason}); the same command goes on from the last checkpoint"
+        ) from error
