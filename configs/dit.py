@@ -55,7 +55,7 @@ def get_config(preset: str = "") -> ConfigDict:
         ema_decay=0.0,
         slow="",  # a regular expression of weights that learn half as fast
     )
-    config.mesh = dict(data=1, fsdp=-1, seq=1, tensor=1)
+    config.mesh = dict(data=1, fsdp=-1, seq=0, tensor=1)  # seq 0: 1, 2 or 4, as the batch divides
     config.train = dict(
         seed=42,
         batch_size=192,

@@ -25,10 +25,9 @@ from jax.sharding import Mesh
 from gen3r_jax.collectives import by_kind, largest
 from gen3r_jax.errors import UserError, main_guard
 from gen3r_jax.program_cost import ProgramCost, kept_by_others, measure
-from gen3r_jax.sharding import make_mesh
 from gen3r_jax.topology import LINK_UTILISATION, UTILISATION, Topology, parse
 from gen3r_jax.train import CONFIG, parse_flags, read_config
-from gen3r_jax.training.step import Phase, Program, make_phases, step_programs
+from gen3r_jax.training.step import Phase, Program, make_phases, step_programs, training_mesh
 
 TOPOLOGY = flags.DEFINE_string("topology", None, "What to compile for: v5e:4x4, v5p:256, h100:8, ...")
 PROGRAM = flags.DEFINE_multi_string("program", [], "Compile only the programs of these names.")
@@ -50,7 +49,7 @@ def main(arguments: Sequence[str]) -> int:
     if PHASE.value is not None and PHASE.value >= len(phases):
         raise UserError(f"--phase {PHASE.value}: the config has phases 0 to {len(phases) - 1}")
     topology = parse(TOPOLOGY.value)
-    mesh = make_mesh(options.mesh, devices=topology.devices())
+    mesh = training_mesh(options, phases, topology.devices())
     jax.config.update("jax_optimization_level", LEVEL.value)
     failed, written = False, []
     for phase in phases if PHASE.value is None else [phases[PHASE.value]]:
@@ -95,10 +94,12 @@ def describe(costs: Sequence[ProgramCost], phase: Phase, topology: Topology, com
     lines = ["", head, *_memory(costs, topology), *_times(costs, topology), *_exchanges(costs)]
     if complete:
         seconds = sum(cost.seconds(topology) * cost.calls for cost in costs)
-        used = sum(cost.flops * cost.calls for cost in costs) / (seconds * topology.count * topology.chip.flops)
+        peak = seconds * topology.count * topology.chip.flops
+        used, mfu = (sum(getattr(cost, kind) * cost.calls for cost in costs) / peak for kind in ("flops", "useful"))
         days = phase.steps * seconds / 86400
         lines.append(
-            f"a step, estimated: {seconds:.2f} s, {used:.0%} of the peak; {phase.steps} steps: {days:.2f} days"
+            f"a step, estimated: {seconds:.2f} s, {used:.0%} of the peak, MFU {mfu:.0%} (without what is computed "
+            f"again); {phase.steps} steps: {days:.2f} days"
         )
     return lines
 

@@ -30,6 +30,7 @@ class ProgramCost:
       calls: how often a step runs it.
       peak: the most that it needs at once, its arguments included.
       others: what other programs of the step keep in memory meanwhile.
+      useful: `flops` without what is computed again to save memory.
       trace_seconds, compile_seconds: how long the compiler took here.
     """
 
@@ -41,6 +42,7 @@ class ProgramCost:
     peak: int
     others: int
     flops: int
+    useful: int
     collectives: tuple[Collective, ...]
     trace_seconds: float
     compile_seconds: float
@@ -65,8 +67,9 @@ class ProgramCost:
 
 def measure(program: Program, mesh: Mesh, options: Mapping[str, bool], others: int) -> ProgramCost:
     """Compiles a program for the devices of `mesh`, with options for the compiler. Raises what the compiler raises."""
-    start = time.perf_counter()
     with jax.set_mesh(mesh):
+        useful = program.useful_flops()
+        start = time.perf_counter()
         traced = program.function.trace(*program.arguments)
         lowered = traced.lower()
         middle = time.perf_counter()
@@ -84,6 +87,7 @@ def measure(program: Program, mesh: Mesh, options: Mapping[str, bool], others: i
         peak=max(planned, memory.peak_memory_in_bytes),
         others=others,
         flops=count_traced(traced.jaxpr),
+        useful=useful,
         collectives=tuple(find_collectives(compiled.as_text())),
         trace_seconds=middle - start,
         compile_seconds=end - middle,

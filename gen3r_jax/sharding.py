@@ -61,7 +61,10 @@ _log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class MeshOptions:
-    """In how many parts the devices are divided in each way; one may be -1 and takes all remaining devices."""
+    """In how many parts the devices are divided in each way; one may be -1 and takes all remaining devices.
+
+    In training `seq` may be 0: as small as lets the batch divide.
+    """
 
     data: int = 1
     fsdp: int = -1

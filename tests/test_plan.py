@@ -198,7 +198,7 @@ def test_a_compiler_that_is_missing(monkeypatch, name, module, extra):
 
 def test_the_longest_of_three_times_counts():
     eight = topology.parse("v5e:8")
-    cost = ProgramCost("p", 1, int(819e9), 0, 0, 0, 0, int(0.4 * 8 * 197e12 * 3), (), 0, 0)
+    cost = ProgramCost("p", 1, int(819e9), 0, 0, 0, 0, int(0.4 * 8 * 197e12 * 3), 0, (), 0, 0)
     assert cost.times(eight) == pytest.approx({"compute": 3, "links": 0, "memory": 1})
     assert cost.seconds(eight) == pytest.approx(3)
 

@@ -22,7 +22,7 @@ from gen3r_jax.training.metrics import read_metrics
 from gen3r_jax.training.optim import OptimOptions, clip_threshold, learning_rate, make_optimizer, update_ema
 from gen3r_jax.training.stage import run_encoders
 from gen3r_jax.training.state import abstract_state, create_state
-from gen3r_jax.training.step import Step, make_phases, place_batch
+from gen3r_jax.training.step import Step, make_phases, place_batch, training_mesh
 
 
 @functools.cache
@@ -176,3 +176,18 @@ def test_a_line_cut_short_is_left_out(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text(json.dumps({"step": 1, "loss": 2.0}) + '\n{"step": 2, "lo')
     assert read_metrics(path) == [{"step": 1, "loss": 2.0}]
+
+
+@pytest.mark.parametrize(("batch_size", "seq"), [(8, 1), (12, 2), (6, 4)])
+def test_devices_share_samples_where_there_are_fewer_samples_than_devices(batch_size, seq):
+    options = read_options(
+        LoopOptions, toy_config(train__batch_size=batch_size, mesh__fsdp=-1, mesh__seq=0, mesh__tensor=1)
+    )
+    mesh = training_mesh(options, make_phases(((4, 5, 1),)))
+    assert mesh.shape["rows"] * mesh.shape["columns"] == seq
+
+
+def test_a_batch_that_no_mesh_divides():
+    options = read_options(LoopOptions, toy_config(train__batch_size=7, mesh__fsdp=-1, mesh__seq=0, mesh__tensor=1))
+    with pytest.raises(UserError, match="not a multiple of 2"):
+        training_mesh(options, make_phases(((4, 5, 1),)))

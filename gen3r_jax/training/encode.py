@@ -24,10 +24,10 @@ from gen3r_jax import module
 from gen3r_jax.data.encoded import Header, SampleWriter
 from gen3r_jax.data.loader import make_loader
 from gen3r_jax.errors import UserError, main_guard
-from gen3r_jax.sharding import fetch, make_mesh, param_shardings
+from gen3r_jax.sharding import fetch, param_shardings
 from gen3r_jax.stages.dit import DiTStage
 from gen3r_jax.train import CONFIG, RunOptions, parse_flags, read_config
-from gen3r_jax.training.step import make_phases
+from gen3r_jax.training.step import make_phases, training_mesh
 
 OUTPUT = flags.DEFINE_string("output", None, "Folder for the latents; it is made when it is missing.")
 CLIPS = flags.DEFINE_integer("clips", 10_000, "Training clips.", lower_bound=1)
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str]) -> None:
         raise UserError(f"--clips_per_file {PER_FILE.value} is not a multiple of --batch {BATCH.value}")
     if len(phases := make_phases(options.train.phases)) > 1:
         raise UserError(f"config.train.phases has {len(phases)} phases; encode for one of them at a time")
-    mesh = make_mesh(options.mesh)
+    mesh = training_mesh(options, phases)
     with jax.set_mesh(mesh):
         frozen = stage.load_frozen()
         frozen = jax.device_put(frozen, param_shardings(frozen, mesh))

@@ -21,13 +21,23 @@ from gen3r_jax import module
 from gen3r_jax.checkpoint import TrainCheckpoints
 from gen3r_jax.errors import UserError
 from gen3r_jax.module import Params
-from gen3r_jax.sharding import MeshOptions, batch_share, fetch, make_mesh, param_shardings
+from gen3r_jax.sharding import MeshOptions, batch_share, fetch, param_shardings
+from gen3r_jax.topology import find_chip
 from gen3r_jax.training.distributed import peer_errors, wait_for_all
 from gen3r_jax.training.metrics import MetricsWriter
 from gen3r_jax.training.optim import OptimOptions, make_optimizer
 from gen3r_jax.training.stage import Stage
 from gen3r_jax.training.state import TrainState, abstract_state, create_state, fresh_opt_state
-from gen3r_jax.training.step import DTYPES, STOP, Phase, Step, count_micro_batches, make_phases, place_batch
+from gen3r_jax.training.step import (
+    DTYPES,
+    STOP,
+    Phase,
+    Step,
+    count_micro_batches,
+    make_phases,
+    place_batch,
+    training_mesh,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,9 +121,7 @@ def train(
     Raises UserError on a loss or gradient that is not finite, a full disk, and options that do not fit.
     """
     phases = make_phases(options.train.phases)
-    mesh = make_mesh(options.mesh)
-    for phase in phases:
-        count_micro_batches(options.train.batch_size, phase.clips_per_device, mesh)
+    mesh = training_mesh(options, phases)
     keep = options.checkpoint
     with (
         peer_errors(),
@@ -190,6 +198,7 @@ class _Run:
     clock: float = 0.0  # when the numbers of the last step came, or the first one began
     profiling: bool = False
     stopping: bool = False  # all processes know that one was told to stop
+    flops: int = 0  # of a step, where the chips' peak is known
 
     def phase(
         self,
@@ -283,6 +292,9 @@ class _Run:
         values["data/replaced"] = pending.replaced
         values["time/step_seconds"] = seconds
         values["time/data_wait_fraction"] = min(1.0, pending.waited / seconds)
+        if self.flops:
+            peak = self.mesh.size * find_chip(jax.devices()[0].device_kind).flops
+            values["time/mfu"] = self.flops / (seconds * peak)
         values["time/samples_per_second"] = self.options.train.batch_size / seconds
         self.writer.write(pending.step, values)
 

@@ -17,7 +17,8 @@ from jaxtyping import Array, Float, Int, Key
 
 from gen3r_jax import module
 from gen3r_jax.errors import UserError
-from gen3r_jax.sharding import batch_sharding, batch_share, data_parallel_size, param_shardings
+from gen3r_jax.flops import count_flops
+from gen3r_jax.sharding import batch_sharding, batch_share, data_parallel_size, make_mesh, param_shardings
 from gen3r_jax.training.optim import OptimOptions, learning_rate, make_optimizer, update_ema
 from gen3r_jax.training.stage import Axes, Batch, Encoder, Metrics, Stage
 from gen3r_jax.training.state import TrainState, abstract_state, shardings
@@ -60,6 +61,25 @@ def make_phases(triples: tuple[tuple[int, int, int], ...]) -> tuple[Phase, ...]:
     if not phases:
         raise UserError("train.phases is empty: give ((frames, steps, clips_per_device), ...)")
     return tuple(phases)
+
+
+def training_mesh(options: Any, phases: Sequence[Phase], devices: list[jax.Device] | None = None) -> Mesh:
+    """The mesh of a run, on which the batch divides in every phase. Raises UserError where it does not.
+
+    options: :class:`gen3r_jax.training.loop.LoopOptions`; a ``mesh.seq`` of 0 becomes the first of 1, 2, 4 that fits.
+    """
+    sizes = (1, 2, 4) if options.mesh.seq == 0 else (options.mesh.seq,)
+    for size in sizes:
+        try:
+            mesh = make_mesh(dataclasses.replace(options.mesh, seq=size), devices)
+            for phase in phases:
+                count_micro_batches(options.train.batch_size, phase.clips_per_device, mesh)
+        except UserError:
+            if size == sizes[-1]:
+                raise
+        else:
+            return mesh
+    raise AssertionError("unreachable: the last size returns or raises")
 
 
 def count_micro_batches(batch_size: int, clips_per_device: int, mesh: Mesh) -> int:
@@ -120,12 +140,20 @@ class Program:
       function: jitted.
       arguments: trees of ``ShapeDtypeStruct`` with shardings.
       calls: how often a step runs it.
+      forward: of a gradient, the function that it is the gradient of, with the same arguments.
     """
 
     name: str
     function: Any
     arguments: tuple[Any, ...]
     calls: int
+    forward: Callable | None = None
+
+    def useful_flops(self) -> int:
+        """The work of one run without what is only computed again to save memory; a gradient takes three forwards."""
+        if self.forward is None:
+            return count_flops(self.function, *self.arguments)
+        return 3 * count_flops(self.forward, *self.arguments)
 
 
 class Step:
@@ -176,7 +204,7 @@ class Step:
         gradient = jax.jit(self._gradient, donate_argnums=4, out_shardings=(self._places.params, everywhere))
         reads = {name: entries[name] for name in (*self._stage.loss_reads, "sample_index")}
         arguments = (step, params, frozen, reads, params)
-        programs.append(Program("gradient", gradient, arguments, calls))
+        programs.append(Program("gradient", gradient, arguments, calls, self._loss))
         metrics = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere),
             jax.eval_shape(gradient, *arguments)[1],
@@ -188,7 +216,8 @@ class Step:
 
     def compile(self, frozen: Any, micro_batches: Sequence[Mapping[str, Any]]) -> dict[str, jax.stages.Compiled]:
         """Compiles the programs, as the first call does otherwise."""
-        for program in self.programs(frozen, micro_batches):
+        self.work = self.programs(frozen, micro_batches)
+        for program in self.work:
             self._compiled[program.name] = program.function.lower(*program.arguments).compile()
         return self._compiled
 
@@ -221,18 +250,19 @@ class Step:
         keys = self._keys(step, batch["sample_index"])
         return encoder.function(frozen, {name: batch[name] for name in encoder.reads}, keys)
 
+    def _loss(
+        self, step: Int[Array, ""], params: Any, frozen: Any, batch: Batch, _: Any
+    ) -> tuple[Float[Array, ""], Metrics]:
+        keys = self._keys(step, batch["sample_index"])
+        inputs = {name: batch[name] for name in self._stage.loss_reads}
+        value, metrics = self._stage.loss(module.cast(params, self._dtype), frozen, inputs, keys)
+        return value, {"loss": value, **metrics}
+
     def _gradient(
         self, step: Int[Array, ""], params: Any, frozen: Any, batch: Batch, total: Any
     ) -> tuple[Any, Metrics]:
         """Adds the gradient of a micro-batch to `total`."""
-        keys = self._keys(step, batch["sample_index"])
-        inputs = {name: batch[name] for name in self._stage.loss_reads}
-
-        def loss(params: Any) -> tuple[Array, Metrics]:
-            value, metrics = self._stage.loss(module.cast(params, self._dtype), frozen, inputs, keys)
-            return value, {"loss": value, **metrics}
-
-        grads, metrics = jax.grad(loss, has_aux=True)(params)
+        grads, metrics = jax.grad(self._loss, argnums=1, has_aux=True)(step, params, frozen, batch, None)
         return jax.tree.map(jnp.add, total, grads), metrics
 
     def _update(
