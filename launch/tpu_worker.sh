@@ -1,0 +1,49 @@
+#!/usr/bin/env bash
+# What every machine of a queued resource runs when it starts (tpu_queued.sh passes it as the startup script).
+# The metadata of the machine says which image, which command, and where to report the status of its end.
+#
+#     launch/tpu_worker.sh --dry_run     prints the commands with the names of the metadata instead of their values
+
+set -euo pipefail
+export HOME=${HOME:-/root} # startup scripts have none, and docker keeps its access to images there
+
+case ${1-} in
+  --help) sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0" && exit ;;
+  --dry_run) dry_run=yes ;;
+  '') dry_run='' ;;
+  *) echo "error: unknown argument $1; try --help" >&2 && exit 2 ;;
+esac
+
+attribute() {
+  if [[ $dry_run ]]; then echo "<$1>" && return; fi
+  curl --silent --fail --header 'Metadata-Flavor: Google' \
+    "http://metadata.google.internal/computeMetadata/v1/instance/attributes/$1"
+}
+
+run() {
+  if [[ $dry_run ]]; then echo "$*"; else "$@"; fi
+}
+
+image=$(attribute gen3r-image)
+command=$(attribute gen3r-command)
+report=$(attribute gen3r-status)
+
+run gcloud auth configure-docker "${image%%/*}" --quiet
+for _ in 1 2 3 4 5; do
+  run docker pull "$image" && break
+  sleep 20
+done
+# Several tries: a process also fails when another machine was lost. Status 2 is the user's to mend, and 143 means that
+# the machine is being taken away: training has saved what it could.
+for _ in 1 2 3 4 5; do
+  status=0
+  run docker rm --force gen3r || true
+  run docker run --name gen3r --privileged --net=host --shm-size=16g --ulimit memlock=-1 --stop-timeout=120 \
+    --log-driver=gcplogs "$image" bash -c "exec $command" || status=$?
+  case $status in
+    0 | 2) break ;;
+    143) exit 0 ;;
+  esac
+  sleep 20
+done
+echo "$status" | run gcloud storage cp - "$report"

@@ -1,0 +1,293 @@
+"""The launchers: what dry runs print, what is refused, and what they do when clouds, schedulers and processes are played.
+
+Nothing here reaches a network: dry runs need no tools, and where a launcher really runs, small scripts stand in for them.
+"""
+
+import importlib.util
+import mmap
+import os
+import shlex
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+LAUNCH = REPOSITORY / "launch"
+SCRIPTS = sorted(path.name for path in LAUNCH.glob("*.sh") if os.access(path, os.X_OK))
+ARGUMENTS = ["--config", "configs/dit.py", "--workdir", "gs://bucket/run1"]
+TRAINING = ["python", "-m", "gen3r_jax.train", *ARGUMENTS]
+CLOUD = ["--name", "run1", "--project", "p", "--zone", "us-east5-b", "--image", "us-docker.pkg.dev/p/r/gen3r:1"]
+QUEUED = [*CLOUD, "--service_account", "trainer@p.iam.gserviceaccount.com"]
+XPK = [*CLOUD, "--cluster", "c"]
+
+
+@pytest.fixture
+def stubs(tmp_path):
+    """Makes programs that stand in for others: stubs(name="bash code"). Their calls are in the file `stubs.calls`."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+
+    def make(**programs: str) -> None:
+        for name, code in programs.items():
+            (folder / name).write_text(f'#!/bin/bash\necho {name} "$@" >> "{make.calls}"\n{code}\n')
+            (folder / name).chmod(stat.S_IRWXU)
+
+    make.calls = tmp_path / "calls"
+    make.folder = tmp_path
+    make.environment = {**os.environ, "PATH": f"{folder}:{os.environ['PATH']}"}
+    return make
+
+
+def launch(script, *arguments, environment=None):
+    command = [LAUNCH / script, *arguments]
+    return subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL
+    )
+
+
+def dry(script, *arguments, training=ARGUMENTS):
+    """The commands of a dry run, split as a shell would. Only what comes with every Linux is in the PATH."""
+    done = launch(script, *arguments, "--dry_run", "--", *training, environment={"PATH": "/usr/bin:/bin"})
+    assert done.returncode == 0, done.stderr
+    return [shlex.split(line) for line in done.stdout.splitlines() if not line.startswith("#")]
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "chip", "runtime"),
+    [
+        ("v5litepod-16", "v5e", "v2-alpha-tpuv5-lite"),
+        ("v5p-32", "v5p", "v2-alpha-tpuv5"),
+        ("v6e-64", "v6e", "v2-alpha-tpuv6e"),
+    ],
+)
+def test_a_queued_resource_of_each_chip(accelerator, chip, runtime):
+    (create,) = dry("tpu_queued.sh", *QUEUED, "--accelerator", accelerator)
+    assert create[:6] == ["gcloud", "compute", "tpus", "queued-resources", "create", "run1"]
+    assert {f"--accelerator-type={accelerator}", f"--runtime-version={runtime}", "--node-id=run1"} <= set(create)
+    assert "--spot" not in create and not any(word.startswith("--node-count") for word in create)
+    assert _metadata(create)["gen3r-command"] == shlex.join([f"launch/with_flags.sh {chip}", *TRAINING]).replace(
+        "'", ""
+    )
+
+
+def test_several_slices_that_may_be_taken_away():
+    odd = [*ARGUMENTS, "--config.train.phases=((25, 100, 1),)"]
+    create = next(
+        c for c in dry("tpu_queued.sh", *QUEUED, "--accelerator=v6e-16", "--slices=2", "--spot", training=odd)
+    )
+    assert {"--spot", "--node-count=2", "--node-prefix=run1"} <= set(create)
+    command = shlex.split(_metadata(create)["gen3r-command"])
+    assert command[2:] == ["python", "-m", "gen3r_jax.train", *odd, "--config.mesh.data=2"]
+    own = dry("tpu_queued.sh", *QUEUED, "--accelerator=v6e-16", "--slices=2", training=[*odd, "--config.mesh.data=4"])
+    assert "mesh.data=2" not in own[0][-1]
+
+
+def _metadata(create):
+    (text,) = (word for word in create if word.startswith("--metadata=^;;^"))
+    return dict(entry.split("=", 1) for entry in text.removeprefix("--metadata=^;;^").split(";;"))
+
+
+def test_a_job_set():
+    (create,) = dry("tpu_xpk.sh", *XPK, "--accelerator", "v5litepod-64", "--slices", "4", "--restarts", "7")
+    assert create[:3] == ["xpk", "workload", "create"]
+    assert {"--tpu-type=v5litepod-64", "--num-slices=4", "--max-restarts=7", "--workload=run1"} <= set(create)
+    (command,) = (word.removeprefix("--command=") for word in create if word.startswith("--command="))
+    assert shlex.split(command) == ["exec", "launch/with_flags.sh", "v5e", *TRAINING, "--config.mesh.data=4"]
+    cluster, _ = dry("tpu_xpk.sh", *XPK, "--accelerator=v5p-8", "--create_cluster", "--spot")
+    assert cluster[:3] == ["xpk", "cluster", "create"] and "--spot" in cluster and "--on-demand" not in cluster
+
+
+def test_a_slurm_job(stubs):
+    (submit,) = dry("slurm.sh", "--name=run1", "--nodes=4", "--partition=gpu", "--time=24:00:00")
+    wanted = {"--nodes=4", "--ntasks-per-node=8", "--gpus-per-node=8", "--requeue", "--signal=TERM@120"}
+    assert submit[0] == "sbatch" and wanted | {"--partition=gpu", "--time=24:00:00"} <= set(submit)
+    job = submit[-1].removeprefix("--wrap=")
+    assert f"launch/with_flags.sh h100 {shlex.join(TRAINING)}" in job
+    # Only what was told to stop is queued again, and the job keeps the status of training.
+    for status, again in ((143, True), (2, False), (0, False)):
+        stubs(srun=f"exit {status}", scontrol="")
+        stubs.calls.unlink(missing_ok=True)
+        environment = stubs.environment | {"SLURM_JOB_ID": "17"}
+        assert subprocess.run(["/bin/sh", "-c", job], env=environment, timeout=60).returncode == status
+        assert ("scontrol requeue 17" in stubs.calls.read_text()) == again
+    (inside,) = dry("slurm.sh", "--name=run1", "--nodes=1", "--image=gen3r.sqsh", "--mounts=/data:/data")
+    assert "--container-image=gen3r.sqsh" in inside[-1] and "--container-mounts=/data:/data" in inside[-1]
+
+
+def test_processes_on_hosts_and_here():
+    first, second = dry("processes.sh", "--hosts", "me@one,two", "--gpus", "4")
+    assert first[:4] == ["ssh", "-o", "BatchMode=yes", "me@one"] and second[3] == "two"
+    assert "--share 4,4,8,one" in second[-1] and shlex.join(ARGUMENTS) in second[-1]
+    last = dry("processes.sh", "--share", "4,4,8,one")[-1]
+    assert last[1:5] == [
+        "GEN3R_COORDINATOR=one:12355",
+        "GEN3R_NUM_PROCESSES=8",
+        "GEN3R_PROCESS_ID=7",
+        "CUDA_VISIBLE_DEVICES=3",
+    ]
+    assert last[5:] == ["launch/with_flags.sh", "h100", *TRAINING]
+    (_, whole) = dry("processes.sh", "--hosts=one,two", "--per=node")
+    assert "--share 1,1,2,one" in whole[-1]
+    assert len(dry("processes.sh", "--local", "3")) == 3
+
+
+PROCESS = """
+echo "$GEN3R_PROCESS_ID/$GEN3R_NUM_PROCESSES"
+trap 'echo saved $GEN3R_PROCESS_ID; exit 143' TERM
+[[ $1 == -m && ${FAILS-} != "$GEN3R_PROCESS_ID" ]] || exit 7
+[[ ${ENDS-} ]] || for ((i = 0; i < 300; i++)); do sleep 0.1; done
+"""
+SSH = 'shift 3; exec bash -c "$*"'  # the "host" is this machine
+
+
+@pytest.mark.parametrize("where", [["--local=4"], ["--hosts=one,two", "--gpus=2"]])
+def test_processes_live_and_die_together(stubs, where):
+    stubs(python=PROCESS, ssh=SSH)
+    everyone = ["0/4", "1/4", "2/4", "3/4"]
+    ended = launch("processes.sh", *where, "--", *ARGUMENTS, environment=stubs.environment | {"ENDS": "yes"})
+    assert ended.returncode == 0 and sorted(ended.stdout.split()) == everyone, ended.stderr
+    failed = launch("processes.sh", *where, "--", *ARGUMENTS, environment=stubs.environment | {"FAILS": "3"})
+    assert failed.returncode == 7 and failed.stdout.count("saved") == 3 and "saved 3" not in failed.stdout
+    command = [LAUNCH / "processes.sh", *where, "--", *ARGUMENTS]
+    with subprocess.Popen(command, env=stubs.environment, stdout=subprocess.PIPE, text=True) as running:
+        started = [running.stdout.readline().strip() for _ in everyone]
+        time.sleep(0.2)  # from the line that a process prints to its trap
+        running.send_signal(signal.SIGTERM)
+        rest = running.stdout.read()
+        assert running.wait(60) == 143 and sorted(started) == everyone and rest.count("saved") == 4
+
+
+def test_a_queued_resource_that_is_kept(stubs):
+    """Not there; made; waiting; running; taken away; made again; running; over: deleted."""
+    states = ["", "WAITING_FOR_RESOURCES", "ACTIVE", "SUSPENDED", "", "ACTIVE", "ACTIVE"]
+    (stubs.folder / "states").write_text("\n".join(states) + "\n")
+    gcloud = f"""
+case "$*" in
+  *list*) head -n 1 {stubs.folder}/states; sed -i 1d {stubs.folder}/states ;;
+  *"storage cat"*) [[ ! -s {stubs.folder}/states ]] && echo 0 ;;
+esac"""
+    stubs(gcloud=gcloud, sleep="")
+    arguments = [*QUEUED, "--accelerator=v6e-16", "--spot", "--keep", "--", *ARGUMENTS]
+    done = launch("tpu_queued.sh", *arguments, environment=stubs.environment)
+    assert done.returncode == 0 and "training ended with status 0" in done.stdout, done.stdout + done.stderr
+    calls = [line.split()[4:6] for line in stubs.calls.read_text().splitlines() if "queued-resources" in line]
+    calls = [verb for verb, _ in calls if verb != "list"]
+    assert calls == ["create", "delete", "create", "delete"]
+
+
+@pytest.mark.parametrize(
+    ("ends", "report"),
+    [([1, 0], "0"), ([2], "2"), ([143], None), ([1, 1, 1, 1, 1], "1")],
+    ids=["a machine was lost", "the user's mistake", "taken away", "it fails always"],
+)
+def test_a_machine_of_a_queued_resource(stubs, ends, report):
+    (stubs.folder / "ends").write_text("".join(f"{end}\n" for end in ends))
+    stubs(
+        curl=f"""case ${{@: -1}} in
+  *gen3r-image) echo us-docker.pkg.dev/p/r/gen3r:1 ;;
+  *gen3r-command) echo "{shlex.join(["launch/with_flags.sh", "v6e", *TRAINING])}" ;;
+  *gen3r-status) echo gs://bucket/status ;;
+esac""",
+        docker=f"""[[ $1 == run ]] || exit 0
+end=$(head -n 1 {stubs.folder}/ends); sed -i 1d {stubs.folder}/ends; exit $end""",
+        gcloud=f'[[ $1 != storage ]] || cat > {stubs.folder}/"$(basename "$4")"',
+        sleep="",
+    )
+    done = launch("tpu_worker.sh", environment=stubs.environment)
+    calls = stubs.calls.read_text()
+    assert done.returncode == 0, done.stderr
+    assert "gcloud auth configure-docker us-docker.pkg.dev --quiet" in calls
+    assert f"bash -c exec launch/with_flags.sh v6e {shlex.join(TRAINING)}" in calls
+    assert not (stubs.folder / "ends").read_text()
+    told = stubs.folder / "status"
+    assert (told.read_text().strip() if told.exists() else None) == report
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments", "told"),
+    [
+        ("tpu_queued.sh", [*QUEUED, "--accelerator=v4-8"], "v4-8 is unknown"),
+        ("tpu_queued.sh", [*QUEUED, "--accelerator=v6e-12"], "must be 1, 4, 8"),
+        ("tpu_queued.sh", [*QUEUED, "--accelerator=v5p-12"], "steps of 8"),
+        ("tpu_queued.sh", [*QUEUED, "--accelerator=v6e-8", "--slices=0"], "--slices 0"),
+        ("tpu_queued.sh", [*QUEUED, "--accelerator=v6e-8", "--name=Run_1"], "--name Run_1"),
+        ("tpu_queued.sh", CLOUD, "--accelerator is needed"),
+        ("tpu_xpk.sh", [*XPK, "--accelerator=v6e-8", "--spot"], "--create_cluster"),
+        ("tpu_xpk.sh", [*XPK, "--accelerators=v6e-8"], "unknown argument --accelerators"),
+        ("slurm.sh", ["--name=run1"], "--nodes is needed"),
+        ("slurm.sh", ["--name=run1", "--nodes", "--dry_run"], "--nodes --dry_run must be a number"),
+        ("slurm.sh", ["--name=run1", "--nodes"], "needs a value"),
+        ("processes.sh", [], "--hosts or --local"),
+        ("processes.sh", ["--hosts=a;b"], "commas between"),
+        ("processes.sh", ["--local=2", "--hosts=a"], "exclude each other"),
+        ("processes.sh", ["--local=2", "--per=core"], "gpu or node"),
+    ],
+)
+def test_what_is_refused(script, arguments, told):
+    rest = [] if arguments[-1] == "--nodes" else ["--", *ARGUMENTS]
+    _refused(launch(script, *arguments, *rest), told)
+
+
+def test_training_that_is_refused():
+    queued = ["tpu_queued.sh", *QUEUED, "--accelerator=v6e-8", "--dry_run"]
+    _refused(launch(*queued), "-- --config")
+    _refused(launch(*queued, "--", "--config=configs/dit.py"), "--workdir")
+    _refused(
+        launch(*queued, "--", "--config=configs/none.py:tiny", "--workdir=gs://b/r"), "no config file configs/none.py"
+    )
+    _refused(launch(*queued, "--", "--config=configs/dit.py:tiny", "--workdir=runs/x"), "gs://BUCKET/RUN")
+    _refused(launch("with_flags.sh", "h200", "python"), "there are: h100 v5e v5p v6e")
+    _refused(launch("with_flags.sh", "h100"), "a command are needed")
+    _refused(launch("tpu_worker.sh", "--name"), "unknown argument --name")
+
+
+def _refused(done, told):
+    assert done.returncode == 2 and told in done.stderr and done.stderr.count("\n") == 1, (done.stdout, done.stderr)
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help_and_dry_run(script):
+    """Every script says what it takes, with an example that has all that it needs."""
+    assert "--dry_run" in (text := launch(script, "--help").stdout) and f"launch/{script}" in text
+    assert launch(script, "--help").returncode == 0
+
+
+def test_the_flags_of_gpus_exist():
+    """XLA ends the process at a flag that it does not know."""
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environment = {
+        **os.environ,
+        "PATH": path,
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=3",
+    }
+    code = "import jax, os; print(len(jax.devices()), os.environ['XLA_FLAGS'])"
+    done = launch("with_flags.sh", "h100", "python", "-c", code, environment=environment)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("3 --xla_gpu") and done.stdout.rstrip().endswith("device_count=3")
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("libtpu"), reason="libtpu is not installed: pip install '.[tpu]'")
+@pytest.mark.parametrize("chip", ["v5e", "v5p", "v6e"])
+def test_the_flags_of_tpus_exist(chip):
+    shown = launch("with_flags.sh", "--dry_run", chip, "true", environment={"PATH": os.environ["PATH"]}).stdout
+    flags = shlex.split(shown.splitlines()[0])[1].removeprefix("LIBTPU_INIT_ARGS=").split()
+    library = Path(importlib.util.find_spec("libtpu").origin).with_name("libtpu.so")
+    with library.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
+        unknown = [flag for flag in flags if text.find(flag[2:].split("=")[0].encode()) < 0]
+    assert flags and not unknown
+
+
+def test_shellcheck():
+    program = shutil.which("shellcheck", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    if not program:
+        pytest.skip("shellcheck is not installed: pip install '.[dev]'")
+    files = [f"launch/{script}" for script in SCRIPTS] + [str(path) for path in LAUNCH.glob("flags/*.env")]
+    done = subprocess.run([program, "-x", "-a", *files], cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout
