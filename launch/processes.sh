@@ -41,10 +41,8 @@ pids=()
 stop() {
   [[ ! ${HOLD_PID-} ]] || kill "$HOLD_PID" 2>/dev/null || true # the standard input of all shares ends
   [[ $hosts ]] || kill -TERM "${pids[@]}" 2>/dev/null || true
-  for ((second = 0; second < patience; second++)); do
-    kill -0 "${pids[@]}" 2>/dev/null || break
-    sleep 1
-  done
+  SECONDS=0
+  while ((SECONDS < patience)) && kill -0 "${pids[@]}" 2>/dev/null; do sleep 0.2; done
   kill -KILL "${pids[@]}" 2>/dev/null || true
   exit "$1"
 }
@@ -60,8 +58,10 @@ if [[ $hosts ]]; then
   IFS=, read -ra names <<<"$hosts"
   count=$([[ $per == gpu ]] && echo "$gpus" || echo 1)
   # One pipe that never says anything is the input of all: it ends when this script stops them, or dies.
-  coproc HOLD { cat; }
-  exec {quiet}<&"${HOLD[0]}"
+  if [[ ! $dry_run ]]; then
+    coproc HOLD { cat; }
+    exec {quiet}<&"${HOLD[0]}"
+  fi
   for index in "${!names[@]}"; do
     part="$((index * count)),$count,$((${#names[@]} * count)),${names[0]#*@}"
     there=(env "PATH=$PATH" launch/processes.sh --share "$part" --port "$port" -- "${arguments[@]}")

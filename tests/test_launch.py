@@ -1,6 +1,6 @@
-"""The launchers: what dry runs print, what is refused, and what they do when clouds, schedulers and processes are played.
+"""The launchers: what dry runs print, what is refused, and what they do when small scripts stand in for the tools.
 
-Nothing here reaches a network: dry runs need no tools, and where a launcher really runs, small scripts stand in for them.
+Nothing here reaches a network, a cloud or a scheduler.
 """
 
 import importlib.util
@@ -12,7 +12,6 @@ import signal
 import stat
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -45,17 +44,23 @@ def stubs(tmp_path):
 
 
 def launch(script, *arguments, environment=None):
-    command = [LAUNCH / script, *arguments]
-    return subprocess.run(
-        command, env=environment, capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL
-    )
+    options = {"env": environment, "stdin": subprocess.DEVNULL, "capture_output": True, "text": True, "timeout": 60}
+    return subprocess.run([LAUNCH / script, *arguments], **options)
 
 
-def dry(script, *arguments, training=ARGUMENTS):
-    """The commands of a dry run, split as a shell would. Only what comes with every Linux is in the PATH."""
-    done = launch(script, *arguments, "--dry_run", "--", *training, environment={"PATH": "/usr/bin:/bin"})
-    assert done.returncode == 0, done.stderr
-    return [shlex.split(line) for line in done.stdout.splitlines() if not line.startswith("#")]
+@pytest.fixture(scope="session")
+def dry(tmp_path_factory):
+    """Gives the commands of a dry run, split as a shell would; nothing but the shell and two tools is in the PATH."""
+    folder = tmp_path_factory.mktemp("tools")
+    for tool in ("bash", "dirname", "sed"):
+        (folder / tool).symlink_to(shutil.which(tool))
+
+    def commands(script, *arguments, training=ARGUMENTS):
+        done = launch(script, *arguments, "--dry_run", "--", *training, environment={"PATH": str(folder)})
+        assert done.returncode == 0 and not done.stderr, done.stderr
+        return [shlex.split(line) for line in done.stdout.splitlines() if not line.startswith("#")]
+
+    return commands
 
 
 @pytest.mark.parametrize(
@@ -66,26 +71,26 @@ def dry(script, *arguments, training=ARGUMENTS):
         ("v6e-64", "v6e", "v2-alpha-tpuv6e"),
     ],
 )
-def test_a_queued_resource_of_each_chip(accelerator, chip, runtime):
+def test_a_queued_resource_of_each_chip(dry, accelerator, chip, runtime):
     (create,) = dry("tpu_queued.sh", *QUEUED, "--accelerator", accelerator)
     assert create[:6] == ["gcloud", "compute", "tpus", "queued-resources", "create", "run1"]
     assert {f"--accelerator-type={accelerator}", f"--runtime-version={runtime}", "--node-id=run1"} <= set(create)
     assert "--spot" not in create and not any(word.startswith("--node-count") for word in create)
-    assert _metadata(create)["gen3r-command"] == shlex.join([f"launch/with_flags.sh {chip}", *TRAINING]).replace(
-        "'", ""
-    )
+    assert shlex.split(_metadata(create)["gen3r-command"]) == ["launch/with_flags.sh", chip, *TRAINING]
 
 
-def test_several_slices_that_may_be_taken_away():
+def test_several_slices_that_may_be_taken_away(dry):
     odd = [*ARGUMENTS, "--config.train.phases=((25, 100, 1),)"]
-    create = next(
-        c for c in dry("tpu_queued.sh", *QUEUED, "--accelerator=v6e-16", "--slices=2", "--spot", training=odd)
-    )
+    slices = ["--accelerator=v6e-16", "--slices=2"]
+    (create,) = dry("tpu_queued.sh", *QUEUED, *slices, "--spot", training=odd)
     assert {"--spot", "--node-count=2", "--node-prefix=run1"} <= set(create)
     command = shlex.split(_metadata(create)["gen3r-command"])
     assert command[2:] == ["python", "-m", "gen3r_jax.train", *odd, "--config.mesh.data=2"]
-    own = dry("tpu_queued.sh", *QUEUED, "--accelerator=v6e-16", "--slices=2", training=[*odd, "--config.mesh.data=4"])
-    assert "mesh.data=2" not in own[0][-1]
+    (own,) = dry("tpu_queued.sh", *QUEUED, *slices, training=[*odd, "--config.mesh.data=4"])
+    assert "mesh.data=2" not in own[-1]
+    kept = dry("tpu_queued.sh", *QUEUED, *slices, "--spot", "--keep", training=odd)
+    verbs = [command[4] for command in kept if "queued-resources" in command]
+    assert create in kept and verbs == ["list", "create", "delete"]
 
 
 def _metadata(create):
@@ -93,7 +98,7 @@ def _metadata(create):
     return dict(entry.split("=", 1) for entry in text.removeprefix("--metadata=^;;^").split(";;"))
 
 
-def test_a_job_set():
+def test_a_job_set(dry):
     (create,) = dry("tpu_xpk.sh", *XPK, "--accelerator", "v5litepod-64", "--slices", "4", "--restarts", "7")
     assert create[:3] == ["xpk", "workload", "create"]
     assert {"--tpu-type=v5litepod-64", "--num-slices=4", "--max-restarts=7", "--workload=run1"} <= set(create)
@@ -103,7 +108,7 @@ def test_a_job_set():
     assert cluster[:3] == ["xpk", "cluster", "create"] and "--spot" in cluster and "--on-demand" not in cluster
 
 
-def test_a_slurm_job(stubs):
+def test_a_slurm_job(dry, stubs):
     (submit,) = dry("slurm.sh", "--name=run1", "--nodes=4", "--partition=gpu", "--time=24:00:00")
     wanted = {"--nodes=4", "--ntasks-per-node=8", "--gpus-per-node=8", "--requeue", "--signal=TERM@120"}
     assert submit[0] == "sbatch" and wanted | {"--partition=gpu", "--time=24:00:00"} <= set(submit)
@@ -120,7 +125,7 @@ def test_a_slurm_job(stubs):
     assert "--container-image=gen3r.sqsh" in inside[-1] and "--container-mounts=/data:/data" in inside[-1]
 
 
-def test_processes_on_hosts_and_here():
+def test_processes_on_hosts_and_here(dry):
     first, second = dry("processes.sh", "--hosts", "me@one,two", "--gpus", "4")
     assert first[:4] == ["ssh", "-o", "BatchMode=yes", "me@one"] and second[3] == "two"
     assert "--share 4,4,8,one" in second[-1] and shlex.join(ARGUMENTS) in second[-1]
@@ -138,9 +143,9 @@ def test_processes_on_hosts_and_here():
 
 
 PROCESS = """
-echo "$GEN3R_PROCESS_ID/$GEN3R_NUM_PROCESSES"
 trap 'echo saved $GEN3R_PROCESS_ID; exit 143' TERM
-[[ $1 == -m && ${FAILS-} != "$GEN3R_PROCESS_ID" ]] || exit 7
+echo "$GEN3R_PROCESS_ID/$GEN3R_NUM_PROCESSES"
+[[ ${FAILS-} != "$GEN3R_PROCESS_ID" ]] || { sleep 0.5 && exit 7; }
 [[ ${ENDS-} ]] || for ((i = 0; i < 300; i++)); do sleep 0.1; done
 """
 SSH = 'shift 3; exec bash -c "$*"'  # the "host" is this machine
@@ -157,7 +162,6 @@ def test_processes_live_and_die_together(stubs, where):
     command = [LAUNCH / "processes.sh", *where, "--", *ARGUMENTS]
     with subprocess.Popen(command, env=stubs.environment, stdout=subprocess.PIPE, text=True) as running:
         started = [running.stdout.readline().strip() for _ in everyone]
-        time.sleep(0.2)  # from the line that a process prints to its trap
         running.send_signal(signal.SIGTERM)
         rest = running.stdout.read()
         assert running.wait(60) == 143 and sorted(started) == everyone and rest.count("saved") == 4
@@ -205,6 +209,8 @@ end=$(head -n 1 {stubs.folder}/ends); sed -i 1d {stubs.folder}/ends; exit $end""
     assert "gcloud auth configure-docker us-docker.pkg.dev --quiet" in calls
     assert f"bash -c exec launch/with_flags.sh v6e {shlex.join(TRAINING)}" in calls
     assert not (stubs.folder / "ends").read_text()
+    shown = launch("tpu_worker.sh", "--dry_run").stdout
+    assert "docker pull <gen3r-image>" in shown and "bash -c exec <gen3r-command>" in shown
     told = stubs.folder / "status"
     assert (told.read_text().strip() if told.exists() else None) == report
 
@@ -230,7 +236,7 @@ end=$(head -n 1 {stubs.folder}/ends); sed -i 1d {stubs.folder}/ends; exit $end""
     ],
 )
 def test_what_is_refused(script, arguments, told):
-    rest = [] if arguments[-1] == "--nodes" else ["--", *ARGUMENTS]
+    rest = [] if "--nodes" in arguments[-1:] else ["--", *ARGUMENTS]
     _refused(launch(script, *arguments, *rest), told)
 
 
@@ -238,9 +244,7 @@ def test_training_that_is_refused():
     queued = ["tpu_queued.sh", *QUEUED, "--accelerator=v6e-8", "--dry_run"]
     _refused(launch(*queued), "-- --config")
     _refused(launch(*queued, "--", "--config=configs/dit.py"), "--workdir")
-    _refused(
-        launch(*queued, "--", "--config=configs/none.py:tiny", "--workdir=gs://b/r"), "no config file configs/none.py"
-    )
+    _refused(launch(*queued, "--", "--config=configs/no.py:tiny", "--workdir=gs://b/r"), "no config file configs/no.py")
     _refused(launch(*queued, "--", "--config=configs/dit.py:tiny", "--workdir=runs/x"), "gs://BUCKET/RUN")
     _refused(launch("with_flags.sh", "h200", "python"), "there are: h100 v5e v5p v6e")
     _refused(launch("with_flags.sh", "h100"), "a command are needed")
@@ -252,28 +256,36 @@ def _refused(done, told):
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_help_and_dry_run(script):
-    """Every script says what it takes, with an example that has all that it needs."""
-    assert "--dry_run" in (text := launch(script, "--help").stdout) and f"launch/{script}" in text
-    assert launch(script, "--help").returncode == 0
+def test_help(script):
+    done = launch(script, "--help")
+    assert done.returncode == 0 and f"launch/{script}" in done.stdout and "--dry_run" in done.stdout
+
+
+@pytest.mark.parametrize("chip", ["v5e", "v5p", "v6e", "h100"])
+def test_flags_of_a_chip(chip):
+    """Each flag has its reason on the line above it, and what the user has set comes last."""
+    variable = "XLA_FLAGS" if chip == "h100" else "LIBTPU_INIT_ARGS"
+    environment = {"PATH": os.environ["PATH"], variable: "--mine=1"}
+    lines = launch("with_flags.sh", "--dry_run", chip, *TRAINING, environment=environment).stdout.splitlines()
+    flags = shlex.split(lines[0])[1].removeprefix(f"{variable}=").split()
+    assert len(flags) > 2 and flags[-1] == "--mine=1" and shlex.split(lines[-1]) == ["exec", *TRAINING]
+    text = (LAUNCH / "flags" / f"{chip}.env").read_text().splitlines()
+    assigned = [number for number, line in enumerate(text) if line.startswith("flags")]
+    assert len(assigned) == len(flags) - 1 and all(text[number - 1].startswith("# ") for number in assigned)
 
 
 def test_the_flags_of_gpus_exist():
     """XLA ends the process at a flag that it does not know."""
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    environment = {
-        **os.environ,
-        "PATH": path,
-        "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=3",
-    }
+    own = "--xla_force_host_platform_device_count=3"
+    environment = {**os.environ, "PATH": path, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": own}
     code = "import jax, os; print(len(jax.devices()), os.environ['XLA_FLAGS'])"
     done = launch("with_flags.sh", "h100", "python", "-c", code, environment=environment)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("3 --xla_gpu") and done.stdout.rstrip().endswith("device_count=3")
+    assert done.stdout.startswith("3 --xla_gpu") and done.stdout.rstrip().endswith(own)
 
 
-@pytest.mark.skipif(not importlib.util.find_spec("libtpu"), reason="libtpu is not installed: pip install '.[tpu]'")
+@pytest.mark.skipif(not importlib.util.find_spec("libtpu"), reason="libtpu is not installed")
 @pytest.mark.parametrize("chip", ["v5e", "v5p", "v6e"])
 def test_the_flags_of_tpus_exist(chip):
     shown = launch("with_flags.sh", "--dry_run", chip, "true", environment={"PATH": os.environ["PATH"]}).stdout
@@ -284,10 +296,21 @@ def test_the_flags_of_tpus_exist(chip):
     assert flags and not unknown
 
 
+def test_the_container_file():
+    """There is no container builder here: at least what it copies is there, and it neither runs as root nor keeps keys."""
+    lines = (LAUNCH / "Containerfile").read_text().splitlines()
+    copied = [source for line in lines if line.startswith("COPY ") for source in line.split()[1:-1]]
+    assert {"pyproject.toml", "gen3r_jax", "configs", "launch"} <= set(copied)
+    assert all((REPOSITORY / source).exists() for source in copied)
+    assert lines.index("USER ${USER_ID}") > max(n for n, line in enumerate(lines) if line.startswith("RUN "))
+    assert "ARG USER_ID=1000" in lines
+    assert not any(word in line.upper() for line in lines for word in ("TOKEN", "SECRET", "PASSWORD", "CREDENTIAL"))
+
+
 def test_shellcheck():
     program = shutil.which("shellcheck", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
     if not program:
-        pytest.skip("shellcheck is not installed: pip install '.[dev]'")
+        pytest.skip("shellcheck is not installed")
     files = [f"launch/{script}" for script in SCRIPTS] + [str(path) for path in LAUNCH.glob("flags/*.env")]
     done = subprocess.run([program, "-x", "-a", *files], cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stdout
