@@ -15,7 +15,10 @@ case ${1-} in
 esac
 
 attribute() {
-  if [[ $dry_run ]]; then echo "<$1>" && return; fi
+  if [[ $dry_run ]]; then
+    [[ $1 == agent-worker-number ]] && echo 0 || echo "<$1>"
+    return
+  fi
   curl --silent --fail --header 'Metadata-Flavor: Google' \
     "http://metadata.google.internal/computeMetadata/v1/instance/attributes/$1"
 }
@@ -28,20 +31,34 @@ image=$(attribute gen3r-image)
 command=$(attribute gen3r-command)
 report=$(attribute gen3r-status)
 
+# The place of this machine among all machines of all slices: the cloud says it in its metadata and nowhere else.
+tpu_env() { attribute tpu-env | sed -n "s/^$1: *'\{0,1\}\([^']*\).*/\1/p"; }
+worker=$(attribute agent-worker-number)
+IFS=, read -ra machines <<<"$(attribute worker-network-endpoints)" # of this slice: HOST, or NAME:NUMBER:HOST
+slices=$(tpu_env MEGASCALE_NUM_SLICES)
+slice=$(tpu_env MEGASCALE_SLICE_ID)
+first=$(tpu_env MEGASCALE_COORDINATOR_ADDRESS)
+first=${first:-${machines[0]##*:}}
+place=()
+if ((${slices:-1} * ${#machines[@]} > 1)); then
+  place=(--env=GEN3R_COORDINATOR="${first%%:*}:8482" --env=GEN3R_NUM_PROCESSES="$((${slices:-1} * ${#machines[@]}))"
+    --env=GEN3R_PROCESS_ID="$((${slice:-0} * ${#machines[@]} + worker))")
+fi
+
 run gcloud auth configure-docker "${image%%/*}" --quiet
 for _ in 1 2 3 4 5; do
   run docker pull "$image" && break
   sleep 20
 done
-# Several tries: a process also fails when another machine was lost. Status 2 is the user's to mend, and 143 means that
-# the machine is being taken away: training has saved what it could.
+# Several tries: a process also fails when another machine was lost. 143 means that this machine is being taken away, or
+# that someone stopped the container: training has saved what it could.
 for _ in 1 2 3 4 5; do
   status=0
   run docker rm --force gen3r || true
   run docker run --name gen3r --privileged --net=host --shm-size=16g --ulimit memlock=-1 --stop-timeout=120 \
-    --log-driver=gcplogs "$image" bash -c "exec $command" || status=$?
+    --log-driver=gcplogs "${place[@]}" "$image" bash -c "exec $command" || status=$?
   case $status in
-    0 | 2) break ;;
+    0) break ;;
     143) exit 0 ;;
   esac
   sleep 20

@@ -2,7 +2,7 @@
 # Trains on TPU slices of a GKE cluster: xpk makes a JobSet, which Kubernetes starts again after every interruption.
 #
 #     launch/tpu_xpk.sh --name run1 --project PROJECT --zone ZONE --cluster CLUSTER --accelerator v6e-16 --image IMAGE \
-#         [--slices 2] [--restarts 100] [--create_cluster [--spot]] [--dry_run] \
+#         [--slices 2] [--restarts 30] [--create_cluster [--spot]] [--dry_run] \
 #         -- --config configs/dit.py --workdir gs://BUCKET/run1 [--config.GROUP.KEY=VALUE ...]
 #
 #     --accelerator      one slice: v5litepod-CHIPS, v5p-CORES (two a chip) or v6e-CHIPS
@@ -16,7 +16,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source launch/common.sh
 
-name='' project='' zone='' cluster='' accelerator='' image='' slices=1 restarts=100 create_cluster='' spot=''
+name='' project='' zone='' cluster='' accelerator='' image='' slices=1 restarts=30 create_cluster='' spot=''
 parse "name project zone cluster accelerator image slices restarts" "create_cluster spot" "$@"
 needed name project zone cluster accelerator image
 name "$name"
@@ -32,6 +32,7 @@ if [[ $create_cluster ]]; then
   [[ ! $spot ]] || capacity=--spot
   run xpk cluster create "${slice[@]}" "$capacity"
 fi
-# exec: the signal of a machine's end must reach Python. 143, the status after it, is one that xpk starts again.
+# exec: the signal of a machine's end must reach Python. xpk starts again after its status, 143, but by itself not after
+# 1 and 2, which a process also ends with when another one is lost.
 run xpk workload create "${slice[@]}" --workload="$name" --docker-image="$image" --max-restarts="$restarts" \
-  --termination-grace-period-seconds=120 --command="exec $(quoted "${training[@]}")"
+  --restart-on-exit-codes=1,2 --termination-grace-period-seconds=120 --command="exec $(quoted "${training[@]}")"

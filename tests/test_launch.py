@@ -102,6 +102,7 @@ def test_a_job_set(dry):
     (create,) = dry("tpu_xpk.sh", *XPK, "--accelerator", "v5litepod-64", "--slices", "4", "--restarts", "7")
     assert create[:3] == ["xpk", "workload", "create"]
     assert {"--tpu-type=v5litepod-64", "--num-slices=4", "--max-restarts=7", "--workload=run1"} <= set(create)
+    assert "--restart-on-exit-codes=1,2" in create
     (command,) = (word.removeprefix("--command=") for word in create if word.startswith("--command="))
     assert shlex.split(command) == ["exec", "launch/with_flags.sh", "v5e", *TRAINING, "--config.mesh.data=4"]
     cluster, _ = dry("tpu_xpk.sh", *XPK, "--accelerator=v5p-8", "--create_cluster", "--spot")
@@ -186,17 +187,23 @@ esac"""
 
 
 @pytest.mark.parametrize(
-    ("ends", "report"),
-    [([1, 0], "0"), ([2], "2"), ([143], None), ([1, 1, 1, 1, 1], "1")],
-    ids=["a machine was lost", "the user's mistake", "taken away", "it fails always"],
+    ("slices", "ends", "report"),
+    [(1, [1, 2, 0], "0"), (2, [1, 143], None), (2, [2, 2, 2, 2, 2], "2")],
+    ids=["others were lost", "taken away", "it fails always"],
 )
-def test_a_machine_of_a_queued_resource(stubs, ends, report):
+def test_a_machine_of_a_queued_resource(stubs, slices, ends, report):
+    """The last of the four machines of the last slice starts its process in the right place, several times if need be."""
     (stubs.folder / "ends").write_text("".join(f"{end}\n" for end in ends))
+    several = f"MEGASCALE_NUM_SLICES: '{slices}'\nMEGASCALE_SLICE_ID: '1'\nMEGASCALE_COORDINATOR_ADDRESS: '10.0.1.1'\n"
+    (stubs.folder / "tpu-env").write_text("ACCELERATOR_TYPE: 'v6e-16'\n" + (several if slices > 1 else ""))
     stubs(
         curl=f"""case ${{@: -1}} in
   *gen3r-image) echo us-docker.pkg.dev/p/r/gen3r:1 ;;
   *gen3r-command) echo "{shlex.join(["launch/with_flags.sh", "v6e", *TRAINING])}" ;;
   *gen3r-status) echo gs://bucket/status ;;
+  *agent-worker-number) echo 3 ;;
+  *worker-network-endpoints) echo a:b:10.0.0.1,a:b:10.0.0.2,a:b:10.0.0.3,a:b:10.0.0.4 ;;
+  *tpu-env) cat {stubs.folder}/tpu-env ;;
 esac""",
         docker=f"""[[ $1 == run ]] || exit 0
 end=$(head -n 1 {stubs.folder}/ends); sed -i 1d {stubs.folder}/ends; exit $end""",
@@ -208,6 +215,8 @@ end=$(head -n 1 {stubs.folder}/ends); sed -i 1d {stubs.folder}/ends; exit $end""
     assert done.returncode == 0, done.stderr
     assert "gcloud auth configure-docker us-docker.pkg.dev --quiet" in calls
     assert f"bash -c exec launch/with_flags.sh v6e {shlex.join(TRAINING)}" in calls
+    place = f"--env=GEN3R_NUM_PROCESSES={4 * slices} --env=GEN3R_PROCESS_ID={4 * slices - 1}"
+    assert f"--env=GEN3R_COORDINATOR=10.0.{slices - 1}.1:8482 {place}" in calls
     assert not (stubs.folder / "ends").read_text()
     shown = launch("tpu_worker.sh", "--dry_run").stdout
     assert "docker pull <gen3r-image>" in shown and "bash -c exec <gen3r-command>" in shown
@@ -297,7 +306,7 @@ def test_the_flags_of_tpus_exist(chip):
 
 
 def test_the_container_file():
-    """There is no container builder here: at least what it copies is there, and it neither runs as root nor keeps keys."""
+    """No builder is needed to see that what it copies is there, that it is not root, and that no keys go in."""
     lines = (LAUNCH / "Containerfile").read_text().splitlines()
     copied = [source for line in lines if line.startswith("COPY ") for source in line.split()[1:-1]]
     assert {"pyproject.toml", "gen3r_jax", "configs", "launch"} <= set(copied)
