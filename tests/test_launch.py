@@ -192,7 +192,7 @@ esac"""
     ids=["others were lost", "taken away", "it fails always"],
 )
 def test_a_machine_of_a_queued_resource(stubs, slices, ends, report):
-    """The last of the four machines of the last slice starts its process in the right place, several times if need be."""
+    """The last of the four machines of the last slice finds its place, and tries again when that can help."""
     (stubs.folder / "ends").write_text("".join(f"{end}\n" for end in ends))
     several = f"MEGASCALE_NUM_SLICES: '{slices}'\nMEGASCALE_SLICE_ID: '1'\nMEGASCALE_COORDINATOR_ADDRESS: '10.0.1.1'\n"
     (stubs.folder / "tpu-env").write_text("ACCELERATOR_TYPE: 'v6e-16'\n" + (several if slices > 1 else ""))
