@@ -23,7 +23,7 @@ from typing import Any
 import jax
 import numpy as np
 import optax
-from jax.experimental import multihost_utils
+from jax.experimental import mesh_utils, multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from gen3r_jax import module
@@ -88,7 +88,20 @@ def make_mesh(options: MeshOptions, devices: list[jax.Device] | None = None) -> 
     columns = 2 if sizes["seq"] % 4 == 0 else 1
     shape = (sizes["data"], sizes["fsdp"], sizes["seq"] // columns, columns, sizes["tensor"])
     # Auto, not the default Explicit: patchify, resize and convolutions on sharded axes are then the compiler's work.
-    return jax.make_mesh(shape, AXES, (AxisType.Auto,) * len(AXES), devices=devices)
+    return Mesh(_arrange(shape, devices), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def _arrange(shape: tuple[int, ...], devices: list[jax.Device]) -> np.ndarray:
+    """Devices in the shape of the mesh, neighbours side by side; slices of a TPU job differ along `data`."""
+    slices = len({device.slice_index for device in devices}) if devices[0].platform == "tpu" else 1
+    if slices == 1:
+        return mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+    if shape[0] % slices:
+        raise UserError(
+            f"mesh.data {shape[0]} is not a multiple of the {slices} slices: between slices only copies fit"
+        )
+    within, between = (shape[0] // slices, *shape[1:]), (slices, *(1,) * (len(shape) - 1))
+    return mesh_utils.create_hybrid_device_mesh(within, between, devices, allow_split_physical_axes=True)
 
 
 def data_parallel_size(mesh: Mesh) -> int:

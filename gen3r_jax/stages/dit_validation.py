@@ -69,7 +69,8 @@ def validate(
 
     Returns:
       ``loss``; for every sample ``TASK[_cameras]/psnr``, of generated frames against those that the autoencoder makes
-      of the clip's own latents, in dB.
+      of the clip's own latents, in dB, and ``.../latents``, the distance of the generated latents from the clip's own
+      as a part of their size.
     """
     stored = inputs.encode_all(frozen, batch)
     no_text, negative = inputs.encode_texts(frozen, ["", options.negative_prompt])
@@ -78,7 +79,8 @@ def validate(
         return fetch(metrics)
     pipeline = Gen3RPipeline(network, tokenize=None, text_length=0, shift=shift, joint=joint)
     first = jax.tree.map(lambda x: x[:1], stored)
-    reachable = pipeline.decode(_latents(first, joint))
+    truth = fetch(_latents(first, joint))
+    reachable = pipeline.decode(truth)
     frames = np.asarray(batch["frames"][0]) if "frames" in batch else reachable.scene().rgb
     seen = fetch(programs.reconstruct(pipeline.network("vggt"), frames[None].astype(np.float32) / 255).depth[0])
     for task in TASKS:
@@ -86,6 +88,7 @@ def validate(
             name = f"{task}{'_cameras' * cameras}"
             output = generate(options, pipeline, first, task, cameras, negative)
             metrics[f"{name}/psnr"] = psnr(output.rgbs, reachable.rgbs)
+            metrics[f"{name}/latents"] = float(np.linalg.norm(output.latents - truth) / np.linalg.norm(truth))
             if jax.process_index() == 0:
                 write(directory, name, frames, seen, reachable, output)
     return fetch(metrics)

@@ -4,11 +4,15 @@ A job of one process needs nothing. Otherwise each process finds its place in th
 
 * ``GEN3R_COORDINATOR`` (host:port of process 0), ``GEN3R_NUM_PROCESSES`` and ``GEN3R_PROCESS_ID``;
 * that of Slurm, where a job has more than one task;
-* that of Cloud TPU, where a slice has more than one machine, or there are several slices.
+* that of Cloud TPU in GKE, where a slice has more than one machine, or there are several slices.
+
+Machines of a queued resource say their places in their metadata only; ``launch/tpu_worker.sh`` reads it and sets the
+first three.
 """
 
 import contextlib
 import os
+import sys
 from collections.abc import Iterator
 
 import jax
@@ -16,6 +20,7 @@ from jax.experimental import multihost_utils
 
 from gen3r_jax.errors import UserError
 
+LOST = 75  # exit status ("try again") of a process that lost another
 EXPLICIT = ("GEN3R_COORDINATOR", "GEN3R_NUM_PROCESSES", "GEN3R_PROCESS_ID")
 # Seconds without a sign of life after which a process counts as lost, and for which one waits at the end.
 PATIENCE = 30
@@ -58,14 +63,16 @@ def wait_for_all(name: str) -> None:
 
 @contextlib.contextmanager
 def peer_errors() -> Iterator[None]:
-    """Turns what JAX raises when another process is gone into a UserError."""
+    """Turns what JAX raises when another process is gone into a line, and the exit status ``LOST``."""
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
         if jax.process_count() == 1:
             raise
         reason = (str(error).strip().splitlines() or ["no reason given"])[0][:200]
-        raise UserError(
-            f"process {jax.process_index()} of {jax.process_count()} stopped, for another ended or cannot be reached "
-            f"({reason}); the same command goes on from the last checkpoint"
-        ) from error
+        print(
+            f"error: process {jax.process_index()} of {jax.process_count()} stopped, for another ended or cannot be "
+            f"reached ({reason}); the same command goes on from the last checkpoint",
+            file=sys.stderr,
+        )
+        raise SystemExit(LOST) from error
