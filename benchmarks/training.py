@@ -72,10 +72,9 @@ def measure(arguments: argparse.Namespace, mesh_sizes: str) -> None:
             seconds, compile_seconds, memory = run(program, arguments.repeats)
             flops = program.useful_flops()
             mfu = f"{flops / seconds / mesh.size / chip.flops:6.1%}" if chip else ""
-            sizes = [f"{size / 2**30:6.2f} GiB" for size in (memory.argument_size_in_bytes, memory.temp_size_in_bytes)]
-            print(
-                f"{program.name:10} {seconds:9.4f} {compile_seconds:8.1f}s {sizes[0]} {sizes[1]} {flops / 1e12:9.3f} {mfu}"
-            )
+            held, temporary = memory.argument_size_in_bytes / 2**30, memory.temp_size_in_bytes / 2**30
+            row = f"{program.name:10} {seconds:9.4f} {compile_seconds:8.1f}s {held:6.2f} GiB {temporary:6.2f} GiB"
+            print(f"{row} {flops / 1e12:9.3f} {mfu}")
             total, work = total + seconds, work + flops
     mfu = f", MFU {work / total / mesh.size / chip.flops:.1%}" if chip else ""
     print(f"together {total:.3f} s, {options.train.batch_size / total:.3f} clips/s{mfu}")

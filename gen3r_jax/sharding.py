@@ -93,7 +93,8 @@ def make_mesh(options: MeshOptions, devices: list[jax.Device] | None = None) -> 
 
 def _arrange(shape: tuple[int, ...], devices: list[jax.Device]) -> np.ndarray:
     """Devices in the shape of the mesh, neighbours side by side; slices of a TPU job differ along `data`."""
-    slices = len({device.slice_index for device in devices}) if devices[0].platform == "tpu" else 1
+    # Devices of one slice need not know that there are slices; on other platforms the number means machines.
+    slices = len({getattr(device, "slice_index", 0) for device in devices}) if devices[0].platform == "tpu" else 1
     if slices == 1:
         return mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
     if shape[0] % slices:

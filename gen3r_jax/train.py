@@ -17,7 +17,6 @@ import dataclasses
 import functools
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -28,6 +27,7 @@ from gen3r_jax.data.encoded import make_encoded_loader
 from gen3r_jax.data.loader import DataOptions, make_loader
 from gen3r_jax.errors import UserError, main_guard
 from gen3r_jax.options import read_options
+from gen3r_jax.remote import local_copy
 from gen3r_jax.stages.adapter import AdapterStage
 from gen3r_jax.stages.dit import DiTStage
 from gen3r_jax.training.distributed import initialize, wait_for_all
@@ -38,7 +38,7 @@ from gen3r_jax.training.workdir import claim_workdir
 STAGES: dict[str, type[Stage]] = {"adapter": AdapterStage, "dit": DiTStage}
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, with a preset after a colon.", lock_config=True)
-WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; it is made when it is missing.")
+WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run, also gs://...; made when it is missing.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +72,7 @@ def main(arguments: Sequence[str]) -> None:
         raise UserError("--config and --workdir are needed; try --help")
     initialize()
     logging.set_verbosity(logging.WARNING)  # Orbax tells every move at the level below
-    config, workdir = CONFIG.value.to_dict(), Path(WORKDIR.value)
+    config, workdir = CONFIG.value.to_dict(), WORKDIR.value
     stage, options = read_config(config)
     if options.train.compile_cache:
         jax.config.update("jax_compilation_cache_dir", options.train.compile_cache)
@@ -85,7 +85,7 @@ def main(arguments: Sequence[str]) -> None:
 def loader_of(stage: Stage, options: RunOptions) -> MakeLoader:
     """What makes the data: frames of the sources, or latents that were encoded before."""
     if encoded := _encoded(stage):
-        return functools.partial(make_encoded_loader, Path(encoded), options.data, side=options.train.side)
+        return functools.partial(make_encoded_loader, local_copy(encoded), options.data, side=options.train.side)
     return functools.partial(make_loader, options.data, side=options.train.side)
 
 

@@ -15,6 +15,7 @@ FLOORS = {
     "gen3r_jax.checkpoint": 1,
     "gen3r_jax.sharding": 1,
     "gen3r_jax.flops": 1,
+    "gen3r_jax.remote": 1,
     "gen3r_jax.collectives": 1,
     "gen3r_jax.topology": 1,
     "gen3r_jax.ops": 1,

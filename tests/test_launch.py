@@ -102,7 +102,7 @@ def test_a_job_set(dry):
     (create,) = dry("tpu_xpk.sh", *XPK, "--accelerator", "v5litepod-64", "--slices", "4", "--restarts", "7")
     assert create[:3] == ["xpk", "workload", "create"]
     assert {"--tpu-type=v5litepod-64", "--num-slices=4", "--max-restarts=7", "--workload=run1"} <= set(create)
-    assert "--restart-on-exit-codes=1,2" in create
+    assert "--restart-on-exit-codes=1,75" in create
     (command,) = (word.removeprefix("--command=") for word in create if word.startswith("--command="))
     assert shlex.split(command) == ["exec", "launch/with_flags.sh", "v5e", *TRAINING, "--config.mesh.data=4"]
     cluster, _ = dry("tpu_xpk.sh", *XPK, "--accelerator=v5p-8", "--create_cluster", "--spot")

@@ -29,6 +29,7 @@ from gen3r_jax.data.images import (
 )
 from gen3r_jax.data.procedural import Difficulty, make_scene
 from gen3r_jax.errors import UserError
+from gen3r_jax.remote import local_copy
 
 log = logging.getLogger(__name__)
 
@@ -170,6 +171,7 @@ def open_source(
 
     Args:
       source: "procedural"; a video file; or a folder of shards, of images, of videos, or a data set in Gen3R's layout.
+        What lies in a bucket (``gs://``) is copied to this machine first.
       split: "train" or "test": which seeds, list files or shards. Where a source has no test scenes, the training
         scenes are taken, with a notice.
       cameras: whether ``transforms.json`` is read; scenes without it then count as damaged.
@@ -180,7 +182,7 @@ def open_source(
     if str(source) == "procedural":
         first = FIRST_TEST_SEED if split == "test" else 0
         return Procedural(num_scenes, num_frames, size, difficulty, first)
-    path = Path(source)
+    path = local_copy(str(source))
     if not path.exists():
         raise UserError(f"{path} does not exist; data.source is `procedural`, a video, or a folder")
     if path.is_file():

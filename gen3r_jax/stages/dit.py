@@ -14,6 +14,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
+from etils import epath
 from flax import nnx
 from jaxtyping import Array, Float, Int, Key
 
@@ -27,6 +28,7 @@ from gen3r_jax.models.tokenizer import Tokenizer
 from gen3r_jax.models.wan_dit import WanDiT
 from gen3r_jax.module import Params
 from gen3r_jax.pipeline import Network
+from gen3r_jax.remote import local_copy
 from gen3r_jax.sharding import fetch
 from gen3r_jax.stages import dit_inputs, dit_validation, flow_matching, tuning
 from gen3r_jax.stages.dit_inputs import FrameInputs, Inputs, StoredInputs, draw_latents, draw_normal, draw_uniform
@@ -140,7 +142,7 @@ class DiTStage:
         if self.weights.encoded:
             self._refuse_other_weights()
         elif self.weights.dir:
-            Tokenizer.from_folder(Path(self.weights.dir) / "tokenizer")
+            Tokenizer.from_folder(local_copy(f"{self.weights.dir}/tokenizer"))
         frozen = {name: self.load(name) for name in self.inputs.frozen}
         base = None
         if self.tuning.mode != "full":
@@ -299,7 +301,7 @@ class DiTStage:
     @cached_property
     def header(self) -> Header:
         """Of the latents that were encoded before."""
-        return read_header(Path(self.weights.encoded))
+        return read_header(local_copy(self.weights.encoded))
 
     @cached_property
     def inputs(self) -> Inputs:
@@ -312,9 +314,8 @@ class DiTStage:
 
     @property
     def _tokenizer(self) -> Tokenizer:
-        folder = Path(self.weights.dir) / "tokenizer"
-        if self.weights.dir and folder.parent.exists():
-            return Tokenizer.from_folder(folder)
+        if self.weights.dir and epath.Path(self.weights.dir).exists():
+            return Tokenizer.from_folder(local_copy(f"{self.weights.dir}/tokenizer"))
         return Tokenizer.tiny()  # for random networks, and to plan for weights that are not here
 
     @cached_property

@@ -3,11 +3,11 @@
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from etils import epath
 from flax import nnx
 from jaxtyping import Array, Float, UInt8
 
@@ -65,7 +65,7 @@ class Networks:
     @cached_property
     def configs(self) -> dict[str, Any]:
         def config(name: str) -> Any:
-            path = Path(self._directory) / name
+            path = epath.Path(self._directory) / name
             known = self._directory and path.exists()
             found = read_config(path, NETWORKS[name]) if known else PRESETS[self._preset][name]
             return replace(found, **self._changes.get(name, {}))
@@ -96,8 +96,8 @@ class Networks:
             )
         return _held(name, params, lambda leaf: leaf.astype(dtype))
 
-    def folder(self, name: str) -> Path:
-        path = Path(self._directory) / name
+    def folder(self, name: str) -> epath.Path:
+        path = epath.Path(self._directory) / name
         if not path.exists():
             raise UserError(f"no weights at {path}: {_advice(name)}")
         return path

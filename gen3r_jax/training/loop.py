@@ -4,6 +4,7 @@ Order, the same for a fresh and for a resumed run: validate and save after updat
 So a checkpoint at step i holds the state after i updates and a data position from which batch i+1 comes next.
 """
 
+import contextlib
 import dataclasses
 import signal
 import sys
@@ -21,6 +22,7 @@ from gen3r_jax import module
 from gen3r_jax.checkpoint import TrainCheckpoints
 from gen3r_jax.errors import UserError
 from gen3r_jax.module import Params
+from gen3r_jax.remote import Workdir
 from gen3r_jax.sharding import MeshOptions, batch_share, fetch, param_shardings
 from gen3r_jax.topology import find_chip
 from gen3r_jax.training.distributed import peer_errors, wait_for_all
@@ -111,9 +113,11 @@ class MakeLoader(Protocol):
 
 
 def train(
-    stage: Stage, make_loader: MakeLoader, options: LoopOptions, workdir: Path, config: Mapping[str, Any]
+    stage: Stage, make_loader: MakeLoader, options: LoopOptions, workdir: Path | str, config: Mapping[str, Any]
 ) -> None:
     """Trains `stage` to the end of the last phase, from the newest checkpoint in `workdir` if there is one.
+
+    `workdir` may be in a bucket, ``gs://...``.
 
     Writes there: checkpoints/, metrics.jsonl, tensorboard/, loss.png, validation/step_N/, weights/ (the trained
     networks as of the last validation); `config` is kept inside each checkpoint. On SIGTERM or SIGINT, to whichever
@@ -127,7 +131,8 @@ def train(
         peer_errors(),
         jax.set_mesh(mesh),
         StopRequest() as stop,
-        TrainCheckpoints(workdir / "checkpoints", keep=keep.keep, keep_every=keep.keep_every) as checkpoints,
+        contextlib.closing(Workdir(str(workdir))) as files,
+        TrainCheckpoints(files.place / "checkpoints", keep=keep.keep, keep_every=keep.keep_every) as checkpoints,
     ):
         start = checkpoints.latest() or 0
         if start >= phases[-1].end:
@@ -136,8 +141,8 @@ def train(
         loaders = [_load(make_loader, options, phase, mesh) for phase in phases]
         frozen = stage.load_frozen()
         frozen = jax.device_put(frozen, param_shardings(frozen, mesh))
-        with MetricsWriter(workdir, start, phases[-1].end, enabled=jax.process_index() == 0) as writer:
-            run = _Run(stage, options, workdir, config, mesh, frozen, checkpoints, writer, stop)
+        with MetricsWriter(files.local, start, phases[-1].end, enabled=jax.process_index() == 0) as writer:
+            run = _Run(stage, options, files, config, mesh, frozen, checkpoints, writer, stop)
             state = None
             for phase, (data, validation_data) in zip(phases, loaders, strict=True):
                 if start < phase.end:
@@ -188,7 +193,7 @@ class StopRequest:
 class _Run:
     stage: Stage
     options: LoopOptions
-    workdir: Path
+    files: Workdir
     config: Mapping[str, Any]
     mesh: Mesh
     frozen: Params
@@ -300,22 +305,24 @@ class _Run:
 
     def _validate(self, state: TrainState, batch: Mapping[str, Any], step: int) -> None:
         """Judges the weights, or their moving average where there is one, and writes them into WORKDIR/weights."""
-        directory = self.workdir / "validation" / f"step_{step:06d}"
+        directory = self.files.local / "validation" / f"step_{step:06d}"
         if jax.process_index() == 0:
             directory.mkdir(parents=True, exist_ok=True)
         best = state.params if state.ema is None else state.ema
         if step > 0:
-            self.stage.export(best, self.workdir / "weights")
+            self.stage.export(best, self.files.local / "weights")
         trainable = module.cast(best, DTYPES[self.options.train.dtype])
         metrics = self.stage.validate(trainable, self.frozen, batch, directory, step)
         values = {f"validation/{name}": float(value) for name, value in fetch(metrics).items()}
         self.writer.write(step, values, advance=False)
         self.writer.plot()
+        self.files.publish()
 
     def _save(self, state: TrainState, step: int, data: grain.DatasetIterator) -> None:
         began = time.perf_counter()
         self.checkpoints.save(step, state, data, dict(self.config))
         self.writer.write(step, {"time/checkpoint_stall_seconds": time.perf_counter() - began}, advance=False)
+        self.files.publish()
 
     def _stop(self, pending: "_Pending | None", state: TrainState, step: int, data: grain.DatasetIterator) -> None:
         self._finish(pending)
@@ -330,7 +337,7 @@ class _Run:
     def _start_profile(self, step: int) -> None:
         profile = self.options.train.profile
         if profile and step == profile[0] and jax.process_index() == 0:
-            jax.profiler.start_trace(self.workdir / "profile")
+            jax.profiler.start_trace(self.files.local / "profile")
             self.profiling = True
 
     def _stop_profile(self, step: int) -> None:

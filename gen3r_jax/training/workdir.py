@@ -3,8 +3,9 @@
 import json
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
+
+from etils import epath
 
 from gen3r_jax import module
 from gen3r_jax.errors import UserError
@@ -23,11 +24,12 @@ FREE_KEYS = (
 )
 
 
-def claim_workdir(workdir: Path, config: Mapping[str, Any]) -> None:
+def claim_workdir(workdir: epath.PathLike, config: Mapping[str, Any]) -> None:
     """Makes `workdir` and writes its config.json; a workdir that holds checkpoints of another config is refused.
 
     Raises UserError that lists the keys that differ (``FREE_KEYS`` may), or says that nothing can be written.
     """
+    workdir = epath.Path(workdir)
     path = workdir / "config.json"
     try:
         if path.exists() and any((workdir / "checkpoints").glob("[0-9]*")):
