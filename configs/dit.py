@@ -30,7 +30,7 @@ def get_config(preset: str = "") -> ConfigDict:
         targets=r"blocks\.(self_attn|cross_attn|text_attn|image_attn|mlp)\..*",
     )
     config.conditions = dict(text_drop=0.2, camera_drop=0.5)
-    config.noise = dict(shift=2.0, density="none", weighting="none", strata=8)
+    config.noise = dict(shift=2.0, density="none", weighting="none", strata=8)  # strata must divide the batch
     config.samples = dict(steps=50, guidance_scale=5.0, negative_prompt="bad detailed")  # of a validation
     config.data = dict(
         source="",  # must be given: a data set root, shards, a mixture
@@ -72,6 +72,7 @@ def get_config(preset: str = "") -> ConfigDict:
         config.model.update(preset="tiny", remat="none", vae_chunk_frames=0, frozen_dtype="float32")
         config.weights.dir = ""  # random networks
         config.tuning.rank = 4
+        config.noise.strata = 4
         config.samples.steps = 20
         config.data.update(source="procedural", num_scenes=64, workers=0)
         config.optim.update(learning_rate=2e-3, warmup_steps=20, clip_norm=1.0, final_fraction=0.1)

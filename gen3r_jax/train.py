@@ -62,6 +62,11 @@ def read_config(config: Mapping[str, Any]) -> tuple[Stage, RunOptions]:
     options = read_options(RunOptions, {group: groups[group] for group in groups.keys() - own})
     if not options.data.source and not _encoded(stage):
         raise UserError("no data: give --config.data.source=PATH (a video, a folder, a data set root) or =procedural")
+    if isinstance(stage, DiTStage) and options.train.batch_size % stage.noise.strata:
+        raise UserError(
+            f"train.batch_size {options.train.batch_size} is not a multiple of noise.strata {stage.noise.strata}: some "
+            "noise levels would be seen more often than others"
+        )
     return stage, options
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 
+from configs.dit import get_config
 from gen3r_jax import module
 from gen3r_jax.diffusion.conditioning import TASKS, camera_condition, camera_maps
 from gen3r_jax.errors import UserError
@@ -20,6 +21,7 @@ from gen3r_jax.stages.dit_inputs import StoredInputs, draw_tasks
 from gen3r_jax.stages.dit_validation import SampleOptions
 from gen3r_jax.stages.random_weights import random_weights
 from gen3r_jax.stages.tuning import TuningOptions
+from gen3r_jax.train import read_config
 from gen3r_jax.training.stage import run_encoders
 
 MODEL = ModelOptions("tiny", "joint", remat="none", vae_chunk_frames=0, frozen_dtype="float32")
@@ -252,3 +254,13 @@ def test_frames_and_stored_latents_give_the_same_loss(params):
     loss = jax.jit(STAGE.loss)
     losses = [loss(params, {}, {name: x[name] for name in STAGE.loss_reads}, keys)[0] for x in (now, everything)]
     np.testing.assert_allclose(*losses, rtol=1e-5)
+
+
+def test_strata_must_divide_the_batch():
+    config = get_config("tiny").to_dict()
+    config["train"]["batch_size"] = 6
+    with pytest.raises(UserError, match=r"6 is not a multiple of noise\.strata 4"):
+        read_config(config)
+    config["train"]["batch_size"] = 8
+    stage, options = read_config(config)
+    assert isinstance(stage, DiTStage) and options.train.batch_size == 8

@@ -189,5 +189,5 @@ def test_devices_share_samples_where_there_are_fewer_samples_than_devices(batch_
 
 def test_a_batch_that_no_mesh_divides():
     options = read_options(LoopOptions, toy_config(train__batch_size=7, mesh__fsdp=-1, mesh__seq=0, mesh__tensor=1))
-    with pytest.raises(UserError, match="not a multiple of 2"):
+    with pytest.raises(UserError, match="7 is not a multiple of 8"):
         training_mesh(options, make_phases(((4, 5, 1),)))

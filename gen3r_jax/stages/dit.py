@@ -94,7 +94,7 @@ class NoiseOptions:
       density: of the levels.
       weighting: of the loss by the level.
       strata: samples i, i + strata, ... of a batch take their levels from the same of so many equal parts of the table,
-        so that a batch covers it evenly; 1: each from the whole. Of the density "none" only.
+        so that a batch, a multiple of them, covers it evenly; 1: each from the whole. Of the density "none" only.
     """
 
     shift: float

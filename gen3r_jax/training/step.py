@@ -68,18 +68,17 @@ def training_mesh(options: Any, phases: Sequence[Phase], devices: list[jax.Devic
 
     options: :class:`gen3r_jax.training.loop.LoopOptions`; a ``mesh.seq`` of 0 becomes the first of 1, 2, 4 that fits.
     """
-    sizes = (1, 2, 4) if options.mesh.seq == 0 else (options.mesh.seq,)
-    for size in sizes:
+    refused = None
+    for size in (1, 2, 4) if options.mesh.seq == 0 else (options.mesh.seq,):
         try:
             mesh = make_mesh(dataclasses.replace(options.mesh, seq=size), devices)
             for phase in phases:
                 count_micro_batches(options.train.batch_size, phase.clips_per_device, mesh)
-        except UserError:
-            if size == sizes[-1]:
-                raise
+        except UserError as error:
+            refused = refused or error
         else:
             return mesh
-    raise AssertionError("unreachable: the last size returns or raises")
+    raise refused
 
 
 def count_micro_batches(batch_size: int, clips_per_device: int, mesh: Mesh) -> int:
