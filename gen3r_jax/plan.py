@@ -48,11 +48,12 @@ def main(arguments: Sequence[str]) -> int:
     phases = make_phases(options.train.phases)
     if PHASE.value is not None and PHASE.value >= len(phases):
         raise UserError(f"--phase {PHASE.value}: the config has phases 0 to {len(phases) - 1}")
+    phases = phases if PHASE.value is None else phases[PHASE.value : PHASE.value + 1]
     topology = parse(TOPOLOGY.value)
     mesh = training_mesh(options, phases, topology.devices())
     jax.config.update("jax_optimization_level", LEVEL.value)
     failed, written = False, []
-    for phase in phases if PHASE.value is None else [phases[PHASE.value]]:
+    for phase in phases:
         programs = step_programs(stage, options, phase, mesh)
         costs = compile_all(programs, PROGRAM.value, mesh, topology)
         failed |= None in costs

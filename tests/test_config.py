@@ -10,7 +10,7 @@ from typing import Literal
 
 import pytest
 
-from configs import adapter
+from configs import adapter, dit
 from gen3r_jax.errors import UserError
 from gen3r_jax.options import read_options
 from gen3r_jax.train import read_config
@@ -19,6 +19,27 @@ from gen3r_jax.training.step import make_phases
 from gen3r_jax.training.workdir import claim_workdir
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+def test_the_recipe_of_the_transformer_is_the_released_one():
+    config = dit.get_config().to_dict()
+    config["data"]["source"] = "scenes"
+    stage, options = read_config(config)
+    train, optim = options.train, options.optim
+    assert train.phases == ((49, 8_000, 1),)
+    assert (train.batch_size, train.side, train.seed, train.dtype) == (192, 560, 42, "bfloat16")
+    assert (optim.learning_rate, optim.final_fraction, optim.warmup_steps) == (1e-5, 1e-4, 50)
+    assert (optim.beta1, optim.beta2, optim.eps, optim.weight_decay) == (0.9, 0.999, 1e-8, 3e-2)
+    assert (optim.clip_norm, optim.clip_start, optim.clip_decay, optim.slow) == (0.25, 2.0, 0.1, "")
+    assert (stage.conditions.text_drop, stage.conditions.camera_drop) == (0.2, 0.5)
+    assert (stage.noise.shift, stage.noise.density, stage.noise.weighting, stage.noise.strata) == (
+        2.0,
+        "none",
+        "none",
+        8,
+    )
+    assert (stage.samples.steps, stage.samples.guidance_scale) == (50, 5.0)
+    assert options.data.max_stride == 1 and options.data.cameras
 
 
 def test_the_full_recipe_is_the_papers():
@@ -144,6 +165,11 @@ def workdir(tmp_path):
     claim_workdir(tmp_path, _tiny())
     (tmp_path / "checkpoints" / "50").mkdir(parents=True)
     return tmp_path
+
+
+def test_a_workdir_of_the_other_stage_says_so(workdir):
+    with pytest.raises(UserError, match="holds a run of the stage adapter, this config is of the stage dit"):
+        claim_workdir(workdir, dit.get_config("tiny").to_dict())
 
 
 def test_a_workdir_of_another_config_lists_the_differences(workdir):

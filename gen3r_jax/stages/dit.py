@@ -141,9 +141,9 @@ class DiTStage:
     def load_frozen(self) -> Params:
         if self.weights.encoded:
             self._refuse_other_weights()
-        elif self.weights.dir:
-            Tokenizer.from_folder(local_copy(f"{self.weights.dir}/tokenizer"))
         frozen = {name: self.load(name) for name in self.inputs.frozen}
+        if self.weights.dir and not self.weights.encoded:
+            Tokenizer.from_folder(local_copy(f"{self.weights.dir}/tokenizer"))
         base = None
         if self.tuning.mode != "full":
             base = tuning.frozen_part(self.tuning, self._load_dit(self.model.frozen_dtype))

@@ -34,6 +34,11 @@ def claim_workdir(workdir: epath.PathLike, config: Mapping[str, Any]) -> None:
     try:
         if path.exists() and any((workdir / "checkpoints").glob("[0-9]*")):
             old, new = (_identity(json.loads(text)) for text in (path.read_text(), json.dumps(config)))
+            if old.get("stage") != new.get("stage"):
+                raise UserError(
+                    f"{workdir} holds a run of the stage {old.get('stage')}, this config is of the stage "
+                    f"{new.get('stage')}; give another --workdir"
+                )
             differing = [key for key in sorted(old | new) if old.get(key) != new.get(key)]
             if differing:
                 changes = "; ".join(f"{key} was {old.get(key)!r}, is {new.get(key)!r}" for key in differing)
