@@ -15,6 +15,7 @@ from gen3r_jax.checkpoint import read_config
 from gen3r_jax.diffusion.solvers import init_state
 from gen3r_jax.flops import count_flops
 from gen3r_jax.generation import NETWORKS, MemoryMode
+from gen3r_jax.models.wan_dit import WanDiTConfig
 from gen3r_jax.pipeline import Network
 from gen3r_jax.topology import UTILISATION, find_chip
 
@@ -42,14 +43,38 @@ def estimate(
     """Costs of the stages of one scene on the default device, from the configs in the folder `weights`."""
     networks = {name: _abstract(weights / name, name, dtype) for name in NETWORKS}
     configs = {name: read_config(weights / name, network) for name, network in NETWORKS.items()}
+    runs = generation_runs(networks, configs["wan_dit"], size, num_frames, num_steps, guided, mode)
+    return [_cost(run, networks[run.network]) for run in runs]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One program of a generation: `function` of a network and `arguments` (abstract), `count` times."""
+
+    name: str
+    network: str
+    function: Callable
+    arguments: tuple
+    count: int
+
+
+def generation_runs(
+    networks: dict[str, Network],
+    dit: WanDiTConfig,
+    size: tuple[int, int],
+    num_frames: int,
+    num_steps: int,
+    guided: bool,
+    mode: MemoryMode,
+) -> list[Run]:
+    """The programs of one scene of (height, width) pixels, in their order. Networks may be abstract."""
     height, width = size
     f, h, w = (num_frames - 1) // 4 + 1, height // 8, width // 8
     texts = 1 + guided
     passes = ("in turn" if mode == "staged" else "batched") if guided else "one"
-    text_len, text_dim = configs["wan_dit"].text_len, configs["wan_dit"].text_dim
     given, z = _array(1, f, h, 2 * w, 20), _array(1, f, h, 2 * w, 16)
     image = jax.eval_shape(programs.encode_image, networks["clip_vision"], _array(1, height, width, 3))
-    prepared = (_array(texts, text_len, text_dim), image, given, _array(1, num_frames, height, width, 6))
+    prepared = (_array(texts, dit.text_len, dit.text_dim), image, given, _array(1, num_frames, height, width, 6))
     conditions = jax.eval_shape(programs.prepare, networks["wan_dit"], *prepared)
     number = _array()
 
@@ -57,26 +82,19 @@ def estimate(
         return programs.step(dit, *arguments, passes)
 
     packed = jax.eval_shape(programs.decode_adapter, networks["geometry_adapter"], _array(1, f, h, w, 16))
-    ids = jax.ShapeDtypeStruct((texts, text_len), np.int32), jax.ShapeDtypeStruct((texts, text_len), np.bool_)
+    ids = jax.ShapeDtypeStruct((texts, dit.text_len), np.int32), jax.ShapeDtypeStruct((texts, dit.text_len), np.bool_)
     clip = _array(1, num_frames, height, width, 3), jax.ShapeDtypeStruct((1, num_frames), np.bool_)
-    runs: list[tuple[str, str, Callable, tuple, int]] = [
-        ("Encoding the text", "umt5", programs.encode_text, ids, 1),
-        ("Encoding the image", "clip_vision", programs.encode_image, (_array(1, height, width, 3),), 1),
-        ("Encoding the given frames", "wan_vae", programs.encode_given, (*clip, _array(1, f, h, w, 16)), 1),
-        ("Preparing", "wan_dit", programs.prepare, prepared, 1),
-        (
-            f"Sampling, {num_steps} steps",
-            "wan_dit",
-            step,
-            (jax.eval_shape(init_state, z), conditions, number, _array(10), number),
-            num_steps,
-        ),
-        ("Decoding the video", "wan_vae", programs.decode_video, (_array(1, f, h, w, 16),), 1),
-        ("Decoding the geometry", "geometry_adapter", programs.decode_adapter, (_array(1, f, h, w, 16),), 1),
-        ("Reading depth and cameras", "vggt", programs.read_geometry, (packed,), 1),
-    ]
+    latents = _array(1, f, h, w, 16)
+    sampling = (jax.eval_shape(init_state, z), conditions, number, _array(10), number)
     return [
-        _cost(name, network, networks[network], run, arguments, count) for name, network, run, arguments, count in runs
+        Run("Encoding the text", "umt5", programs.encode_text, ids, 1),
+        Run("Encoding the image", "clip_vision", programs.encode_image, (_array(1, height, width, 3),), 1),
+        Run("Encoding the given frames", "wan_vae", programs.encode_given, (*clip, latents), 1),
+        Run("Preparing", "wan_dit", programs.prepare, prepared, 1),
+        Run(f"Sampling, {num_steps} steps", "wan_dit", step, sampling, num_steps),
+        Run("Decoding the video", "wan_vae", programs.decode_video, (latents,), 1),
+        Run("Decoding the geometry", "geometry_adapter", programs.decode_adapter, (latents,), 1),
+        Run("Reading depth and cameras", "vggt", programs.read_geometry, (packed,), 1),
     ]
 
 
@@ -101,12 +119,13 @@ def describe(costs: list[StageCost], mode: MemoryMode) -> list[str]:
     return lines
 
 
-def _cost(name: str, network: str, weights: Network, run: Callable, arguments: tuple, count: int) -> StageCost:
-    print(f"compiling: {name} ...", file=sys.stderr)
-    memory = jax.jit(run).lower(weights, *arguments).compile().memory_analysis()
+def _cost(run: Run, weights: Network) -> StageCost:
+    print(f"compiling: {run.name} ...", file=sys.stderr)
+    memory = jax.jit(run.function).lower(weights, *run.arguments).compile().memory_analysis()
     size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(weights))
     working = memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes - size
-    return StageCost(name, network, size, max(0, working), count * count_flops(run, weights, *arguments))
+    flops = run.count * count_flops(run.function, weights, *run.arguments)
+    return StageCost(run.name, run.network, size, max(0, working), flops)
 
 
 def _abstract(path: Path, name: str, dtype: Any) -> Network:

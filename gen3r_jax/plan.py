@@ -7,6 +7,7 @@ weights need not be there. Memory and exchanges between chips are the compiler's
 is run. Work includes what a backward pass computes again. The exit status is 1 when a program does not compile.
 
     --program gradient              only some programs, by name; may be given several times
+    --generation                    the programs of generating one scene instead (a config of the stage dit)
     --phase 1                       only the phase of this number, from 0
     --optimization_level O0         less work for the compiler; O0 for a look at memory, O2 is what training uses
     --json FILE                     all numbers, with every collective
@@ -17,21 +18,29 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 from absl import app, flags, logging
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from gen3r_jax.collectives import by_kind, largest
 from gen3r_jax.errors import UserError, main_guard
+from gen3r_jax.estimate import Run, generation_runs
+from gen3r_jax.generation import NETWORKS
+from gen3r_jax.pipeline import Network
 from gen3r_jax.program_cost import ProgramCost, kept_by_others, measure
+from gen3r_jax.sharding import param_shardings
+from gen3r_jax.stages.dit import DiTStage
 from gen3r_jax.topology import LINK_UTILISATION, UTILISATION, Topology, parse
-from gen3r_jax.train import CONFIG, parse_flags, read_config
+from gen3r_jax.train import CONFIG, RunOptions, parse_flags, read_config
+from gen3r_jax.training.stage import Stage
 from gen3r_jax.training.step import Phase, Program, make_phases, step_programs, training_mesh
 
 TOPOLOGY = flags.DEFINE_string("topology", None, "What to compile for: v5e:4x4, v5p:256, h100:8, ...")
 PROGRAM = flags.DEFINE_multi_string("program", [], "Compile only the programs of these names.")
 PHASE = flags.DEFINE_integer("phase", None, "Only the phase of this number, from 0; all by default.", lower_bound=0)
+GENERATION = flags.DEFINE_bool("generation", False, "Plan the generation of a scene instead of a training step.")
 LEVEL = flags.DEFINE_enum("optimization_level", "O1", ["O0", "O1", "O2"], "How hard the compiler tries.")
 JSON = flags.DEFINE_string("json", None, "File to write all numbers to.")
 
@@ -54,7 +63,10 @@ def main(arguments: Sequence[str]) -> int:
     jax.config.update("jax_optimization_level", LEVEL.value)
     failed, written = False, []
     for phase in phases:
-        programs = step_programs(stage, options, phase, mesh)
+        if GENERATION.value:
+            programs, phase = generation_programs(stage, options, phase, mesh), dataclasses.replace(phase, steps=1)
+        else:
+            programs = step_programs(stage, options, phase, mesh)
         costs = compile_all(programs, PROGRAM.value, mesh, topology)
         failed |= None in costs
         done = [cost for cost in costs if cost]
@@ -64,6 +76,35 @@ def main(arguments: Sequence[str]) -> int:
         content = {"topology": topology.name, "optimization_level": LEVEL.value, "phases": written}
         Path(JSON.value).write_text(json.dumps(content, indent=1) + "\n")
     return int(failed)
+
+
+def generation_programs(stage: Stage, options: RunOptions, phase: Phase, mesh: Mesh) -> list[Program]:
+    """The programs of one scene; a step of the solver is run as often as a validation runs it."""
+    if not isinstance(stage, DiTStage):
+        raise UserError("--generation needs a config of the stage dit")
+    everywhere = NamedSharding(mesh, PartitionSpec())
+
+    def network(name: str) -> Network:
+        shapes = stage.networks.shapes(name, stage.model.frozen_dtype)
+        return stage.networks.graph(name), _placed(shapes, param_shardings(shapes, mesh))
+
+    networks = {name: network(name) for name in NETWORKS}
+    side, guided = options.train.side, stage.samples.guidance_scale > 1
+    dit, steps = stage.networks.configs["wan_dit"], max(1, stage.samples.steps)
+    with jax.set_mesh(mesh):
+        runs = generation_runs(networks, dit, (side, side), phase.num_frames, steps, guided, "resident")
+
+    def program(run: Run) -> Program:
+        arguments = _placed(run.arguments, jax.tree.map(lambda _: everywhere, run.arguments))
+        return Program(run.name, jax.jit(run.function), (networks[run.network], *arguments), run.count)
+
+    return [program(run) for run in runs]
+
+
+def _placed(shapes: Any, places: Any) -> Any:
+    return jax.tree.map(
+        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), shapes, places
+    )
 
 
 def compile_all(
