@@ -141,7 +141,7 @@ def test_devices_share_the_work(weights, result):
         pipeline = Gen3RPipeline.from_pretrained(weights)
         got = pipeline("a quiet room", images(), cameras(), **SETTINGS)
         kernel = pipeline.network("wan_dit")[1]["blocks"]["mlp"]["up"]["kernel"]
-    assert kernel.sharding.spec == PartitionSpec(None, ("fsdp", "rows"), "tensor")
+    assert kernel.sharding.spec == PartitionSpec(None, "fsdp", "tensor")
     for name in ("latents", "rgbs", "depth_maps"):
         np.testing.assert_allclose(getattr(got, name), getattr(result, name), atol=1e-4, err_msg=name)
 
