@@ -67,6 +67,7 @@ def test_what_a_batch_holds(root):
         "frames": ((2, 5, 112, 112, 3), "u1"),
         "intrinsics": ((2, 5, 3, 3), "f4"),
         "c2w": ((2, 5, 4, 4), "f4"),
+        "has_cameras": ((2,), "b1"),
         "num_replaced": ((2,), "i4"),
     }
     np.testing.assert_array_equal(batch["c2w"][:, 0], [np.eye(4)] * 2)

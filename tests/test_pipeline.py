@@ -9,14 +9,14 @@ from flax import nnx
 from gen3r_jax import module, pipeline
 from gen3r_jax.models.causal_autoencoder import DiagonalGaussian
 from gen3r_jax.models.vggt import VGGT, VGGTConfig
-from gen3r_jax.stages.random_weights import random_vggt
+from gen3r_jax.stages.random_weights import random_network
 
 
 @pytest.fixture(scope="module")
 def vggt():
     config = VGGTConfig.tiny()
     graphdef, _ = module.abstract(lambda rngs: VGGT(config, rngs=rngs))
-    return graphdef, jax.tree.map(jnp.asarray, random_vggt(config, seed=0))
+    return graphdef, jax.tree.map(jnp.asarray, random_network(VGGT, config, seed=0))
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from conversion.tables.vggt import TABLE
 from gen3r_jax import module
 from gen3r_jax.errors import UserError
 from gen3r_jax.models.vggt import SPECIAL_TOKENS, VGGT, VGGTConfig
-from gen3r_jax.models.vggt_heads import chunks
+from gen3r_jax.ops.groups import chunks
 from gen3r_jax.ops.rope import rotation_2d
 from gen3r_jax.sharding import MeshOptions, make_mesh
 
