@@ -1,0 +1,89 @@
+"""Prepares a data set for training: ``gen3r prepare NAME --source RAW --output ROOT``."""
+
+import argparse
+from pathlib import Path
+
+from gen3r_jax.data.prepare.registry import NAMES, data_set
+from gen3r_jax.errors import UserError, main_guard
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="gen3r prepare",
+        description="Turns a data set, as its site hands it out, into scenes that train: ROOT/NAME/<scene>/ with "
+        "images, cameras, depth where there is any, and list files. Nothing is downloaded. The same command goes on "
+        "where it was stopped. docs/datasets.md says where to get each set.",
+    )
+    parser.add_argument("name", help=f"the data set: {', '.join(NAMES)}; the sets' own names are understood, too")
+    parser.add_argument("--source", type=Path, required=True, help="folder of the set as it was downloaded")
+    parser.add_argument("--output", type=Path, required=True, help="ROOT; several sets share it")
+    parser.add_argument("--split", choices=("train", "test", "all"), default="all", help="which scenes (default: all)")
+    parser.add_argument("--workers", type=int, default=1, help="processes (default: 1)")
+    parser.add_argument(
+        "--limit", type=int, default=0, help="this many recordings of the source at most (default: all)"
+    )
+    parser.add_argument("--cameras", nargs="+", default=(), help="where a set has several: which (default: the first)")
+    parser.add_argument(
+        "--undistort", action=argparse.BooleanOptionalAction, default=True, help="take lens distortion out"
+    )
+    parser.add_argument(
+        "--half_pixel",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="move principal points that count from the first pixel's centre to count from its corner",
+    )
+    parser.add_argument("--depth", action=argparse.BooleanOptionalAction, default=True, help="write depth, where known")
+    parser.add_argument("--format", choices=("jpg", "png"), default="jpg", help="for frames that are not JPEG already")
+    parser.add_argument("--short_side", type=int, default=0, help="scale larger pictures down to this (default: never)")
+    arguments = parser.parse_args()
+    try:
+        from gen3r_jax.data.prepare.frames import Developing
+        from gen3r_jax.data.prepare.recording import ReadOptions
+        from gen3r_jax.data.prepare.run import Settings, prepare
+
+        chosen = data_set(arguments.name)
+    except ModuleNotFoundError as error:
+        raise UserError(f"{error.name} is missing; pip install 'gen3r-jax[prepare]'") from None
+    for key in ("workers", "limit", "short_side"):
+        least = 1 if key == "workers" else 0
+        if getattr(arguments, key) < least:
+            raise UserError(f"--{key} must be at least {least}, not {getattr(arguments, key)}")
+    if unknown := set(arguments.cameras) - set(chosen.cameras):
+        known = f"there are {', '.join(chosen.cameras)}" if chosen.cameras else "it has one only"
+        raise UserError(f"{chosen.title} has no camera {sorted(unknown)[0]!r}; {known}")
+    reading = ReadOptions(tuple(arguments.cameras) or chosen.cameras[:1], arguments.half_pixel, arguments.depth)
+    developing = Developing(arguments.undistort, arguments.format, arguments.short_side)
+    outcome = prepare(
+        chosen,
+        arguments.source,
+        arguments.output,
+        Settings(reading, developing, arguments.split),
+        workers=arguments.workers,
+        limit=arguments.limit,
+    )
+    print(summary(outcome, arguments.output / chosen.name))
+    if not outcome.scenes:
+        raise UserError(f"no scene of {arguments.source} could be kept")
+
+
+def summary(outcome, folder: Path) -> str:
+    """What was kept, skipped and dropped, and why, in a few lines."""
+    counts = {split: sum(scene["split"] == split for scene in outcome.scenes) for split in ("train", "test")}
+    frames = sum(scene["frames"] for scene in outcome.scenes)
+    lines = [
+        f"{folder}: {len(outcome.scenes)} scenes ({counts['train']} train, {counts['test']} test) with {frames} frames"
+    ]
+    reasons: dict[str, list[str]] = {}
+    for scene_id, reason in outcome.skipped:
+        reasons.setdefault(reason, []).append(scene_id)
+    for reason, ids in sorted(reasons.items(), key=lambda item: -len(item[1])):
+        lines.append(f"  skipped {len(ids):6d} scenes: {reason} (first: {ids[0]})")
+    for reason, count in outcome.dropped.most_common():
+        lines.append(f"  dropped {count:6d} frames: {reason} (first: {outcome.examples[reason]})")
+    if outcome.scenes:
+        lines.append("  no captions yet: gen3r caption ROOT --captions FILE.jsonl")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main_guard(main)

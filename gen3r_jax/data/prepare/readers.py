@@ -1,0 +1,50 @@
+"""What several sets share: tables of numbers, poses from quaternions."""
+
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+
+from gen3r_jax.errors import UserError
+from gen3r_jax.geometry.cameras import quaternion_to_matrix
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a text file that are not empty. Raises UserError where it is missing or no text."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise UserError(f"cannot read {path}: it is no text") from None
+    return [line for line in text.splitlines() if line.strip()]
+
+
+def read_table(path: Path, columns: int, *, header: int = 0) -> Float[np.ndarray, "rows columns"]:
+    """Lines of `columns` numbers after `header` lines, float64; "nan" is a number. Raises UserError for other lines.
+
+    A last line that was cut short (a download that broke off) is left out.
+    """
+    rows = [line.split() for line in read_lines(path)[header:]]
+    if rows and len(rows[-1]) < columns:
+        rows = rows[:-1]
+    for number, row in enumerate(rows):
+        if len(row) != columns:
+            raise UserError(f"{path}: line {header + number + 1} has {len(row)} columns instead of {columns}")
+    try:
+        return np.array(rows, np.float64).reshape(-1, columns)
+    except ValueError as error:
+        raise UserError(f"{path}: {error}") from None
+
+
+def pose(rotation: Float[np.ndarray, "3 3"], translation: Float[np.ndarray, "3"]) -> Float[np.ndarray, "4 4"]:
+    """[rotation | translation; 0 0 0 1]."""
+    result = np.eye(4)
+    result[:3, :3], result[:3, 3] = rotation, translation
+    return result
+
+
+def quaternion_pose(xyzw: Float[np.ndarray, "4"], translation: Float[np.ndarray, "3"]) -> Float[np.ndarray, "4 4"]:
+    """The pose of a quaternion, scalar LAST; a quaternion of zeros gives one that is not finite."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return pose(quaternion_to_matrix(np.asarray(xyzw, np.float64)), translation)

@@ -1,0 +1,192 @@
+"""Prepares all recordings of a data set, several at once, so that it can be stopped and go on.
+
+What became of each unit is kept in ``ROOT/<set>/.prepared/``; a unit that has its record there is done. The list files
+and ``scenes.jsonl`` are made from these records at the end, so only whole scenes are ever listed.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+from tqdm import tqdm
+
+from gen3r_jax.data.prepare.frames import Developing
+from gen3r_jax.data.prepare.recording import DataSet, ReadOptions, Unit
+from gen3r_jax.data.prepare.registry import NAMES, data_set
+from gen3r_jax.data.prepare.scenes import CannotWrite, Outcome, write_recording, writing
+from gen3r_jax.errors import UserError
+
+LISTS = {"videos_dirs": "images", "cameras_paths": "transforms.json", "captions_paths": "captions.txt"}
+CATALOGUE = "scenes.jsonl"
+EVALUATION_FRAMES = 49
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that decides what is written."""
+
+    reading: ReadOptions
+    developing: Developing
+    split: str = "all"
+
+
+def prepare(
+    chosen: DataSet, raw: Path, root: Path, settings: Settings, *, workers: int = 1, limit: int = 0, quiet: bool = False
+) -> Outcome:
+    """Prepares what `raw` holds of a data set below ``root / chosen.name``, and lists it.
+
+    Args:
+      limit: so many units at most (0: all). workers: processes.
+
+    Returns:
+      The outcome of all units, those of earlier runs included. Raises UserError where `raw` is not this set's, where
+      `root` was made with other settings, and where it cannot be written to.
+    """
+    units = _find(chosen, raw)
+    units = units[:limit] if limit else units
+    folder = root / chosen.name
+    records = folder / ".prepared"
+    with writing(folder):
+        records.mkdir(parents=True, exist_ok=True)
+    _require_settings(folder, settings)
+    outcome, todo = Outcome(), []
+    for unit in units:
+        record = records / _record_name(unit, settings)
+        if record.exists():
+            outcome.add(_read_record(record))
+        else:
+            todo.append((chosen, unit, settings, folder, record))
+    with tqdm(
+        total=len(units), initial=len(units) - len(todo), unit="unit", disable=True if quiet else None
+    ) as progress:
+        for made in _run(todo, workers):
+            outcome.add(made)
+            progress.update()
+            progress.set_postfix(scenes=len(outcome.scenes), skipped=len(outcome.skipped))
+    shutil.rmtree(folder / ".partial", ignore_errors=True)
+    write_lists(root)
+    return outcome
+
+
+def _find(chosen: DataSet, raw: Path) -> list[Unit]:
+    if not raw.is_dir():
+        raise UserError(f"{raw} is not a folder; --source is the folder of {chosen.title} as it was downloaded")
+    try:
+        units = chosen.find(raw)
+    except OSError as error:
+        raise UserError(f"cannot read {error.filename or raw}: {error.strerror}") from None
+    if not units:
+        raise UserError(f"{raw} does not look like {chosen.title}: looked for {chosen.layout}")
+    keys = Counter(unit.key for unit in units)
+    if twice := [key for key, count in keys.items() if count > 1]:
+        raise UserError(f"{raw} holds {twice[0]} more than once; give one copy of {chosen.title}")
+    return units
+
+
+def _run(todo: Sequence[tuple], workers: int) -> Iterator[Outcome]:
+    if workers <= 1:
+        for arguments in todo:
+            yield _prepare_unit(*arguments)
+        return
+    executor = ProcessPoolExecutor(workers, get_context("spawn"), _end_quietly)
+    try:
+        for future in as_completed([executor.submit(_prepare_unit, *arguments) for arguments in todo]):
+            yield future.result()
+    except BrokenProcessPool:
+        raise UserError(
+            "a worker was killed (out of memory?); the same command goes on from here, with fewer --workers if need be"
+        ) from None
+    finally:
+        executor.shutdown(cancel_futures=True)
+
+
+def _end_quietly() -> None:
+    signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+
+
+def _prepare_unit(chosen: DataSet, unit: Unit, settings: Settings, folder: Path, record: Path) -> Outcome:
+    """Writes the scenes of a unit and then its record. Damaged input is a skipped scene, not an error."""
+    outcome = Outcome()
+    scratch = folder / ".partial" / record.stem
+    shutil.rmtree(scratch, ignore_errors=True)
+    try:
+        for recording in chosen.read(unit, settings.reading):
+            outcome.add(write_recording(recording, chosen, settings.developing, settings.split, folder, scratch))
+    except CannotWrite:
+        raise
+    except (UserError, OSError) as error:
+        outcome.skipped.append((unit.key, str(error)))
+    _write_text(record, json.dumps(asdict(outcome)))
+    return outcome
+
+
+def _record_name(unit: Unit, settings: Settings) -> str:
+    readable = "".join(letter if letter.isalnum() or letter in "-_" else "_" for letter in unit.key)[-80:]
+    return f"{readable}.{hashlib.sha1(unit.key.encode()).hexdigest()[:8]}.{settings.split}.json"
+
+
+def _read_record(record: Path) -> Outcome:
+    values = json.loads(record.read_text(encoding="utf-8"))
+    values["dropped"] = Counter(values["dropped"])
+    values["skipped"] = [tuple(item) for item in values["skipped"]]
+    return Outcome(**values)
+
+
+def _require_settings(folder: Path, settings: Settings) -> None:
+    """The first run writes down how it prepares; later ones must do the same, or scenes of two kinds would mix."""
+    wanted = json.dumps(asdict(settings) | {"split": None}, indent=1)
+    file = folder / ".prepared" / "settings"
+    if not file.exists():
+        _write_text(file, wanted)
+    elif file.read_text(encoding="utf-8") != wanted:
+        raise UserError(
+            f"{folder} was prepared with other settings ({file}); use the same, or another --output, or delete it"
+        )
+
+
+def write_lists(root: Path) -> None:
+    """Writes ``scenes.jsonl`` and the list files of every prepared set of `root`, and those of all sets together.
+
+    Entries are relative to the list's folder. ``eval_*`` are the paper's evaluation subsets: of the test scenes with 49
+    frames or more, those with the smallest hash of their name, which is the same choice everywhere.
+    """
+    everything: dict[tuple[str, str], list[str]] = {}
+    for name in NAMES:
+        folder = root / name
+        if not (folder / ".prepared").is_dir():
+            continue
+        records = [_read_record(path) for path in sorted((folder / ".prepared").glob("*.json"))]
+        scenes = {scene["id"]: scene for record in records for scene in record.scenes}
+        ordered = [scenes[scene_id] for scene_id in sorted(scenes)]
+        _write_text(folder / CATALOGUE, "".join(json.dumps(scene) + "\n" for scene in ordered))
+        splits = {split: [scene["id"] for scene in ordered if scene["split"] == split] for split in ("train", "test")}
+        splits["eval"] = _evaluation_subset(name, [scene for scene in ordered if scene["split"] == "test"])
+        for split, ids in splits.items():
+            for kind, part in LISTS.items():
+                lines = [f"{scene_id}/{part}" for scene_id in ids]
+                _write_text(folder / f"{split}_{kind}.txt", "".join(f"{line}\n" for line in lines))
+                everything.setdefault((split, kind), []).extend(f"{name}/{line}" for line in lines)
+    for (split, kind), lines in everything.items():
+        _write_text(root / f"{split}_{kind}.txt", "".join(f"{line}\n" for line in lines))
+
+
+def _evaluation_subset(name: str, scenes: Sequence[dict]) -> list[str]:
+    long_enough = [scene["id"] for scene in scenes if scene["frames"] >= EVALUATION_FRAMES]
+    ranked = sorted(long_enough, key=lambda scene_id: hashlib.sha1(f"eval/{name}/{scene_id}".encode()).hexdigest())
+    return sorted(ranked[: data_set(name).evaluation_scenes])
+
+
+def _write_text(path: Path, text: str) -> None:
+    partial = path.with_name(f".{path.name}.partial")
+    with writing(path.parent):
+        partial.write_text(text, encoding="utf-8")
+        os.replace(partial, path)

@@ -1,0 +1,306 @@
+"""From the frames of a recording to scene folders: which frames are good, where scenes end, what is written.
+
+A scene folder holds ``images/``, ``transforms.json``, ``captions.txt`` (empty until there are captions), ``depth/``
+where the set has it, and ``scene.json``, which says where it comes from and what was done to it. It appears under its
+name only when it is whole.
+"""
+
+import hashlib
+import itertools
+import json
+import os
+import shutil
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from gen3r_jax.data.depth import write_depth
+from gen3r_jax.data.format import Cameras, write_transforms
+from gen3r_jax.data.prepare.frames import DevelopedFrame, Developing, develop
+from gen3r_jax.data.prepare.recording import DataSet, RawFrame, Recording, Split
+from gen3r_jax.errors import UserError
+
+TEST_ONE_IN = 10
+"""Scenes without an official split: one group in so many is for tests."""
+
+GUARD_FRAMES = 20
+"""Frames left out of the training part beside a test part of the same recording."""
+
+
+class CannotWrite(UserError):
+    """The output cannot be written to: there is no use in going on with the next scene."""
+
+
+@dataclass
+class Outcome:
+    """What became of a unit's recordings.
+
+    scenes: ``{"id", "split", "group", "frames"}`` each. skipped: scenes that were not kept, with the reason.
+    dropped: frames of kept recordings that were left out, by reason. examples: the first such frame of each reason.
+    """
+
+    scenes: list[dict] = field(default_factory=list)
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+    dropped: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, str] = field(default_factory=dict)
+
+    def drop(self, reason: str, example: str) -> None:
+        self.dropped[reason] += 1
+        self.examples.setdefault(reason, example)
+
+    def add(self, other: "Outcome") -> None:
+        self.scenes += other.scenes
+        self.skipped += other.skipped
+        self.dropped.update(other.dropped)
+        self.examples = other.examples | self.examples
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """A frame whose picture is written to the scratch folder."""
+
+    raw: RawFrame
+    image: Path
+    depth: Path | None
+    size: tuple[int, int]
+    intrinsics: np.ndarray
+
+
+def write_recording(
+    recording: Recording, data_set: DataSet, how: Developing, split: str, folder: Path, scratch: Path
+) -> Outcome:
+    """Writes the scenes of a recording below `folder`.
+
+    Args:
+      split: "train", "test" or "all": which scenes are wanted; the others are passed over.
+      scratch: a folder on the same disk that may be filled; it is empty afterwards.
+    """
+    outcome = Outcome()
+    for reason, count in recording.dropped.items():
+        outcome.dropped[reason] += count
+        outcome.examples.setdefault(reason, recording.id)
+    if not data_set.split_by_chunk and split not in ("all", _split(data_set, recording, "")):
+        return Outcome()
+    frames = list(_good_frames(recording, outcome))
+    if len(frames) < data_set.min_frames:
+        outcome.skipped.append((recording.id, _too_short(len(frames), data_set, outcome)))
+        return outcome
+    scratch.mkdir(parents=True, exist_ok=True)
+    kept = _same_size(
+        [kept for number, raw in enumerate(frames) if (kept := _keep(raw, number, how, scratch, outcome))]
+    )
+    for raw in kept.others:
+        outcome.drop("another size than most", f"{recording.id}: {raw.raw.name}")
+    pieces = list(_pieces(kept.frames, recording, data_set))
+    number_them = data_set.chunk_frames > 0 or len(pieces) > 1
+    if not pieces:
+        outcome.skipped.append((recording.id, _too_short(0, data_set, outcome)))
+    for number, piece in pieces:
+        scene_id = f"{recording.id}_c{number:03d}" if number_them else recording.id
+        part = f"c{number}" if data_set.split_by_chunk else ""
+        scene_split = _split(data_set, recording, part)
+        if split not in ("all", scene_split):
+            continue
+        if problem := _unfit(piece, data_set, outcome):
+            outcome.skipped.append((scene_id, problem))
+            continue
+        group = "/".join(filter(None, (recording.group, part)))
+        description = {
+            "dataset": data_set.name,
+            "source_id": recording.id,
+            "group": group,
+            "split": scene_split,
+            "scale": data_set.scale,
+            "licence": data_set.licence,
+        }
+        _write_scene(piece, description, how, folder / scene_id, scratch / "scene")
+        outcome.scenes.append({"id": scene_id, "split": scene_split, "group": group, "frames": len(piece)})
+    shutil.rmtree(scratch, ignore_errors=True)
+    return outcome
+
+
+def _good_frames(recording: Recording, outcome: Outcome) -> Iterator[RawFrame]:
+    """The frames with usable cameras in the order of time, rotations made exact where they are nearly so."""
+    last = -np.inf
+    for frame in sorted(recording.frames, key=lambda frame: frame.order):
+        where = f"{recording.id}: {frame.name}"
+        c2w = rigid(frame.c2w)
+        if c2w is None:
+            outcome.drop("pose is not a rotation with a translation", where)
+        elif not _sound_intrinsics(frame):
+            outcome.drop("focal length is not a number above 0", where)
+        elif frame.order == last:
+            outcome.drop("a second frame of the same time", where)
+        else:
+            last = frame.order
+            yield frame if c2w is frame.c2w else _with_pose(frame, c2w)
+
+
+def rigid(c2w: np.ndarray) -> np.ndarray | None:
+    """The pose itself if its rotation is one to 1e-3; the nearest rotation's if it is to 1e-2; else None."""
+    if not np.isfinite(c2w).all() or np.abs(c2w[3] - [0, 0, 0, 1]).max() > 1e-6:
+        return None
+    rotation = c2w[:3, :3]
+    error = np.abs(rotation @ rotation.T - np.eye(3)).max()
+    if error > 1e-2 or np.linalg.det(rotation) < 0:
+        return None
+    if error <= 1e-3:
+        return c2w
+    u, _, vt = np.linalg.svd(rotation)
+    result = c2w.copy()
+    result[:3, :3] = u @ vt
+    return result
+
+
+def _with_pose(frame: RawFrame, c2w: np.ndarray) -> RawFrame:
+    return RawFrame(**{**vars(frame), "c2w": c2w})
+
+
+def _sound_intrinsics(frame: RawFrame) -> bool:
+    numbers = (*frame.focal, *frame.centre, *frame.distortion)
+    return bool(np.isfinite(numbers).all() and min(frame.focal) > 0)
+
+
+def _keep(raw: RawFrame, number: int, how: Developing, scratch: Path, outcome: Outcome) -> _Kept | None:
+    try:
+        developed = develop(raw, how)
+    except (UserError, OSError) as error:
+        outcome.drop("picture or depth cannot be used", f"{raw.name}: {error}")
+        return None
+    return _store(raw, developed, scratch / f"{number:06d}")
+
+
+def _store(raw: RawFrame, developed: DevelopedFrame, stem: Path) -> _Kept:
+    image, depth = stem.with_suffix(developed.suffix), None
+    with writing(stem.parent):
+        image.write_bytes(developed.encoded)
+        if developed.depth is not None:
+            depth = stem.with_name(f"{stem.name}_depth.png")
+            write_depth(depth, developed.depth)
+    return _Kept(raw, image, depth, developed.size, developed.intrinsics)
+
+
+class writing:
+    """Turns a failure to write inside into a :class:`CannotWrite` that names the folder."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type | None, error: BaseException | None, _: object) -> None:
+        if isinstance(error, OSError):
+            raise CannotWrite(f"cannot write to {self.folder}: {error.strerror or error}") from None
+
+
+@dataclass(frozen=True)
+class _Sorted:
+    frames: list[_Kept]
+    others: list[_Kept]
+
+
+def _same_size(kept: Sequence[_Kept]) -> _Sorted:
+    """The frames of the most frequent size, and the others."""
+    size = Counter(frame.size for frame in kept).most_common(1)[0][0] if kept else None
+    return _Sorted([frame for frame in kept if frame.size == size], [frame for frame in kept if frame.size != size])
+
+
+def _pieces(kept: Sequence[_Kept], recording: Recording, data_set: DataSet) -> Iterator[tuple[int, list[_Kept]]]:
+    """Cuts at gaps and at the set's longest scene; each piece comes with its number."""
+    longest = data_set.chunk_frames
+    if data_set.split_by_chunk:
+        by_chunk = itertools.groupby(kept, key=lambda frame: int(frame.raw.order) // longest)
+        for number, chunk in by_chunk:
+            inner = [frame for frame in chunk if not _guards(frame, number, data_set, recording)]
+            runs = _runs(inner, recording)
+            if runs:
+                yield number, max(runs, key=len)
+        return
+    number = 0
+    for run in _runs(kept, recording):
+        parts = -(-len(run) // longest) if longest else 1
+        for part in range(parts):
+            yield number, run[part * len(run) // parts : (part + 1) * len(run) // parts]
+            number += 1
+
+
+def _runs(kept: Sequence[_Kept], recording: Recording) -> list[list[_Kept]]:
+    runs: list[list[_Kept]] = []
+    for frame in kept:
+        if runs and recording.continues(runs[-1][-1].raw, frame.raw):
+            runs[-1].append(frame)
+        else:
+            runs.append([frame])
+    return runs
+
+
+def _guards(frame: _Kept, number: int, data_set: DataSet, recording: Recording) -> bool:
+    """Whether a training frame is so near to a test part that it shows the same."""
+    if _split(data_set, recording, f"c{number}") == "test":
+        return False
+    within = frame.raw.order - number * data_set.chunk_frames
+    before = within < GUARD_FRAMES and _split(data_set, recording, f"c{number - 1}") == "test"
+    after = within >= data_set.chunk_frames - GUARD_FRAMES and _split(data_set, recording, f"c{number + 1}") == "test"
+    return before or after
+
+
+def _split(data_set: DataSet, recording: Recording, part: str) -> Split:
+    return recording.split or hashed_split("/".join(filter(None, (data_set.name, recording.group, part))))
+
+
+def hashed_split(group: str) -> Split:
+    """The same for a name on every machine; "test" for about one in ten."""
+    return "test" if int(hashlib.sha1(group.encode()).hexdigest(), 16) % TEST_ONE_IN == 0 else "train"
+
+
+def _unfit(piece: Sequence[_Kept], data_set: DataSet, outcome: Outcome) -> str:
+    """Why a piece makes no scene; empty if it does."""
+    if len(piece) < data_set.min_frames:
+        return _too_short(len(piece), data_set, outcome)
+    positions = np.stack([frame.raw.c2w[:3, 3] for frame in piece])
+    path = float(np.linalg.norm(np.diff(positions, axis=0), axis=1).sum())
+    if path < data_set.min_path:
+        return f"the camera moves less than {data_set.min_path:g}"
+    return ""
+
+
+def _too_short(frames: int, data_set: DataSet, outcome: Outcome) -> str:
+    reasons = f" ({', '.join(outcome.dropped)})" if outcome.dropped else ""
+    return f"fewer than {data_set.min_frames} good frames{reasons}" if frames else f"no good frame{reasons}"
+
+
+def _write_scene(piece: Sequence[_Kept], description: dict, how: Developing, place: Path, scratch: Path) -> None:
+    with writing(place.parent):
+        shutil.rmtree(scratch, ignore_errors=True)
+        (scratch / "images").mkdir(parents=True)
+        names = []
+        for number, frame in enumerate(piece):
+            name = f"frame_{number:05d}"
+            names.append(f"{name}{frame.image.suffix}")
+            os.replace(frame.image, scratch / "images" / names[-1])
+            if frame.depth:
+                (scratch / "depth").mkdir(exist_ok=True)
+                os.replace(frame.depth, scratch / "depth" / f"{name}.png")
+        cameras = Cameras(
+            np.stack([frame.raw.c2w for frame in piece]),
+            np.stack([frame.intrinsics for frame in piece]),
+            np.array([frame.size for frame in piece]),
+        )
+        write_transforms(scratch / "transforms.json", names, cameras)
+        (scratch / "captions.txt").write_text("", encoding="utf-8")
+        first = piece[0].raw
+        description |= {
+            "steps": asdict(how),
+            "depth": piece[0].depth is not None,
+            "first_camera": {key: getattr(first, key) for key in ("focal", "centre", "size", "distortion")},
+            "source_frames": [frame.raw.name for frame in piece],
+            "order": [frame.raw.order for frame in piece],
+        }
+        (scratch / "scene.json").write_text(json.dumps(description, indent=1), encoding="utf-8")
+        if place.exists():  # of a run that was stopped before it could say that this scene is done
+            shutil.rmtree(place)
+        os.replace(scratch, place)
