@@ -11,6 +11,7 @@ COMMANDS = {
     "reconstruct": ("gen3r_jax.reconstruct", "cameras, depth and points of a video or of images"),
     "view": ("gen3r_jax.view", "look at a scene in the browser"),
     "info": ("gen3r_jax.info", "what a folder holds: a scene, weights, a training run"),
+    "prepare": ("gen3r_jax.data.prepare.__main__", "a data set, as its site hands it out, to scenes that train"),
     "train": ("gen3r_jax.train", "train by a config file"),
     "convert": ("conversion", "official checkpoints to weights folders, and back"),
 }

@@ -40,7 +40,11 @@ def picture(
     """What the camera sees: smooth paint on the plane, different everywhere."""
     y, x = np.meshgrid(np.arange(size[0]) + 0.5, np.arange(size[1]) + 0.5, indexing="ij")
     distance = 2 - 0.5 * index
-    a, b = (x - centre[0]) / focal[0] * distance, (y - centre[1]) / focal[1] * distance
+    return paint((x - centre[0]) / focal[0] * distance, (y - centre[1]) / focal[1] * distance)
+
+
+def paint(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """The colour of the plane at a metres to the right of the camera's axis and b below it."""
     waves = np.stack([np.sin(5 * a + 2 * b), np.sin(3 * b - 4 * a + 1), np.cos(6 * a * b + 2 * a)], -1)
     return np.rint(127.5 + 110 * waves).astype(np.uint8)
 

@@ -243,7 +243,7 @@ def _guards(frame: _Kept, number: int, data_set: DataSet, recording: Recording) 
     if _split(data_set, recording, f"c{number}") == "test":
         return False
     within = frame.raw.order - number * data_set.chunk_frames
-    before = within < GUARD_FRAMES and _split(data_set, recording, f"c{number - 1}") == "test"
+    before = number > 0 and within < GUARD_FRAMES and _split(data_set, recording, f"c{number - 1}") == "test"
     after = within >= data_set.chunk_frames - GUARD_FRAMES and _split(data_set, recording, f"c{number + 1}") == "test"
     return before or after
 
@@ -303,4 +303,5 @@ def _write_scene(piece: Sequence[_Kept], description: dict, how: Developing, pla
         (scratch / "scene.json").write_text(json.dumps(description, indent=1), encoding="utf-8")
         if place.exists():  # of a run that was stopped before it could say that this scene is done
             shutil.rmtree(place)
+        place.parent.mkdir(parents=True, exist_ok=True)
         os.replace(scratch, place)

@@ -4,8 +4,8 @@
     Scene01/clone/{intrinsic.txt,extrinsic.txt}
 
 in one tree, or in three as the archives unpack (``vkitti_2.0.3_rgb``, ``_depth``, ``_textgt``). Poses are world to
-camera in OpenCV axes and metres, principal points count from the first pixel's centre, depth is in centimetres (sky: 65535).
-All conditions of a drive show the same places, so parts of the drive, not of a condition, are held out for tests.
+camera in OpenCV axes and metres, principal points count from the first pixel's centre, depth is in centimetres (65535:
+sky). All conditions of a drive show the same places, so parts of the drive, not of a condition, are held out for tests.
 """
 
 from collections.abc import Iterator
