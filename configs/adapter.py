@@ -33,6 +33,7 @@ def get_config(preset: str = "") -> ConfigDict:
     )
     config.data = dict(
         source="",  # must be given: a video, a folder, a data set root, shards
+        sets=(),  # all scenes are equal; configs/data/mixture.py has the weights of stage 2
         max_stride=2,
         cameras=False,
         num_scenes=10_000,  # the rest is of procedural scenes and of the loader

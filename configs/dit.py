@@ -3,7 +3,12 @@
 `:overfit` is `:tiny` on a single clip, which it learns by heart: the loss must fall to nearly nothing.
 """
 
+import runpy
+from pathlib import Path
+
 from ml_collections import ConfigDict
+
+MIXTURE = runpy.run_path(str(Path(__file__).parent / "data" / "mixture.py"))["MIXTURE"]
 
 
 def get_config(preset: str = "") -> ConfigDict:
@@ -33,7 +38,8 @@ def get_config(preset: str = "") -> ConfigDict:
     config.noise = dict(shift=2.0, density="none", weighting="none", strata=8)  # strata must divide the batch
     config.samples = dict(steps=50, guidance_scale=5.0, negative_prompt="bad detailed")  # of a validation
     config.data = dict(
-        source="",  # must be given: a data set root, shards, a mixture
+        source="",  # must be given: a root with the sets, one set, shards, a video
+        sets=MIXTURE,
         max_stride=1,
         cameras=True,
         num_scenes=10_000,  # the rest is of procedural scenes and of the loader

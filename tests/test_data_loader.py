@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from test_data_images import numbered_frames, write_video
-from toy_scenes import frame_number, write_root
+from toy_scenes import frame_number, write_root, write_scene
 
 import gen3r_jax
 from gen3r_jax.data.clips import crop_intrinsics
@@ -288,3 +288,53 @@ def test_workers_end_when_the_trainer_is_killed(tmp_path):
     except subprocess.TimeoutExpired:
         os.kill(worker, signal.SIGKILL)
         pytest.fail("the worker outlived the process that it works for")
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """A root with two of the sets, one as folders with a catalogue, one as shards; "b" has a scene of 3 frames."""
+    root = write_root(tmp_path_factory.mktemp("data") / "prepared", {"a": 3, "b": 3}, frames=12)
+    pack(open_source(root / "a", cameras=True), root / "packed", PACKING)
+    lines = [{"id": f"scene{i}", "split": "train", "group": str(i), "frames": 3 if i == 1 else 12} for i in range(3)]
+    (root / "b" / "scenes.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return root
+
+
+PACKING = {"split": "train", "scenes_per_shard": 2, "num_frames": 0, "format": "png"}
+SETS = (("packed", 3.0, 1, 0), ("b", 1.0, 2, 5), ("elsewhere", 1.0, 1, 0))
+
+
+def test_the_sets_of_a_root(prepared, caplog):
+    """Drawn by weight, with strides and scenes of their own; sets that are missing are left out with a notice."""
+    batches = take(loader(prepared, sets=SETS, cameras=True, num_frames=1, batch_size=8), 10)
+    assert "has no elsewhere" in caplog.text
+    ids = np.concatenate([batch["sample_id"] for batch in batches])
+    from_b = [name for name in ids if name.startswith("b/")]
+    assert len(ids) == 80 and len(from_b) == 20
+    assert {name.partition("[")[0][-1] for name in from_b} == {"0", "2"}, "scene1 is too short"
+    clips = np.concatenate([batch["sample_id"] for batch in take(loader(prepared, sets=SETS, batch_size=8), 6)])
+    strides = {(name.partition("/")[0], name.rstrip("]").rpartition(":")[2]) for name in clips}
+    assert strides == {("b", "1"), ("b", "2"), ("packed", "1")}
+
+
+def test_a_folder_without_the_sets_is_one_source(root):
+    (batch,) = take(loader(root, sets=SETS[::2], batch_size=6), 1)
+    assert all(name.startswith("root/") for name in batch["sample_id"])
+
+
+def test_bad_sets(prepared):
+    for sets in ((("b", 1.0),), (("b", 0.0, 1, 0),), (("b", 1.0, 0, 0),), (("b", 1.0, "two", 0),)):
+        with pytest.raises(UserError, match=r"data.sets is \(\(folder, weight, max_stride, min_frames\)"):
+            loader(prepared, sets=sets)
+
+
+def test_the_crop_of_the_released_loader(tmp_path):
+    write_scene(tmp_path / "scene")
+    found = []
+    for official in (False, True):
+        (batch,) = take(loader(tmp_path, cameras=True, official_crop=official, split="test", batch_size=1), 1)
+        _, cameras = read_transforms(tmp_path / "scene" / "transforms.json")
+        expected = crop_intrinsics(cameras.intrinsics[:5], (40, 56), (112, 112), truncate=official)
+        np.testing.assert_allclose(batch["intrinsics"][0], expected, rtol=1e-6)
+        found.append(batch["intrinsics"])
+    assert np.abs(found[0] - found[1]).max() > 0.05

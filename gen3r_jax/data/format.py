@@ -21,6 +21,9 @@ from jaxtyping import Float, Int
 
 from gen3r_jax.errors import UserError
 
+CATALOGUE = "scenes.jsonl"
+"""Beside the lists of a prepared set: a line ``{"id", "split", "group", "frames"}`` for each scene."""
+
 INTRINSIC_KEYS = ("w", "h", "fl_x", "fl_y", "cx", "cy")
 
 
@@ -96,12 +99,13 @@ def write_transforms(path: Path, names: Sequence[str], cameras: Cameras) -> None
     path.write_text(json.dumps({"camera_convention": "opencv_c2w", "frames": frames}), encoding="utf-8")
 
 
-def find_scenes(root: Path, split: str, *, cameras: bool) -> list[SceneFiles]:
+def find_scenes(root: Path, split: str, *, cameras: bool, min_frames: int = 0) -> list[SceneFiles]:
     """The scenes of a data set root: from its list files, else from those of its sub-folders, else by looking.
 
     Args:
       split: "train" or "test", which list files are read. Scenes that are found by looking belong to both.
       cameras: whether the camera lists are wanted; without them scenes need no cameras.
+      min_frames: listed scenes that the catalogue beside the lists says are shorter are left out.
 
     Returns:
       Scenes in the order of the lists; empty where nothing was found. Raises UserError on lists of unequal lengths.
@@ -109,12 +113,12 @@ def find_scenes(root: Path, split: str, *, cameras: bool) -> list[SceneFiles]:
     sub_folders = sorted(path for path in root.iterdir() if path.is_dir())
     for folders in ([root], sub_folders):
         if any(list(folder.glob("*_videos_dirs.txt")) for folder in folders):
-            return [scene for folder in folders for scene in _listed_scenes(folder, split, cameras=cameras)]
+            return [scene for folder in folders for scene in _listed_scenes(folder, split, cameras, min_frames)]
     scenes = sorted(path.parent for pattern in ("images", "*/images", "*/*/images") for path in root.glob(pattern))
     return [_scene_files(scene, root) for scene in scenes]
 
 
-def _listed_scenes(folder: Path, split: str, *, cameras: bool) -> list[SceneFiles]:
+def _listed_scenes(folder: Path, split: str, cameras: bool, min_frames: int) -> list[SceneFiles]:
     videos, poses, captions = (
         _read_list(folder / f"{split}_{kind}.txt") for kind in ("videos_dirs", "cameras_paths", "captions_paths")
     )
@@ -125,9 +129,11 @@ def _listed_scenes(folder: Path, split: str, *, cameras: bool) -> list[SceneFile
     if any(0 < length != len(videos) for length in lengths.values()):
         counts = ", ".join(f"{length} in {split}_{kind}.txt" for kind, length in lengths.items() if length)
         raise UserError(f"the lists of {folder} are not parallel: {counts}; line i of each must be scene i")
-    scenes = []
+    scenes, too_short = [], _shorter_scenes(folder, min_frames)
     for index, video in enumerate(videos):
         scene = video.parent if video.name == "images" else video
+        if scene.name in too_short:
+            continue
         scenes.append(
             SceneFiles(
                 "/".join(scene.parts[-2:]),
@@ -137,6 +143,14 @@ def _listed_scenes(folder: Path, split: str, *, cameras: bool) -> list[SceneFile
             )
         )
     return scenes
+
+
+def _shorter_scenes(folder: Path, min_frames: int) -> set[str]:
+    catalogue = folder / CATALOGUE
+    if not min_frames or not catalogue.is_file():
+        return set()
+    scenes = map(json.loads, catalogue.read_text(encoding="utf-8").splitlines())
+    return {scene["id"] for scene in scenes if scene["frames"] < min_frames}
 
 
 def _read_list(path: Path) -> list[Path]:

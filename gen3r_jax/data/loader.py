@@ -6,8 +6,10 @@ its order. Process p of P gets the clips p, p + P, p + 2 P, ...
 
 import atexit
 import contextlib
+import logging
 import math
 import multiprocessing
+import operator
 import os
 import signal
 import threading
@@ -38,6 +40,9 @@ from gen3r_jax.data.sources import Capture, Source, open_source
 from gen3r_jax.errors import UserError
 from gen3r_jax.geometry.cameras import rebase_to_first
 from gen3r_jax.options import read_options
+from gen3r_jax.remote import local_copy
+
+log = logging.getLogger(__name__)
 
 ENDLESS = 1 << 40
 """Clips: more than anyone trains on, few enough for Grain's arithmetic."""
@@ -52,7 +57,11 @@ class DataOptions:
 
     source: "procedural", a video, a folder (images, videos, data set root, shards), or several of them as
       ((source, weight), ...), drawn in proportion to the weights.
+    sets: ((folder, weight, max_stride, min_frames), ...): where `source` is a folder with such sub-folders, clips are
+      drawn from them in proportion to the weights, with strides and from scenes of their own. Sets that are not there
+      are left out with a notice. Empty: the folder is one source, its scenes are equal.
     max_stride: clips take every frame, every second, ... up to this, drawn uniformly.
+    official_crop: whether principal points are rounded as the released loader does (by up to a pixel wrong).
     cameras: whether the cameras of image folders (``transforms.json``) are wanted; then its frame order holds too.
     num_scenes, difficulty: of procedural scenes ("easy" or "full").
     workers: processes that prepare training batches; 0 prepares them in threads of this one.
@@ -60,7 +69,9 @@ class DataOptions:
     """
 
     source: str | tuple = "procedural"
+    sets: tuple = ()
     max_stride: int = 2
+    official_crop: bool = False
     cameras: bool = False
     num_scenes: int = 10_000
     difficulty: Difficulty = "easy"
@@ -81,15 +92,17 @@ class ClipMaker(grain.transforms.RandomMap):
     """
 
     sources: tuple[Source, ...]
+    max_strides: tuple[int, ...]
     num_frames: int
     size: tuple[int, int]
-    max_stride: int
     training: bool
+    official_crop: bool = False
 
     def random_map(self, place: _Place, rng: np.random.Generator) -> dict[str, Any]:
         source, scene = self.sources[place.source], place.scene
         draw = rng if self.training else None
-        stride = int(rng.integers(1, self.max_stride + 1)) if self.training else self.max_stride
+        longest = self.max_strides[place.source]
+        stride = int(rng.integers(1, longest + 1)) if self.training else longest
         attempts = min(len(source), MAX_DAMAGED)
         problems: list[Exception] = []
         while len(problems) < attempts:
@@ -119,7 +132,12 @@ class ClipMaker(grain.transforms.RandomMap):
             c2w = rebase_to_first(cameras.c2w)
             intrinsics = np.stack(
                 [
-                    crop_intrinsics(_scale(camera, size, pictures[i].shape[:2]), pictures[i].shape[:2], self.size)
+                    crop_intrinsics(
+                        _scale(camera, size, pictures[i].shape[:2]),
+                        pictures[i].shape[:2],
+                        self.size,
+                        truncate=self.official_crop,
+                    )
                     for i, camera, size in zip(repaired, cameras.intrinsics, cameras.sizes, strict=True)
                 ]
             )
@@ -165,16 +183,17 @@ def make_loader(
     require_side(side)
     require_clip_length(num_frames)
     _check_counts(options, batch_size)
-    entries = _entries(options.source)
-    sources = tuple(_open(name, options, num_frames, side, split) for name, _ in entries)
+    entries = _entries(options)
+    sources = tuple(_open(entry, options, num_frames, side, split) for entry in entries)
     training = split == "train"
     places = []
     for number, source in enumerate(sources):
         scenes = grain.MapDataset.range(len(source)).seed(seed + number)
         scenes = (scenes.shuffle() if training else scenes).repeat(ENDLESS // len(source))
         places.append(scenes.map(_Tag(number)))
-    mixed = grain.MapDataset.mix(places, [weight for _, weight in entries]) if len(places) > 1 else places[0]
-    maker = ClipMaker(sources, num_frames, (side, side), options.max_stride, training)
+    mixed = grain.MapDataset.mix(places, [entry.weight for entry in entries]) if len(places) > 1 else places[0]
+    strides = tuple(entry.max_stride for entry in entries)
+    maker = ClipMaker(sources, strides, num_frames, (side, side), training, options.official_crop)
     clips = mixed.seed(seed).random_map(maker)
     batches = clips[process_index::process_count].batch(batch_size)
     return Loader(batches, options.workers if training else 0, options.prefetch)
@@ -275,31 +294,61 @@ def _end_with_parent(worker: int, workers: int) -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-def _open(name: str, options: DataOptions, num_frames: int, side: int, split: str) -> Source:
+class _Entry(NamedTuple):
+    """A source of a mixture."""
+
+    name: str
+    weight: float
+    max_stride: int
+    min_frames: int = 0
+
+
+def _open(entry: _Entry, options: DataOptions, num_frames: int, side: int, split: str) -> Source:
     source = open_source(
-        name,
+        entry.name,
         split=split,
         cameras=options.cameras,
         num_scenes=options.num_scenes,
-        num_frames=num_frames * options.max_stride,
+        num_frames=num_frames * entry.max_stride,
+        min_frames=entry.min_frames,
         size=(side, side),
         difficulty=options.difficulty,
     )
     if len(source) == 1:  # in a set of many, short scenes are filled up with copies of their first and last frame
-        require_frames(name, source.scene(0).length, num_frames)
+        require_frames(entry.name, source.scene(0).length, num_frames)
     return source
 
 
-def _entries(source: str | tuple) -> list[tuple[str, float]]:
-    """The sources of a mixture with their weights; a single name is a mixture of one."""
-    entries = [(source, 1.0)] if isinstance(source, str) else source
+def _entries(options: DataOptions) -> list[_Entry]:
+    """The sources of a mixture; a single name is a mixture of one."""
+    if options.sets and isinstance(options.source, str) and (found := _sets(options)):
+        return found
+    entries = [(options.source, 1.0)] if isinstance(options.source, str) else options.source
     try:
         weights = {str(name): float(weight) for name, weight in entries}
     except (TypeError, ValueError):
         weights = {}
     if not weights or len(weights) < len(entries) or not all(0 < weight < math.inf for weight in weights.values()):
-        raise UserError(f"data.source is a name or ((name, weight), ...) with weights above 0, not {source!r}")
-    return list(weights.items())
+        raise UserError(f"data.source is a name or ((name, weight), ...) with weights above 0, not {options.source!r}")
+    return [_Entry(name, weight, options.max_stride) for name, weight in weights.items()]
+
+
+def _sets(options: DataOptions) -> list[_Entry]:
+    """The sets that the folder `options.source` has of `options.sets`."""
+    try:
+        sets = [_Entry(str(n), float(w), operator.index(s), operator.index(m)) for n, w, s, m in options.sets]
+    except (TypeError, ValueError):
+        sets = []
+    if not sets or not all(0 < each.weight < math.inf and each.max_stride > 0 for each in sets):
+        raise UserError(
+            "data.sets is ((folder, weight, max_stride, min_frames), ...) with weights and strides above 0, "
+            f"not {options.sets!r}"
+        )
+    root = local_copy(options.source)
+    found = [each._replace(name=str(root / each.name)) for each in sets if (root / each.name).is_dir()]
+    if found and (missing := [each.name for each in sets if not (root / each.name).is_dir()]):
+        log.warning("%s has no %s: the mixture goes without", options.source, ", ".join(missing))
+    return found
 
 
 def _check_counts(options: DataOptions, batch_size: int) -> None:

@@ -166,6 +166,7 @@ def open_source(
     num_frames: int = 1,
     size: tuple[int, int] = (112, 112),
     difficulty: Difficulty = "easy",
+    min_frames: int = 0,
 ) -> Source:
     """Opens what is found at `source`.
 
@@ -176,6 +177,7 @@ def open_source(
         scenes are taken, with a notice.
       cameras: whether ``transforms.json`` is read; scenes without it then count as damaged.
       num_scenes, num_frames, size, difficulty: of procedural scenes.
+      min_frames: shorter scenes of shards and of prepared folders are left out.
 
     Raises UserError when there is nothing of the kind.
     """
@@ -190,9 +192,9 @@ def open_source(
             hint = "; for images give their folder" if is_image(path) else ""
             raise UserError(f"{path} is not a video ({' '.join(VIDEO_SUFFIXES)}){hint}")
         return Videos((path,), path.resolve().parent.name)
-    found = _open_folder(path, split, cameras)
+    found = _open_folder(path, split, cameras, min_frames)
     if found is None and split == "test":
-        found = _open_folder(path, "train", cameras)
+        found = _open_folder(path, "train", cameras, min_frames)
         log.warning("%s has no test scenes: its training scenes are used", path)
     if found is None:
         raise UserError(
@@ -202,11 +204,12 @@ def open_source(
     return found
 
 
-def _open_folder(path: Path, split: str, cameras: bool) -> Source | None:
+def _open_folder(path: Path, split: str, cameras: bool, min_frames: int) -> Source | None:
     name = path.resolve().name
     if files := shards.list_shards(path, split):
-        return Shards(tuple(scene for file in files for scene in shards.read_index(file)), name)
-    if scenes := find_scenes(path, split, cameras=cameras):
+        scenes = (scene for file in files for scene in shards.read_index(file))
+        return Shards(tuple(scene for scene in scenes if scene.length >= min_frames), name)
+    if scenes := find_scenes(path, split, cameras=cameras, min_frames=min_frames):
         return Folders(tuple(scenes), name, cameras)
     if list_images(path):
         return Folders((SceneFiles(name, path),), path.resolve().parent.name, use_cameras=False)

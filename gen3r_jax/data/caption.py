@@ -1,0 +1,119 @@
+"""Puts captions into prepared scenes: ``gen3r caption ROOT --captions FILE.jsonl``.
+
+Any model may have written them; a line of the file is ``{"scene": "re10k/<scene>", "captions": ["...", "..."]}``, or
+``"caption": "..."`` for one. Stock openings ("The image shows a ...") stay: training rewrites them at random, as Gen3R
+does.
+"""
+
+import argparse
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from gen3r_jax.data.captions import MAX_CHARACTERS, read_captions
+from gen3r_jax.data.format import SceneFiles, find_scenes
+from gen3r_jax.errors import UserError, main_guard
+
+
+def merge_captions(root: Path, file: Path, *, replace: bool = False) -> str:
+    """Adds the captions of `file` to the scenes of `root`, each once, in the order of the file.
+
+    Blank captions and those above 1000 characters, which training would take for empty, are left out.
+
+    Args:
+      replace: earlier captions of the scenes that `file` names are dropped.
+
+    Returns:
+      What was done, in a few lines. Raises UserError where nothing of `file` fits `root`.
+    """
+    scenes = _scenes(root)
+    new: dict[str, list[str]] = {}
+    unknown, too_long = [], 0
+    for scene_id, captions in _read(file):
+        if scene_id not in scenes:
+            unknown.append(scene_id)
+            continue
+        texts = [" ".join(caption.split()) for caption in captions]
+        too_long += sum(len(text) > MAX_CHARACTERS for text in texts)
+        new.setdefault(scene_id, []).extend(text for text in texts if 0 < len(text) <= MAX_CHARACTERS)
+    if not new:
+        example = f"; {file} has {unknown[0]!r}, {root} has {next(iter(scenes))!r}" if unknown else ""
+        raise UserError(f"{file} has no captions for scenes of {root}{example}")
+    for scene_id, captions in new.items():
+        place = _captions_file(scenes[scene_id])
+        kept = [] if replace else read_captions(place)
+        _write(place, list(dict.fromkeys(kept + captions)))
+    without = [scene_id for scene_id, files in scenes.items() if not read_captions(_captions_file(files))]
+    lines = [f"{root}: captions for {len(new)} of {len(scenes)} scenes"]
+    if without:
+        lines.append(f"  {len(without)} scenes have none and get an empty prompt (first: {without[0]})")
+    if unknown:
+        lines.append(f"  {len(unknown)} lines name scenes that are not there (first: {unknown[0]})")
+    if too_long:
+        lines.append(f"  {too_long} captions above {MAX_CHARACTERS} characters were left out")
+    return "\n".join(lines)
+
+
+def _scenes(root: Path) -> dict[str, SceneFiles]:
+    """All scenes of `root`, by set and name."""
+    if not root.is_dir():
+        raise UserError(f"{root} is not a folder; give the --output of gen3r prepare")
+    scenes = [scene for split in ("train", "test") for scene in find_scenes(root, split, cameras=False)]
+    if not scenes:
+        raise UserError(f"{root} holds no scenes; give the --output of gen3r prepare")
+    return {"/".join(scene.images.resolve().parent.parts[-2:]): scene for scene in scenes}
+
+
+def _captions_file(scene: SceneFiles) -> Path:
+    return scene.captions or scene.images.parent / "captions.txt"
+
+
+def _read(file: Path) -> Iterator[tuple[str, Sequence[str]]]:
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read {file}: {getattr(error, 'strerror', None) or 'it is no text'}") from None
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            entry = json.loads(line)
+            captions = entry.get("captions", [entry["caption"]] if "caption" in entry else None)
+            if not (isinstance(captions, list) and all(isinstance(caption, str) for caption in captions)):
+                raise TypeError
+            yield str(entry["scene"]), captions
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise UserError(
+                f'{file}: line {number} is not {{"scene": "set/scene", "captions": ["...", ...]}}'
+            ) from None
+
+
+def _write(place: Path, captions: Sequence[str]) -> None:
+    partial = place.with_name(f".{place.name}.partial")
+    try:
+        partial.write_text("".join(f"{caption}\n" for caption in captions), encoding="utf-8")
+        os.replace(partial, place)
+    except OSError as error:
+        raise UserError(f"cannot write {place}: {error.strerror}") from None
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="gen3r caption", description="Puts captions, made by any model, into the scenes of a prepared root."
+    )
+    parser.add_argument("root", type=Path, help="what `gen3r prepare` wrote to, or one set in it")
+    parser.add_argument(
+        "--captions",
+        type=Path,
+        required=True,
+        metavar="FILE.jsonl",
+        help='a line a scene: {"scene": "re10k/abc", "captions": ["...", "..."]}',
+    )
+    parser.add_argument("--replace", action="store_true", help="drop the earlier captions of these scenes")
+    arguments = parser.parse_args()
+    print(merge_captions(arguments.root, arguments.captions, replace=arguments.replace))
+
+
+if __name__ == "__main__":
+    main_guard(main)
