@@ -19,6 +19,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from gen3r_jax.data.format import CATALOGUE
 from gen3r_jax.data.prepare.frames import Developing
 from gen3r_jax.data.prepare.recording import DataSet, ReadOptions, Unit
 from gen3r_jax.data.prepare.registry import NAMES, data_set
@@ -26,7 +27,6 @@ from gen3r_jax.data.prepare.scenes import CannotWrite, Outcome, write_recording,
 from gen3r_jax.errors import UserError
 
 LISTS = {"videos_dirs": "images", "cameras_paths": "transforms.json", "captions_paths": "captions.txt"}
-CATALOGUE = "scenes.jsonl"
 EVALUATION_FRAMES = 49
 
 
