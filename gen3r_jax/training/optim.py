@@ -1,19 +1,23 @@
-"""AdamW with clipping and a schedule, and the moving average of the weights."""
+"""AdamW or Muon with clipping and a schedule, and the moving average of the weights."""
 
 import dataclasses
 import functools
 import re
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import optax
+import optax.contrib
 from jaxtyping import Array, Float, Int
 
 from gen3r_jax import module
 from gen3r_jax.errors import UserError
 
 SLOW = 0.5
+
+ADAM_RMS = 0.2
+"""Size of AdamW's updates, which Muon's are scaled to ("Muon is Scalable for LLM Training", section 2.2)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,7 +26,8 @@ class OptimOptions:
 
     clip_norm bounds the global norm of the gradient; it starts `clip_start` times higher and comes down linearly over
     the first `clip_decay` of the phase. ema_decay 0 keeps no moving average. Weights whose dotted path the regular
-    expression `slow` matches learn half as fast.
+    expression `slow` matches learn half as fast. "muon" moves kernels by orthogonalised momentum, scaled so that the
+    learning rates of AdamW fit, and all else by AdamW; small networks learn faster from scratch with it.
     """
 
     learning_rate: float
@@ -37,6 +42,7 @@ class OptimOptions:
     clip_decay: float
     ema_decay: float
     slow: str = ""
+    optimizer: Literal["adamw", "muon"] = "adamw"
 
 
 def learning_rate(options: OptimOptions, steps: int) -> optax.Schedule:
@@ -60,17 +66,24 @@ def clip_threshold(options: OptimOptions, steps: int) -> optax.Schedule:
 
 
 def make_optimizer(options: OptimOptions, steps: int) -> optax.GradientTransformation:
-    """AdamW with decoupled weight decay on every parameter, after clipping, for a phase of `steps` updates."""
-    parts = [
-        optax.inject_hyperparams(optax.clip_by_global_norm)(max_norm=clip_threshold(options, steps)),
-        optax.adamw(
-            learning_rate(options, steps),
-            b1=options.beta1,
-            b2=options.beta2,
+    """Updates with decoupled weight decay on every parameter, after clipping, for a phase of `steps` updates."""
+    rate = learning_rate(options, steps)
+    if options.optimizer == "muon":
+        update = optax.contrib.muon(
+            rate,
             eps=options.eps,
             weight_decay=options.weight_decay,
-        ),
-    ]
+            adam_b1=options.beta1,
+            adam_b2=options.beta2,
+            adam_weight_decay=options.weight_decay,
+            muon_weight_dimension_numbers=_matrices,
+            consistent_rms=ADAM_RMS,
+        )
+    else:
+        update = optax.adamw(
+            rate, b1=options.beta1, b2=options.beta2, eps=options.eps, weight_decay=options.weight_decay
+        )
+    parts = [optax.inject_hyperparams(optax.clip_by_global_norm)(max_norm=clip_threshold(options, steps)), update]
     if options.slow:
         parts.append(optax.masked(optax.scale(SLOW), functools.partial(_matching, options.slow)))
     return optax.chain(*parts)
@@ -79,6 +92,19 @@ def make_optimizer(options: OptimOptions, steps: int) -> optax.GradientTransform
 def _matching(pattern: str, params: Any) -> Any:
     names = module.flatten(params)
     return jax.tree.unflatten(jax.tree.structure(params), [bool(re.fullmatch(pattern, name)) for name in names])
+
+
+def _matrices(params: Any) -> Any:
+    """How each kernel is a matrix: inputs (and taps) x outputs. Three axes are those of stacked linear layers."""
+
+    def matrix(name: str, leaf: Array) -> optax.contrib.MuonDimensionNumbers | None:
+        if not name.endswith("kernel") or leaf.ndim < 2:
+            return None
+        inputs = (1,) if leaf.ndim == 3 else tuple(range(leaf.ndim - 1))
+        return optax.contrib.MuonDimensionNumbers(inputs, leaf.ndim - 1)
+
+    found = [matrix(name, leaf) for name, leaf in module.flatten(params).items()]
+    return jax.tree.unflatten(jax.tree.structure(params), found)
 
 
 def update_ema(ema: Any, params: Any, decay: float, step: Int[Array, ""]) -> Any:
