@@ -338,3 +338,32 @@ def test_the_crop_of_the_released_loader(tmp_path):
         np.testing.assert_allclose(batch["intrinsics"][0], expected, rtol=1e-6)
         found.append(batch["intrinsics"])
     assert np.abs(found[0] - found[1]).max() > 0.05
+
+
+@pytest.mark.parametrize("kind", ["procedural", "shards"])
+def test_depth_belongs_to_the_frames(tmp_path, kind):
+    """The depth of a batch, taken through the cropped cameras, is that of the renderer."""
+    from gen3r_jax.data.procedural import make_scene
+
+    rendered = open_source("procedural", num_scenes=2, num_frames=6, size=(80, 120))
+    source = "procedural"
+    if kind == "shards":
+        pack(rendered, tmp_path / "shards", PACKING | {"depth": True})
+        source = tmp_path / "shards"
+    (batch,) = take(loader(source, num_scenes=2, depth=True, cameras=True, max_stride=1, split="train"), 1)
+    assert batch["depth"].shape == (2, 5, 112, 112) and batch["depth"].dtype == np.float16
+    for sample, name in enumerate(batch["sample_id"]):
+        seed, first = int(name.partition("/")[2].partition("[")[0]), int(name.partition("[")[2].partition(":")[0])
+        scene = make_scene(seed)
+        size = (80, 120) if kind == "shards" else (112, 112)
+        c2w, _ = scene.cameras(6 if kind == "shards" else 5, size)
+        _, depth = scene.render(c2w[first + 2], batch["intrinsics"][sample, 2], (112, 112))
+        error = np.abs(batch["depth"][sample, 2].astype(np.float32) / depth - 1)
+        assert np.median(error) < 0.01
+
+
+def test_no_depth_to_give(root, tmp_path):
+    with pytest.raises(UserError, match=r"has no depth, which data.depth asks for"):
+        take(loader(root, depth=True), 1)
+    with pytest.raises(UserError, match=r"no scene of .* could be packed; the first failed with: .*has no depth"):
+        pack(open_source(root), tmp_path / "shards", PACKING | {"depth": True})

@@ -115,6 +115,15 @@ def quantize(frames: Float[np.ndarray, "*b"]) -> UInt8[np.ndarray, "*b"]:
     return np.clip(np.rint(frames), 0, 255).astype(np.uint8)
 
 
+def crop_depth(depth: Float[np.ndarray, "h w"], target: Size) -> Float[np.ndarray, "h2 w2"]:
+    """The depth of the pixels of :func:`resize_crop`: that of the nearest pixel, for depths must not be mixed."""
+    (h, w), covered = depth.shape, cover_size(depth.shape, target)
+    top, left, bottom, right = crop_box(covered, target)
+    rows = ((np.arange(top, bottom) + 0.5) * h / covered[0]).astype(int)
+    columns = ((np.arange(left, right) + 0.5) * w / covered[1]).astype(int)
+    return depth[np.ix_(rows, columns)]
+
+
 def crop_intrinsics(
     intrinsics: Float[np.ndarray, "*b 3 3"], size: Size, target: Size, *, truncate: bool = False
 ) -> Float[np.ndarray, "*b 3 3"]:

@@ -25,6 +25,7 @@ from absl import flags
 
 from gen3r_jax.data.captions import clean_caption
 from gen3r_jax.data.clips import (
+    crop_depth,
     crop_intrinsics,
     default_intrinsics,
     quantize,
@@ -62,6 +63,7 @@ class DataOptions:
       are left out with a notice. Empty: the folder is one source, its scenes are equal.
     max_stride: clips take every frame, every second, ... up to this, drawn uniformly.
     official_crop: whether principal points are rounded as the released loader does (by up to a pixel wrong).
+    depth: whether batches have depth; scenes without it then count as damaged.
     cameras: whether the cameras of image folders (``transforms.json``) are wanted; then its frame order holds too.
     num_scenes, difficulty: of procedural scenes ("easy" or "full").
     workers: processes that prepare training batches; 0 prepares them in threads of this one.
@@ -73,6 +75,7 @@ class DataOptions:
     max_stride: int = 2
     official_crop: bool = False
     cameras: bool = False
+    depth: bool = False
     num_scenes: int = 10_000
     difficulty: Difficulty = "easy"
     workers: int = 0
@@ -97,6 +100,7 @@ class ClipMaker(grain.transforms.RandomMap):
     size: tuple[int, int]
     training: bool
     official_crop: bool = False
+    depth: bool = False
 
     def random_map(self, place: _Place, rng: np.random.Generator) -> dict[str, Any]:
         source, scene = self.sources[place.source], place.scene
@@ -141,7 +145,13 @@ class ClipMaker(grain.transforms.RandomMap):
                     for i, camera, size in zip(repaired, cameras.intrinsics, cameras.sizes, strict=True)
                 ]
             )
-        return {
+        entries = {}
+        if self.depth:
+            if capture.depth is None:
+                raise UserError(f"{source.name}: scene {capture.id} has no depth, which data.depth asks for")
+            depths = {i: crop_depth(capture.depth(indices[i]), self.size) for i in set(repaired)}
+            entries["depth"] = np.stack([depths[i] for i in repaired]).astype(np.float16)
+        return entries | {
             "frames": np.stack([crops[i] for i in repaired]),
             "intrinsics": intrinsics.astype(np.float32),
             "c2w": c2w.astype(np.float32),
@@ -174,6 +184,7 @@ def make_loader(
     Returns:
       Batches, dicts of numpy arrays: `frames` uint8 [b t h w 3]; `intrinsics` float32 [b t 3 3] in pixels of the crop;
       `c2w` float32 [b t 4 4], OpenCV axes, relative to the clip's first frame; `has_cameras` bool [b];
+      with ``data.depth`` `depth` float16 [b t h w], along the optical axis in the unit of `c2w`, 0 where not known;
       `caption` and `sample_id` [b] strings; `num_replaced` int32 [b], how many damaged frames and scenes were replaced.
       Sources without cameras give identity poses and a 60 degree field of view.
 
@@ -193,7 +204,7 @@ def make_loader(
         places.append(scenes.map(_Tag(number)))
     mixed = grain.MapDataset.mix(places, [entry.weight for entry in entries]) if len(places) > 1 else places[0]
     strides = tuple(entry.max_stride for entry in entries)
-    maker = ClipMaker(sources, strides, num_frames, (side, side), training, options.official_crop)
+    maker = ClipMaker(sources, strides, num_frames, (side, side), training, options.official_crop, options.depth)
     clips = mixed.seed(seed).random_map(maker)
     batches = clips[process_index::process_count].batch(batch_size)
     return Loader(batches, options.workers if training else 0, options.prefetch)

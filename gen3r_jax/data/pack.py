@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from gen3r_jax.data.depth import encode_depth
 from gen3r_jax.data.images import encode_image, read_image
 from gen3r_jax.data.shards import SUFFIX, ShardWriter, list_shards, read_index, read_settings
 from gen3r_jax.data.sources import Capture, Source, open_source
@@ -23,9 +24,9 @@ FRAMES_AT_ONCE = 16
 def pack(source: Source, output: Path, settings: dict[str, object], *, quiet: bool = False) -> "Summary":
     """Writes the scenes of `source` to shards in `output`.
 
-    settings: ``split``, ``scenes_per_shard``, ``num_frames`` (of each scene at most, 0 for all) and ``format`` (jpg or
-    png, for frames that are not image files) are read; all are kept in the shards, and a folder with shards of other
-    settings is refused.
+    settings: ``split``, ``scenes_per_shard``, ``num_frames`` (of each scene at most, 0 for all), ``format`` (jpg or
+    png, for frames that are not image files) and ``depth`` (default: False) are read; all are kept in the shards, and a
+    folder with shards of other settings is refused.
     """
     per_shard = settings["scenes_per_shard"]
     summary = Summary()
@@ -75,7 +76,12 @@ def _pack_scene(source: Source, index: int, writer: ShardWriter, settings: dict,
         return
     length = min(capture.length, settings["num_frames"] or capture.length)
     frames = _encoded_frames(capture, length, f".{settings['format']}")
-    packed = writer.add(capture.id, frames, capture.captions, capture.cameras)
+    try:
+        depths = _encoded_depths(capture, length) if settings.get("depth") else None
+    except (UserError, OSError) as error:
+        summary.leave_out(error)
+        return
+    packed = writer.add(capture.id, frames, capture.captions, capture.cameras, depths)
     if packed:
         summary.scenes += 1
         summary.frames_left_out += length - packed
@@ -91,6 +97,12 @@ def _encoded_frames(capture: Capture, length: int, suffix: str) -> Iterator[byte
     for first in range(0, length, FRAMES_AT_ONCE):
         for picture in capture.read(np.arange(first, min(first + FRAMES_AT_ONCE, length))):
             yield None if picture is None else encode_image(picture, suffix)
+
+
+def _encoded_depths(capture: Capture, length: int) -> list[bytes]:
+    if capture.depth is None:
+        raise UserError(f"scene {capture.id} has no depth")
+    return [encode_depth(capture.depth(index)) for index in range(length)]
 
 
 def _checked_file(capture: Capture, index: int) -> bytes | None:
@@ -114,6 +126,7 @@ def main() -> None:
     parser.add_argument("--scenes_per_shard", type=int, default=64)
     parser.add_argument("--num_frames", type=int, default=0, help="frames of each scene at most (default: all)")
     parser.add_argument("--format", choices=("jpg", "png"), default="jpg", help="for frames that are not image files")
+    parser.add_argument("--depth", action="store_true", help="pack depth, too; scenes without it are left out")
     parser.add_argument("--no_cameras", action="store_true", help="leave cameras out; scenes then need none")
     group = parser.add_argument_group("procedural scenes")
     group.add_argument("--num_scenes", type=int, default=256)

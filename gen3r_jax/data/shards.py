@@ -3,7 +3,8 @@
 A shard ``<split>-00000.array_record`` is a list of records:
 
     scene 0: one record a frame, the bytes of its image file (JPEG, PNG, ...)
-             one record, JSON: {"id", "captions": [...], "cameras": null or {"c2w", "intrinsics", "sizes"}}
+             one record, JSON: {"id", "captions": [...], "cameras": null or {"c2w", "intrinsics", "sizes"}, "depth"}
+             if "depth" is true: one record a frame, the bytes of its depth's file (see ``depth.py``)
     scene 1: ...
     last:    one record, JSON: {"format": "gen3r_jax.scenes/1", "scenes": [[id, first record, frames], ...], "settings"}
 
@@ -14,7 +15,7 @@ over the frames, with the meaning of :class:`gen3r_jax.data.format.Cameras`.
 import functools
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -58,14 +59,19 @@ def read_frame(scene: ShardScene, index: int) -> bytes:
     return read_record(scene.file, scene.first + index)
 
 
-def read_description(scene: ShardScene) -> tuple[tuple[str, ...], Cameras | None]:
-    """Captions and cameras of a scene."""
+def read_depth_file(scene: ShardScene, index: int) -> bytes:
+    """The depth file of one frame, of a scene that has depth."""
+    return read_record(scene.file, scene.first + scene.length + 1 + index)
+
+
+def read_description(scene: ShardScene) -> tuple[tuple[str, ...], Cameras | None, bool]:
+    """Captions and cameras of a scene, and whether it has depth."""
     try:
         description = json.loads(read_record(scene.file, scene.first + scene.length))
         cameras = description["cameras"]
         if cameras is not None:
             cameras = Cameras(*(np.array(cameras[key]) for key in ("c2w", "intrinsics", "sizes")))
-        return tuple(description["captions"]), cameras
+        return tuple(description["captions"]), cameras, description.get("depth", False)
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{scene.file}: the description of scene {scene.id} is damaged: {error}") from None
 
@@ -136,9 +142,14 @@ class ShardWriter(RecordWriter):
         super().__init__(file, {"format": FORMAT, "scenes": [], "settings": settings})
 
     def add(
-        self, scene_id: str, frames: Iterable[bytes | None], captions: Iterable[str], cameras: Cameras | None
+        self,
+        scene_id: str,
+        frames: Iterable[bytes | None],
+        captions: Iterable[str],
+        cameras: Cameras | None,
+        depths: Sequence[bytes] | None = None,
     ) -> int:
-        """Adds a scene: its image files in order, its captions, and a camera a frame if known.
+        """Adds a scene: its image files in order, its captions, and cameras and depth files of all frames if known.
 
         A frame that is None is left out together with its camera, and a scene without any other altogether.
 
@@ -155,7 +166,10 @@ class ShardWriter(RecordWriter):
             if cameras is not None:
                 kept = cameras.take(good)
                 numbers = {key: getattr(kept, key).tolist() for key in ("c2w", "intrinsics", "sizes")}
-            self.write(json.dumps({"id": scene_id, "captions": list(captions), "cameras": numbers}).encode())
+            description = {"id": scene_id, "captions": list(captions), "cameras": numbers, "depth": depths is not None}
+            self.write(json.dumps(description).encode())
+            for index in good if depths else ():
+                self.write(depths[index])
             self.index["scenes"].append((scene_id, first, len(good)))
         return len(good)
 

@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+from jaxtyping import Float32
 
 from gen3r_jax.data import shards
 from gen3r_jax.data.captions import read_captions
+from gen3r_jax.data.depth import read_depth
 from gen3r_jax.data.format import Cameras, SceneFiles, find_scenes, read_transforms
 from gen3r_jax.data.images import (
     IMAGE_SUFFIXES,
@@ -45,6 +47,8 @@ class Capture:
     read: frame numbers -> 8-bit RGB pictures (sizes may differ), None where one cannot be read.
     cameras: None where they are unknown. captions: none, one or several alternatives.
     encoded: frame number -> the frame's image file as it is, where the frames are image files.
+    depth: frame number -> distance along the optical axis, float32 of the picture's size in the unit of the cameras, 0
+      where it is not known; None without depth. Raises UserError where it cannot be read.
     """
 
     id: str
@@ -53,6 +57,7 @@ class Capture:
     cameras: Cameras | None = None
     captions: tuple[str, ...] = ()
     encoded: Callable[[int], bytes] | None = None
+    depth: Callable[[int], Float32[np.ndarray, "h w"]] | None = None
 
 
 class Source(Protocol):
@@ -86,10 +91,15 @@ class Procedural:
         c2w, intrinsics = scene.cameras(self.frames, self.size)
         cameras = Cameras(c2w, intrinsics, np.tile(self.size, (self.frames, 1)))
 
-        def read(indices: Sequence[int]) -> list[Picture | None]:
-            return _each_once(lambda i: scene.render(c2w[i], intrinsics[i], self.size)[0], indices)
+        @functools.cache
+        def view(i: int) -> tuple[Picture, Float32[np.ndarray, "h w"]]:
+            return scene.render(c2w[i], intrinsics[i], self.size)
 
-        return Capture(str(self.first_seed + index), self.frames, read, cameras, scene.captions)
+        def read(indices: Sequence[int]) -> list[Picture | None]:
+            return [view(int(i))[0] for i in indices]
+
+        name = str(self.first_seed + index)
+        return Capture(name, self.frames, read, cameras, scene.captions, depth=lambda i: view(int(i))[1])
 
 
 @dataclass(frozen=True)
@@ -136,7 +146,9 @@ class Folders:
             if not paths:
                 raise UserError(f"{files.images} holds no images ({' '.join(IMAGE_SUFFIXES)})")
         read = functools.partial(_each_once, lambda i: read_image(paths[i]))
-        return Capture(files.id, len(paths), read, cameras, captions, lambda i: paths[i].read_bytes())
+        depths = [files.images.parent / "depth" / f"{path.stem}.png" for path in paths]
+        depth = (lambda i: read_depth(depths[i])) if depths[0].is_file() else None
+        return Capture(files.id, len(paths), read, cameras, captions, lambda i: paths[i].read_bytes(), depth)
 
 
 @dataclass(frozen=True)
@@ -151,10 +163,11 @@ class Shards:
 
     def scene(self, index: int) -> Capture:
         place = self.scenes[index]
-        captions, cameras = shards.read_description(place)
+        captions, cameras, has_depth = shards.read_description(place)
+        depth = (lambda i: read_depth(shards.read_depth_file(place, i))) if has_depth else None
         encoded = functools.partial(shards.read_frame, place)
         read = functools.partial(_each_once, lambda i: read_image(encoded(i)))
-        return Capture(place.id, place.length, read, cameras, captions, encoded)
+        return Capture(place.id, place.length, read, cameras, captions, encoded, depth)
 
 
 def open_source(

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gen3r_jax.data.depth import write_depth
+from gen3r_jax.data.depth import encode_depth
 from gen3r_jax.data.format import Cameras, write_transforms
 from gen3r_jax.data.prepare.frames import DevelopedFrame, Developing, develop
 from gen3r_jax.data.prepare.recording import DataSet, RawFrame, Recording, Split
@@ -84,6 +84,9 @@ def write_recording(
         outcome.examples.setdefault(reason, recording.id)
     if not data_set.split_by_chunk and split not in ("all", _split(data_set, recording, "")):
         return Outcome()
+    if recording.unfit:
+        outcome.skipped.append((recording.id, recording.unfit))
+        return outcome
     frames = list(_good_frames(recording, outcome))
     if len(frames) < data_set.min_frames:
         outcome.skipped.append((recording.id, _too_short(len(frames), data_set, outcome)))
@@ -131,7 +134,7 @@ def _good_frames(recording: Recording, outcome: Outcome) -> Iterator[RawFrame]:
         if c2w is None:
             outcome.drop("pose is not a rotation with a translation", where)
         elif not _sound_intrinsics(frame):
-            outcome.drop("focal length is not a number above 0", where)
+            outcome.drop("focal length or size is not a number above 0", where)
         elif frame.order == last:
             outcome.drop("a second frame of the same time", where)
         else:
@@ -160,8 +163,8 @@ def _with_pose(frame: RawFrame, c2w: np.ndarray) -> RawFrame:
 
 
 def _sound_intrinsics(frame: RawFrame) -> bool:
-    numbers = (*frame.focal, *frame.centre, *frame.distortion)
-    return bool(np.isfinite(numbers).all() and min(frame.focal) > 0)
+    above_0 = (*frame.focal, *(frame.size or ()))
+    return bool(np.isfinite((*above_0, *frame.centre, *frame.distortion)).all() and min(above_0) > 0)
 
 
 def _keep(raw: RawFrame, number: int, how: Developing, scratch: Path, outcome: Outcome) -> _Kept | None:
@@ -179,7 +182,7 @@ def _store(raw: RawFrame, developed: DevelopedFrame, stem: Path) -> _Kept:
         image.write_bytes(developed.encoded)
         if developed.depth is not None:
             depth = stem.with_name(f"{stem.name}_depth.png")
-            write_depth(depth, developed.depth)
+            depth.write_bytes(encode_depth(developed.depth))
     return _Kept(raw, image, depth, developed.size, developed.intrinsics)
 
 
