@@ -74,7 +74,7 @@ def test_the_compilers_count_of_convolutions():
 
 def test_what_devices_share_counts_for_all_of_them():
     """Each of 2 x 4 devices has half of the rows, so 4 do the same work; the compiler divides what is outside."""
-    mesh = jax.sharding.AbstractMesh((2, 4), ("a", "b"))
+    mesh = jax.sharding.AbstractMesh((2, 4), ("a", "b"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
 
     def function(x, w):
         spec = jax.sharding.PartitionSpec("a")
