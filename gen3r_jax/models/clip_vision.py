@@ -36,6 +36,10 @@ class CLIPVisionConfig:
     def tiny(cls) -> Self:
         return cls(dim=32, num_heads=2, depth=2)
 
+    @classmethod
+    def nano(cls) -> Self:
+        return cls(image_size=56, dim=64, num_heads=4, depth=2)
+
 
 class CLIPVision(nnx.Module):
     """The network. Its weights decide the dtype; layer norms are in float32."""

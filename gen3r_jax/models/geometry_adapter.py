@@ -65,6 +65,10 @@ class GeometryAdapterConfig:
     def tiny(cls) -> Self:
         return cls(hidden_dim=8, input_dim=160, latent_mean=(0.0,) * 16, latent_std=(1.0,) * 16)
 
+    @classmethod
+    def nano(cls) -> Self:
+        return cls(hidden_dim=16, input_dim=1280, resample_scale=20, latent_mean=(0.0,) * 16, latent_std=(1.0,) * 16)
+
 
 class GeometryAdapter(CausalAutoencoder):
     Config = GeometryAdapterConfig

@@ -40,6 +40,10 @@ class UMT5Config:
     def tiny(cls) -> Self:
         return cls(vocab_size=64, dim=24, head_dim=6, num_heads=4, mlp_dim=40, depth=2)
 
+    @classmethod
+    def nano(cls) -> Self:
+        return cls(vocab_size=512, dim=64, head_dim=16, num_heads=4, mlp_dim=128, depth=2)
+
 
 class UMT5Encoder(nnx.Module):
     """The network. Its weights decide the dtype; norms and softmax are in float32."""

@@ -63,6 +63,10 @@ class WanDiTConfig:
     def tiny(cls) -> Self:
         return cls(dim=48, mlp_dim=96, depth=2, num_heads=3, time_dim=32, text_dim=24, text_len=12, image_dim=32)
 
+    @classmethod
+    def nano(cls) -> Self:
+        return cls(dim=160, mlp_dim=512, depth=6, num_heads=4, time_dim=64, text_dim=64, text_len=64, image_dim=64)
+
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
