@@ -13,6 +13,7 @@ from typing import Any
 
 from conversion.commands import convert_checkpoint, random_checkpoint
 from conversion.networks import NETWORKS
+from gen3r_jax.checkpoint import holds_weights
 from gen3r_jax.errors import UserError
 from gen3r_jax.models.tokenizer import Tokenizer
 
@@ -55,7 +56,7 @@ def find_weights(path: Path) -> Path:
     """
     if not path.is_dir():
         raise UserError(f"no weights at {path}: give the converted or the official folder")
-    if any((path / name / "params").exists() for name in NETWORKS):
+    if any(holds_weights(path / name) for name in NETWORKS):
         return path
     if not (path / NETWORKS["wan_dit"].folder / "config.json").exists():
         raise UserError(f"{path} holds neither converted weights nor the official folder (transformer/, vggt/, ...)")

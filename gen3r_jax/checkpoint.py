@@ -1,7 +1,8 @@
 """What goes to disk: the weights of a network, and the state of a training run.
 
 A network is a folder: ``config.json`` holds ``{"network": class name, "config": {...}}`` and ``params`` the parameters
-as Orbax writes a nested dict. A run has one folder a step with the items ``state``, ``data`` (the position in the data,
+as Orbax writes a nested dict, or ``params.safetensors`` the same in one file, by dotted names, for small networks that
+are handed around. A run has one folder a step with the items ``state``, ``data`` (the position in the data,
 one file a process) and ``config``. Any folder appears under its name only when it is complete.
 """
 
@@ -18,12 +19,16 @@ import orbax.checkpoint as ocp
 from etils import epath
 from flax import nnx
 from orbax.checkpoint import checkpoint_managers as policies
+from safetensors import SafetensorError, safe_open
+from safetensors.flax import save_file
 
 from gen3r_jax import module
 from gen3r_jax.errors import UserError
 from gen3r_jax.module import Params
 from gen3r_jax.options import read_options
 from gen3r_jax.sharding import fetch, param_shardings
+
+COMPACT = "params.safetensors"
 
 # Orbax logs the traceback of every error that it also raises; the one that is raised is enough.
 logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname or record.levelno < logging.ERROR)
@@ -48,7 +53,7 @@ def save_weights(path: epath.PathLike, network_class: type[nnx.Module], config: 
     alone = ocp.options.MultiprocessingOptions(primary_host=0, active_processes={0}, barrier_sync_key_prefix="alone")
     partial, old = (path.parent / f".{path.name}.{suffix}" for suffix in ("partial", "old"))
     try:
-        if path.exists() and not ((path / "config.json").exists() and (path / "params").exists()):
+        if path.exists() and not holds_weights(path):
             raise UserError(f"{path} exists and is no weights folder; name another place or remove it")
         for leftover in (partial, old):
             if leftover.exists():
@@ -72,6 +77,25 @@ def save_weights(path: epath.PathLike, network_class: type[nnx.Module], config: 
         raise UserError(f"cannot write weights to {path}: {_reason(error)}") from error
 
 
+def save_compact(path: epath.PathLike, network_class: type[nnx.Module], config: Any, params: Params) -> None:
+    """Writes parameters of ``network_class(config)``, as they are, into one file in the folder `path`."""
+    path = epath.Path(path)
+    description = {"network": network_class.__name__, "config": dataclasses.asdict(config)}
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        (path / "config.json").write_text(json.dumps(description, indent=2) + "\n")
+        partial = path / f".{COMPACT}.partial"
+        save_file(module.flatten(params), partial)
+        partial.replace(path / COMPACT)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"cannot write weights to {path}: {_reason(error)}") from error
+
+
+def holds_weights(path: epath.Path) -> bool:
+    """Whether the folder looks like one of a network."""
+    return (path / "config.json").exists() and any((path / name).exists() for name in ("params", COMPACT))
+
+
 def load_network(
     path: epath.PathLike, network_class: type[nnx.Module], *, dtype: Any = None, shardings: Any = None
 ) -> tuple[nnx.GraphDef, Params]:
@@ -93,10 +117,21 @@ def load_network(
 
 
 def _restore_params(path: epath.Path, name: str, wanted: Params, dtype: Any, shardings: Any) -> Params:
+    shardings = shardings or _default_shardings(wanted)
+    if not (path / "params").exists():
+        with safe_open(path / COMPACT, "flax") as file:
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        refuse_mismatch(f"weights in {path} do not fit {name}", wanted, tensors)
+
+        def place(key: str, sharding: jax.sharding.Sharding) -> jax.Array:
+            cast = dtype if dtype is not None and jnp.issubdtype(tensors[key].dtype, jnp.floating) else None
+            return jax.device_put(tensors[key].astype(cast or tensors[key].dtype), sharding)
+
+        placed = [place(*item) for item in module.flatten(shardings).items()]
+        return jax.tree.unflatten(jax.tree.structure(wanted), placed)
     with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
         stored = checkpointer.metadata(path / "params").item_metadata.tree
         refuse_mismatch(f"weights in {path} do not fit {name}", wanted, stored)
-        shardings = shardings or _default_shardings(wanted)
 
         def target(want: jax.ShapeDtypeStruct, have: Any, sharding: jax.sharding.Sharding) -> jax.ShapeDtypeStruct:
             cast = dtype if dtype is not None and jnp.issubdtype(have.dtype, jnp.floating) else have.dtype
@@ -112,7 +147,7 @@ def read_config(path: epath.PathLike, network_class: type[nnx.Module]) -> Any:
     name = network_class.__name__
     if not path.exists():
         raise UserError(f"no weights of {name} at {path}: the folder does not exist")
-    if not (path / "config.json").exists() or not (path / "params").exists():
+    if not holds_weights(path):
         raise UserError(f"{path} holds no weights of {name}: a weights folder has config.json and params/")
     try:
         description = json.loads((path / "config.json").read_text())
@@ -122,6 +157,18 @@ def read_config(path: epath.PathLike, network_class: type[nnx.Module]) -> Any:
     if network != name:
         raise UserError(f"{path} holds weights of {network}, not of {name}")
     return read_options(network_class.Config, config, f"{path}/config.json config")
+
+
+def stored_leaves(path: epath.PathLike) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes and dtypes of the parameters in a network's folder, by dotted name."""
+    path = epath.Path(path).absolute()
+    if (path / "params").exists():
+        with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
+            leaves = module.flatten(checkpointer.metadata(path / "params").item_metadata.tree)
+        return {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for name, leaf in leaves.items()}
+    with safe_open(path / COMPACT, "flax") as file:
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    return {key: jax.ShapeDtypeStruct(x.shape, x.dtype) for key, x in tensors.items()}
 
 
 def refuse_mismatch(subject: str, wanted: Any, stored: Any) -> None:

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import orbax.checkpoint as ocp
 
-from gen3r_jax import module
+from gen3r_jax.checkpoint import holds_weights, stored_leaves
 from gen3r_jax.errors import UserError, main_guard
 from gen3r_jax.export.cameras import read_cameras
 from gen3r_jax.training.metrics import read_metrics
@@ -19,9 +18,9 @@ def describe(folder: Path) -> list[str]:
     """Lines of text about a folder made by this project. Raises UserError for any other."""
     if not folder.is_dir():
         raise UserError(f"{folder} is no folder")
-    if (folder / "config.json").exists() and (folder / "params").exists():
+    if holds_weights(folder):
         return [_weights(folder)]
-    if networks := sorted(path.parent for path in folder.glob("*/params")):
+    if networks := sorted(path for path in folder.iterdir() if holds_weights(path)):
         lines = [_weights(network) for network in networks]
         if (folder / "scheduler.json").exists():
             lines.append(f"noise schedule: shift {_read(folder / 'scheduler.json')['shift']}")
@@ -35,12 +34,15 @@ def describe(folder: Path) -> list[str]:
 
 def _weights(folder: Path) -> str:
     network = _read(folder / "config.json").get("network", "?")
-    with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
-        leaves = module.flatten(checkpointer.metadata(folder.absolute() / "params").item_metadata.tree).values()
+    leaves = stored_leaves(folder).values()
     count = sum(math.prod(leaf.shape) for leaf in leaves)
     size = sum(math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize for leaf in leaves)
     dtypes = ", ".join(sorted({str(np.dtype(leaf.dtype)) for leaf in leaves}))
-    return f"{folder.name}: {network}, {count:,} parameters, {size / 1e9:.2f} GB ({dtypes})"
+    return f"{folder.name}: {network}, {count:,} parameters, {_bytes(size)} ({dtypes})"
+
+
+def _bytes(count: int) -> str:
+    return f"{count / 1e9:.2f} GB" if count > 1e8 else f"{count / 1e6:.2f} MB"
 
 
 def _run(folder: Path) -> list[str]:

@@ -39,6 +39,7 @@ FLOORS = {
     "gen3r_jax.generate": 4,
     "gen3r_jax.view": 4,
     "gen3r_jax.info": 4,
+    "gen3r_jax.compact": 4,
     "conversion": 4,
     "gen3r_jax.training.encode": 5,
     "gen3r_jax.train": 5,

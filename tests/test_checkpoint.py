@@ -15,7 +15,10 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from gen3r_jax import module
 from gen3r_jax.checkpoint import TrainCheckpoints, load_network, save_network, save_weights
+from gen3r_jax.compact import compact
 from gen3r_jax.errors import UserError
+from gen3r_jax.info import describe
+from gen3r_jax.models.umt5 import UMT5Config, UMT5Encoder
 from gen3r_jax.sharding import MeshOptions, make_mesh
 
 
@@ -231,3 +234,25 @@ def test_a_full_disk_keeps_the_old_weights(saved, small_files):
     with pytest.raises(UserError, match=r"cannot write weights to .*: File too large"):
         save_network(path, Net(NetConfig(dim=256), rngs=nnx.Rngs(0)))
     _assert_equal(load_network(path, Net)[1], module.split(network)[1])
+
+
+def test_compact_weights(tmp_path):
+    """One file, half the bytes, read like the folder it came from."""
+    config = UMT5Config.tiny()
+    network = UMT5Encoder(config, rngs=nnx.Rngs(0))
+    save_network(tmp_path / "weights" / "umt5", network)
+    (tmp_path / "weights" / "scheduler.json").write_text('{"shift": 2.0}')
+    compact(tmp_path / "weights", tmp_path / "small", "bfloat16")
+    graphdef, params = load_network(tmp_path / "small" / "umt5", UMT5Encoder, dtype=jnp.float32)
+    assert module.merge(graphdef, params).config == config
+    for name, leaf in module.flatten(module.split(network)[1]).items():
+        found = module.flatten(params)[name]
+        assert found.dtype == jnp.float32
+        np.testing.assert_allclose(found, leaf, rtol=2**-8)
+    assert "bfloat16" in describe(tmp_path / "small" / "umt5")[0]
+    assert any("shift 2.0" in line for line in describe(tmp_path / "small"))
+    (tmp_path / "small" / "umt5" / "params.safetensors").write_bytes(b"cut short")
+    with pytest.raises(UserError, match="are damaged"):
+        load_network(tmp_path / "small" / "umt5", UMT5Encoder)
+    with pytest.raises(UserError, match="holds no weights"):
+        compact(tmp_path, tmp_path / "smaller", "bfloat16")

@@ -51,6 +51,22 @@ class Tokenizer:
         tokenizer.add_special_tokens([PAD, "</s>", "<unk>"])
         return cls(tokenizer)
 
+    @classmethod
+    def of_words(cls, words: Sequence[str]) -> "Tokenizer":
+        """A tokenizer whose tokens are these words (in lower case) and marks; any other word is unknown."""
+        vocabulary = {token: i for i, token in enumerate((PAD, "</s>", "<unk>", ",", ".", ";", *words))}
+        tokenizer = FastTokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+        tokenizer.normalizer = normalizers.Lowercase()
+        tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+        tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+        tokenizer.add_special_tokens([PAD, "</s>", "<unk>"])
+        return cls(tokenizer)
+
+    @property
+    def size(self) -> int:
+        """Number of different tokens."""
+        return self._tokenizer.get_vocab_size()
+
     def save(self, path: Path | str) -> None:
         """Writes ``tokenizer.json`` into a folder, which is made when it is missing."""
         Path(path).mkdir(parents=True, exist_ok=True)

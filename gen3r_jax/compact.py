@@ -1,0 +1,50 @@
+"""Makes trained weights small enough to hand around: ``python -m gen3r_jax.compact WEIGHTS OUTPUT [--dtype bfloat16]``
+
+OUTPUT gets one ``params.safetensors`` and one ``config.json`` a network, the tokenizer and the noise schedule; every
+command takes it like the folder that it was made from.
+"""
+
+import argparse
+import shutil
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+
+from gen3r_jax.checkpoint import holds_weights, load_network, read_config, save_compact
+from gen3r_jax.errors import UserError, main_guard
+from gen3r_jax.generation import NETWORKS
+
+
+def compact(weights: Path, output: Path, dtype: str) -> list[str]:
+    """Returns a line a network. Raises UserError where `weights` holds none."""
+    found = [name for name in NETWORKS if holds_weights(weights / name)]
+    if not found:
+        raise UserError(f"{weights} holds no weights; give a folder with some of {', '.join(NETWORKS)}")
+    lines, total = [], 0
+    for name in found:
+        config = read_config(weights / name, NETWORKS[name])
+        _, params = load_network(weights / name, NETWORKS[name], dtype=jnp.dtype(dtype))
+        save_compact(output / name, NETWORKS[name], config, params)
+        size = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
+        total += size
+        lines.append(f"{output / name}: {size / 1e6:.2f} MB")
+    for other in ("tokenizer", "scheduler.json"):
+        if (weights / other).is_dir():
+            shutil.copytree(weights / other, output / other, dirs_exist_ok=True)
+        elif (weights / other).exists():
+            shutil.copy(weights / other, output / other)
+    return [*lines, f"together {total / 1e6:.1f} MB"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m gen3r_jax.compact", description=__doc__.splitlines()[0])
+    parser.add_argument("weights", type=Path, help="folder with trained or converted networks")
+    parser.add_argument("output", type=Path)
+    parser.add_argument("--dtype", choices=("bfloat16", "float16", "float32"), default="bfloat16")
+    arguments = parser.parse_args()
+    print("\n".join(compact(arguments.weights, arguments.output, arguments.dtype)))
+
+
+if __name__ == "__main__":
+    main_guard(main)
