@@ -53,6 +53,7 @@ def get_config(preset: str = "") -> ConfigDict:
         clip_start=1.0,  # the threshold starts so many times higher
         clip_decay=0.1,  # and comes down over this part of a phase
         ema_decay=0.0,
+        optimizer="adamw",  # or "muon"
     )
     config.mesh = dict(data=1, fsdp=-1, seq=0, tensor=1)  # seq 0: 1, 2 or 4, as the batch divides
     config.train = dict(

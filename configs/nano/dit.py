@@ -1,0 +1,32 @@
+"""The diffusion transformer of the nano model: `configs/dit.py` at 112 x 112 and 9 frames, from latents encoded before.
+
+Needs `weights/` of the stages before (`make nano` runs all in order).
+"""
+
+import runpy
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+full_recipe = runpy.run_path(str(Path(__file__).parent.parent / "dit.py"))["get_config"]
+
+
+def get_config(preset: str = "") -> ConfigDict:
+    if preset not in ("", "frames", "appearance"):
+        raise ValueError(f"configs/nano/dit.py has no preset {preset!r}; it has frames (not encoded before), appearance")
+    config = full_recipe()
+    config.model.update(preset="nano", remat="none", vae_chunk_frames=0, frozen_dtype="float32")
+    config.weights.update(dir="runs/nano/weights", encoded="runs/nano/latents")
+    config.data.update(source="runs/nano/data", sets=(), workers=0)
+    config.optim.update(optimizer="muon", learning_rate=2e-3, warmup_steps=100, final_fraction=0.01, weight_decay=1e-2)
+    config.optim.update(clip_norm=1.0, ema_decay=0.999)
+    config.samples.update(steps=20, guidance_scale=2.0, negative_prompt="")
+    config.train.update(batch_size=8, side=112, phases=((9, 8000, 8),), dtype="float32")
+    config.validation.update(every=1000, clips=4)
+    config.checkpoint.update(every=500, keep=2, keep_every=0)
+    if preset == "frames":
+        config.weights.encoded = ""
+    if preset == "appearance":
+        config.model.latents = "appearance"
+        config.weights.encoded = "runs/nano/latents-appearance"
+    return config
