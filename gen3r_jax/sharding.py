@@ -199,8 +199,17 @@ def opt_state_shardings(tx: optax.GradientTransformation, params: Any, shardings
     """
     state = jax.eval_shape(tx.init, params)
     everywhere = NamedSharding(mesh, PartitionSpec())
+
+    def masked(leaf: Any) -> bool:
+        return isinstance(leaf, optax.MaskedNode)  # a parameter that another of several optimizers moves
+
     return optax.tree_map_params(
-        tx, lambda _, sharding: sharding, state, shardings, transform_non_params=lambda _: everywhere
+        tx,
+        lambda leaf, sharding: leaf if masked(leaf) else sharding,
+        state,
+        shardings,
+        transform_non_params=lambda _: everywhere,
+        is_leaf=masked,
     )
 
 

@@ -191,3 +191,18 @@ def test_a_batch_that_no_mesh_divides():
     options = read_options(LoopOptions, toy_config(train__batch_size=7, mesh__fsdp=-1, mesh__seq=0, mesh__tensor=1))
     with pytest.raises(UserError, match="7 is not a multiple of 8"):
         training_mesh(options, make_phases(((4, 5, 1),)))
+
+
+def test_muon_moves_kernels_as_far_as_adam_would():
+    """On eight devices, so the state of two optimizers finds its places; the loss falls."""
+    first, _ = _updates(micro_batches=1, steps=1, optim__optimizer="muon", optim__warmup_steps=0)
+    rate = read_options(LoopOptions, toy_config()).optim.learning_rate
+    before = ToyStage().init(jax.random.key(0))["mlp"]["up"]["kernel"]
+    moved = np.sqrt(np.mean((np.asarray(first.params["mlp"]["up"]["kernel"]) - before) ** 2))
+    assert 0.05 * rate < moved < 0.5 * rate
+    changes = {"mesh__fsdp": 4, "mesh__data": 2, "train__phases": ((4, 5, 1),)}
+    options = read_options(LoopOptions, toy_config(optim__optimizer="muon", **changes))
+    mesh = training_mesh(options, make_phases(options.train.phases))
+    abstract = abstract_state(ToyStage(), make_optimizer(options.optim, 5), mesh, with_ema=False)
+    momentum = [leaf for leaf in jax.tree.leaves(abstract.opt_state) if leaf.ndim == 2]
+    assert momentum and all(leaf.sharding.mesh == mesh for leaf in momentum)
