@@ -1,12 +1,34 @@
-"""What several sets share: tables of numbers, poses from quaternions."""
+"""What several sets share: finding folders, JSON, tables of numbers, poses from quaternions."""
 
+import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
 from gen3r_jax.errors import UserError
 from gen3r_jax.geometry.cameras import quaternion_to_matrix
+
+
+def folders_with(raw: Path, part: str, depth: int) -> Iterator[Path]:
+    """The folders, at most `depth` levels below `raw`, that hold `part`, by name. Nothing is looked for inside them."""
+    if (raw / part).exists():
+        yield raw
+    elif depth:
+        for folder in sorted(path for path in raw.iterdir() if path.is_dir()):
+            yield from folders_with(folder, part, depth - 1)
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file. Raises UserError where it is missing or damaged."""
+    try:
+        return json.loads(path.read_bytes())
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
+    except ValueError as error:
+        raise UserError(f"cannot read {path}: {error}") from None
 
 
 def read_lines(path: Path) -> list[str]:

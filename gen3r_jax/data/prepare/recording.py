@@ -53,6 +53,7 @@ class Recording:
     id: unique within its set; names the scene's folder. group: what shares content and therefore a split.
     split: the official one, if there is one. dropped: frames that were left out while reading, by reason.
     continues: whether a frame follows another without a gap; a scene ends where it does not.
+    unfit: why the whole recording is skipped; empty if it is not.
     """
 
     id: str
@@ -61,6 +62,7 @@ class Recording:
     split: Split | None = None
     dropped: dict[str, int] = field(default_factory=dict)
     continues: Callable[[RawFrame, RawFrame], bool] = always
+    unfit: str = ""
 
 
 @dataclass(frozen=True)

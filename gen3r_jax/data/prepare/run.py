@@ -125,7 +125,7 @@ def _prepare_unit(chosen: DataSet, unit: Unit, settings: Settings, folder: Path,
         raise
     except (UserError, OSError) as error:
         outcome.skipped.append((unit.key, str(error)))
-    _write_text(record, json.dumps(asdict(outcome)))
+    _write_text(record, json.dumps(vars(outcome)))
     return outcome
 
 
