@@ -52,7 +52,7 @@ def develop(frame: RawFrame, how: Developing) -> DevelopedFrame:
     """
     source = frame.image.read_bytes() if isinstance(frame.image, Path) else frame.image()
     encoded = source if isinstance(source, bytes) else b""
-    picture = read_image(encoded) if encoded else source
+    picture = read_image(source) if isinstance(source, bytes) else source
     depth = None if frame.depth is None else _checked_depth(frame)
     height, width = picture.shape[:2]
     given_height, given_width = frame.size or (height, width)

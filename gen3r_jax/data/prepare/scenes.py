@@ -101,8 +101,9 @@ def write_recording(
     number_them = data_set.chunk_frames > 0 or len(pieces) > 1
     if not pieces:
         outcome.skipped.append((recording.id, _too_short(0, data_set, outcome)))
-    for number, piece in pieces:
+    for number, stretch, piece in pieces:
         scene_id = f"{recording.id}_c{number:03d}" if number_them else recording.id
+        scene_id += f"_{stretch}" if stretch else ""
         part = f"c{number}" if data_set.split_by_chunk else ""
         scene_split = _split(data_set, recording, part)
         if split not in ("all", scene_split):
@@ -212,22 +213,24 @@ def _same_size(kept: Sequence[_Kept]) -> _Sorted:
     return _Sorted([frame for frame in kept if frame.size == size], [frame for frame in kept if frame.size != size])
 
 
-def _pieces(kept: Sequence[_Kept], recording: Recording, data_set: DataSet) -> Iterator[tuple[int, list[_Kept]]]:
-    """Cuts at gaps and at the set's longest scene; each piece comes with its number."""
+def _pieces(kept: Sequence[_Kept], recording: Recording, data_set: DataSet) -> Iterator[tuple[int, int, list[_Kept]]]:
+    """Cuts at gaps and at the set's longest scene.
+
+    Each piece comes with the number of its part, and with which stretch of a fixed part between gaps it is.
+    """
     longest = data_set.chunk_frames
     if data_set.split_by_chunk:
         by_chunk = itertools.groupby(kept, key=lambda frame: int(frame.raw.order) // longest)
         for number, chunk in by_chunk:
             inner = [frame for frame in chunk if not _guards(frame, number, data_set, recording)]
-            runs = _runs(inner, recording)
-            if runs:
-                yield number, max(runs, key=len)
+            for stretch, run in enumerate(_runs(inner, recording)):
+                yield number, stretch, run
         return
     number = 0
     for run in _runs(kept, recording):
         parts = -(-len(run) // longest) if longest else 1
         for part in range(parts):
-            yield number, run[part * len(run) // parts : (part + 1) * len(run) // parts]
+            yield number, 0, run[part * len(run) // parts : (part + 1) * len(run) // parts]
             number += 1
 
 
