@@ -23,23 +23,12 @@ import grain
 import numpy as np
 from absl import flags
 
-from gen3r_jax.data.captions import clean_caption
-from gen3r_jax.data.clips import (
-    crop_depth,
-    crop_intrinsics,
-    default_intrinsics,
-    quantize,
-    repair_indices,
-    require_clip_length,
-    require_side,
-    resize_crop,
-    sample_indices,
-)
+from gen3r_jax.data.clip_maker import ClipMaker, Place
+from gen3r_jax.data.clips import require_clip_length, require_side
 from gen3r_jax.data.images import require_frames
 from gen3r_jax.data.procedural import Difficulty
-from gen3r_jax.data.sources import Capture, Source, open_source
+from gen3r_jax.data.sources import Source, open_source
 from gen3r_jax.errors import UserError
-from gen3r_jax.geometry.cameras import rebase_to_first
 from gen3r_jax.options import read_options
 from gen3r_jax.remote import local_copy
 
@@ -47,9 +36,6 @@ log = logging.getLogger(__name__)
 
 ENDLESS = 1 << 40
 """Clips: more than anyone trains on, few enough for Grain's arithmetic."""
-
-MAX_DAMAGED = 100
-"""A run stops when so many scenes in a row cannot be read."""
 
 
 @dataclass(frozen=True)
@@ -80,86 +66,6 @@ class DataOptions:
     difficulty: Difficulty = "easy"
     workers: int = 0
     prefetch: int = 2
-
-
-class _Place(NamedTuple):
-    source: int
-    scene: int
-
-
-@dataclass(frozen=True)
-class ClipMaker(grain.transforms.RandomMap):
-    """Turns a place (source, scene) and a random generator into a sample; see :func:`make_loader` for its entries.
-
-    Without `training` nothing is drawn: clips begin at the first frame with the largest stride.
-    """
-
-    sources: tuple[Source, ...]
-    max_strides: tuple[int, ...]
-    num_frames: int
-    size: tuple[int, int]
-    training: bool
-    official_crop: bool = False
-    depth: bool = False
-
-    def random_map(self, place: _Place, rng: np.random.Generator) -> dict[str, Any]:
-        source, scene = self.sources[place.source], place.scene
-        draw = rng if self.training else None
-        longest = self.max_strides[place.source]
-        stride = int(rng.integers(1, longest + 1)) if self.training else longest
-        attempts = min(len(source), MAX_DAMAGED)
-        problems: list[Exception] = []
-        while len(problems) < attempts:
-            try:
-                sample = self._clip(source, source.scene(scene), stride, draw)
-            except (UserError, OSError) as error:
-                problems.append(error)
-                scene = (scene + 1) % len(source)
-            else:
-                sample["num_replaced"] = np.int32(sample["num_replaced"] + len(problems))
-                return sample
-        raise UserError(f"no scene of {source.name} can be read ({attempts} tried); the first: {problems[0]}")
-
-    def _clip(self, source: Source, capture: Capture, stride: int, rng: np.random.Generator | None) -> dict[str, Any]:
-        indices = sample_indices(capture.length, self.num_frames, stride, rng)
-        step = max(1, int(np.diff(indices, append=indices[-1]).max()))  # the stride, if the scene is long enough for it
-        pictures = capture.read(indices)
-        readable = np.array([picture is not None for picture in pictures])
-        if not readable.any():
-            raise UserError(f"{source.name}: scene {capture.id} has no readable frame")
-        repaired = repair_indices(readable, rng)
-        crops = {i: quantize(resize_crop(pictures[i], self.size)) for i in set(repaired)}
-        c2w = np.tile(np.eye(4), (self.num_frames, 1, 1))
-        intrinsics = np.tile(default_intrinsics(self.size), (self.num_frames, 1, 1))
-        if capture.cameras:
-            cameras = capture.cameras.take(indices[repaired])
-            c2w = rebase_to_first(cameras.c2w)
-            intrinsics = np.stack(
-                [
-                    crop_intrinsics(
-                        _scale(camera, size, pictures[i].shape[:2]),
-                        pictures[i].shape[:2],
-                        self.size,
-                        truncate=self.official_crop,
-                    )
-                    for i, camera, size in zip(repaired, cameras.intrinsics, cameras.sizes, strict=True)
-                ]
-            )
-        entries = {}
-        if self.depth:
-            if capture.depth is None:
-                raise UserError(f"{source.name}: scene {capture.id} has no depth, which data.depth asks for")
-            depths = {i: crop_depth(capture.depth(indices[i]), self.size) for i in set(repaired)}
-            entries["depth"] = np.stack([depths[i] for i in repaired]).astype(np.float16)
-        return entries | {
-            "frames": np.stack([crops[i] for i in repaired]),
-            "intrinsics": intrinsics.astype(np.float32),
-            "c2w": c2w.astype(np.float32),
-            "has_cameras": np.bool_(capture.cameras is not None),
-            "caption": _caption(capture.captions, rng),
-            "sample_id": f"{source.name}/{capture.id}[{indices[0]}:{indices[-1] + 1}:{step}]",
-            "num_replaced": int(np.sum(~readable)),
-        }
 
 
 def make_loader(
@@ -272,8 +178,8 @@ class Loader(grain.DatasetIterator):
 class _Tag(grain.transforms.Map):
     source: int
 
-    def map(self, scene: int) -> _Place:
-        return _Place(self.source, int(scene))
+    def map(self, scene: int) -> Place:
+        return Place(self.source, int(scene))
 
 
 def _close(loader: "weakref.ref[Loader]") -> None:
@@ -370,14 +276,3 @@ def _check_counts(options: DataOptions, batch_size: int) -> None:
             raise UserError(f"{key} must be at least 1, not {value}")
     if options.workers < 0:
         raise UserError(f"data.workers must be at least 0, not {options.workers}")
-
-
-def _scale(intrinsics: np.ndarray, size: np.ndarray, actual: tuple[int, int]) -> np.ndarray:
-    """Intrinsics given for an image of `size`, for the file's `actual` size (height, width)."""
-    return intrinsics * np.array([[actual[1] / size[1]], [actual[0] / size[0]], [1]])
-
-
-def _caption(captions: tuple[str, ...], rng: np.random.Generator | None) -> str:
-    if not captions:
-        return ""
-    return clean_caption(captions[rng.integers(len(captions))], rng) if rng else captions[0]
