@@ -145,6 +145,14 @@ def test_co3d_gaps_between_frame_numbers_are_no_jumps(tmp_path):
     assert len(run("co3d", raw, tmp_path / "out").scenes) == 1
 
 
+def test_co3d_pictures_that_were_scaled_down(tmp_path):
+    raw = co3d.write(tmp_path / "raw")
+    file = raw / "apple/frame_annotations.jgz"
+    annotations = [annotation | {"image": annotation["image"] | {"size": [96, 128]}} for annotation in co3d.read(file)]
+    file.write_bytes(gzip.compress(json.dumps(annotations).encode()))
+    shared.assert_camera(_scene("co3d", raw, tmp_path / "out").cameras)
+
+
 def test_co3d_depth_needs_its_mask(tmp_path):
     raw = co3d.write(tmp_path / "raw")
     shutil.rmtree(raw / "apple/1_2_3/depth_masks")
