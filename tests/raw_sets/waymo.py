@@ -73,7 +73,7 @@ def _jpeg(index: float) -> bytes:
 
 
 def _write_parquet(folder: Path, segment: str, shots: list, intrinsic: tuple[float, ...], packed: bool) -> None:
-    """The second row of calibrations is of another segment."""
+    """The last row of the calibrations is of another segment."""
     transform = pyarrow.list_(pyarrow.float64(), 16)
     times, cameras, jpegs, poses = zip(*shots, strict=True)
     _write_table(
@@ -88,7 +88,7 @@ def _write_parquet(folder: Path, segment: str, shots: list, intrinsic: tuple[flo
             "[CameraImageComponent].pose_timestamp": pyarrow.array([t / 1e6 for t in times]),
         },
     )
-    lenses = [(segment, 2, 99.0), ("another", 1, 99.0), (segment, 1, intrinsic[0])]
+    lenses = [(segment, 2, 99.0), (segment, 1, intrinsic[0]), ("another", 1, 99.0)]
     prefix = "[CameraCalibrationComponent]"
     _write_table(
         folder / "camera_calibration" / f"{segment}.parquet",
