@@ -345,3 +345,10 @@ def test_sets_are_found_by_both_names(name):
     chosen = data_set(name)
     assert chosen.name == name
     assert data_set(chosen.title.upper()) is chosen
+
+
+def test_a_frame_without_depth_among_others_knows_nothing(tmp_path):
+    frames = [_frame(i, depth=partial(shared.depth, i) if i else None) for i in range(3)]
+    _, scenes = _write(tmp_path, frames)
+    np.testing.assert_allclose(scenes[0].depth[:, 5, 5], [0, 1.5, 1], rtol=1e-3)
+    assert scenes[0].description["depth"]

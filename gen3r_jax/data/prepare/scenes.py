@@ -283,14 +283,18 @@ def _write_scene(piece: Sequence[_Kept], description: dict, how: Developing, pla
     with writing(place.parent):
         shutil.rmtree(scratch, ignore_errors=True)
         (scratch / "images").mkdir(parents=True)
+        has_depth = any(frame.depth for frame in piece)
+        if has_depth:
+            (scratch / "depth").mkdir()
         names = []
         for number, frame in enumerate(piece):
             name = f"frame_{number:05d}"
             names.append(f"{name}{frame.image.suffix}")
             os.replace(frame.image, scratch / "images" / names[-1])
             if frame.depth:
-                (scratch / "depth").mkdir(exist_ok=True)
                 os.replace(frame.depth, scratch / "depth" / f"{name}.png")
+            elif has_depth:  # of this frame nothing is known
+                (scratch / "depth" / f"{name}.png").write_bytes(encode_depth(np.zeros(frame.size, np.float32)))
         cameras = Cameras(
             np.stack([frame.raw.c2w for frame in piece]),
             np.stack([frame.intrinsics for frame in piece]),
@@ -301,7 +305,7 @@ def _write_scene(piece: Sequence[_Kept], description: dict, how: Developing, pla
         first = piece[0].raw
         description |= {
             "steps": asdict(how),
-            "depth": piece[0].depth is not None,
+            "depth": has_depth,
             "first_camera": {key: getattr(first, key) for key in ("focal", "centre", "size", "distortion")},
             "source_frames": [frame.raw.name for frame in piece],
             "order": [frame.raw.order for frame in piece],
