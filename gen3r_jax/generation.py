@@ -389,9 +389,6 @@ def _check(
     b, k, height, width, _ = images.shape
     if b != len(prompts):
         raise UserError(f"{len(prompts)} prompts for {b} samples of control_images")
-    for text in prompts:
-        if not text.strip():
-            raise UserError("the prompt is empty; say what the scene shows")
     require_side(height)
     require_side(width)
     require_clip_length(num_frames)

@@ -24,7 +24,9 @@ import jax
 from absl import app, flags, logging
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from gen3r_jax import command_line
 from gen3r_jax.collectives import by_kind, largest
+from gen3r_jax.command_line import CONFIG, parse_flags
 from gen3r_jax.errors import UserError, main_guard
 from gen3r_jax.estimate import Run, generation_runs
 from gen3r_jax.generation import NETWORKS
@@ -33,10 +35,11 @@ from gen3r_jax.program_cost import ProgramCost, kept_by_others, measure
 from gen3r_jax.sharding import param_shardings
 from gen3r_jax.stages.dit import DiTStage
 from gen3r_jax.topology import LINK_UTILISATION, UTILISATION, Topology, parse
-from gen3r_jax.train import CONFIG, RunOptions, parse_flags, read_config
+from gen3r_jax.train import RunOptions, read_config
 from gen3r_jax.training.stage import Stage
 from gen3r_jax.training.step import Phase, Program, make_phases, step_programs, training_mesh
 
+flags.adopt_module_key_flags(command_line)
 TOPOLOGY = flags.DEFINE_string("topology", None, "What to compile for: v5e:4x4, v5p:256, h100:8, ...")
 PROGRAM = flags.DEFINE_multi_string("program", [], "Compile only the programs of these names.")
 PHASE = flags.DEFINE_integer("phase", None, "Only the phase of this number, from 0; all by default.", lower_bound=0)

@@ -15,14 +15,14 @@ tensorboard/, loss.png, validation/step_N/ (pictures) and weights/ (the trained 
 
 import dataclasses
 import functools
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 from absl import app, flags, logging
-from ml_collections import config_flags
 
+from gen3r_jax import command_line
+from gen3r_jax.command_line import CONFIG, parse_flags
 from gen3r_jax.data.encoded import make_encoded_loader
 from gen3r_jax.data.loader import DataOptions, make_loader
 from gen3r_jax.errors import UserError, main_guard
@@ -30,14 +30,15 @@ from gen3r_jax.options import read_options
 from gen3r_jax.remote import local_copy
 from gen3r_jax.stages.adapter import AdapterStage
 from gen3r_jax.stages.dit import DiTStage
+from gen3r_jax.stages.wan_vae import WanVAEStage
 from gen3r_jax.training.distributed import initialize, wait_for_all
 from gen3r_jax.training.loop import LoopOptions, MakeLoader, train
 from gen3r_jax.training.stage import Stage
 from gen3r_jax.training.workdir import claim_workdir
 
-STAGES: dict[str, type[Stage]] = {"adapter": AdapterStage, "dit": DiTStage}
+STAGES: dict[str, type[Stage]] = {"adapter": AdapterStage, "dit": DiTStage, "wan_vae": WanVAEStage}
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, with a preset after a colon.", lock_config=True)
+flags.adopt_module_key_flags(command_line)
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run, also gs://...; made when it is missing.")
 
 
@@ -96,21 +97,6 @@ def loader_of(stage: Stage, options: RunOptions) -> MakeLoader:
 
 def _encoded(stage: Stage) -> str:
     return stage.weights.encoded if isinstance(stage, DiTStage) else ""
-
-
-def parse_flags(arguments: Sequence[str]) -> list[str]:
-    """Reads the command line. Whatever is wrong with it, or with the config file, becomes a UserError of one line."""
-    try:
-        rest = flags.FLAGS(arguments)
-        if CONFIG.value is not None:
-            CONFIG.value.to_dict()  # a config file that cannot be read says so only now
-    except (KeyError, AttributeError) as error:
-        text = str(error.args[0]).replace("\\n", ". ").replace("\n", ". ")
-        raise UserError("unknown config key: " + re.sub(r"[\\'\"]", "", text)) from error
-    except Exception as error:  # absl, ml_collections and the config file each raise their own kinds
-        last_line = str(error).strip().splitlines()[-1].strip()
-        raise UserError(re.sub(r"^\w*Error: ", "", last_line)) from error
-    return rest
 
 
 if __name__ == "__main__":

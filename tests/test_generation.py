@@ -197,7 +197,6 @@ def test_given_noise_replaces_the_seed(pipeline, result):
         ({"control_images": images(1, 3)}, "3 control_images for 5 frames"),
         ({"control_images": images()[:, :, :100]}, "side 100 is not a multiple of 112"),
         ({"control_images": images()[0]}, "need the shape"),
-        ({"prompt": " "}, "prompt is empty"),
         ({"prompt": ["one", "two"]}, "2 prompts for 1 samples"),
         ({"num_frames": 6}, "6 frames are not 4 k"),
         ({"num_inference_steps": 0}, "at least 1"),

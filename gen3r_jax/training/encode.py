@@ -20,15 +20,17 @@ import numpy as np
 from absl import app, flags, logging
 from tqdm import tqdm
 
-from gen3r_jax import module
+from gen3r_jax import command_line, module
+from gen3r_jax.command_line import CONFIG, parse_flags, read_part
 from gen3r_jax.data.encoded import Header, SampleWriter
 from gen3r_jax.data.loader import make_loader
 from gen3r_jax.errors import UserError, main_guard
 from gen3r_jax.sharding import fetch, param_shardings
 from gen3r_jax.stages.dit import DiTStage
-from gen3r_jax.train import CONFIG, RunOptions, parse_flags, read_config
+from gen3r_jax.train import RunOptions, read_config
 from gen3r_jax.training.step import make_phases, training_mesh
 
+flags.adopt_module_key_flags(command_line)
 OUTPUT = flags.DEFINE_string("output", None, "Folder for the latents; it is made when it is missing.")
 CLIPS = flags.DEFINE_integer("clips", 10_000, "Training clips.", lower_bound=1)
 PER_FILE = flags.DEFINE_integer("clips_per_file", 64, "A multiple of --batch.", lower_bound=1)
@@ -74,7 +76,7 @@ def encode(stage: DiTStage, options: RunOptions, num_frames: int, frozen: module
         make_loader, options.data, num_frames=num_frames, side=options.train.side, seed=options.train.seed
     )
     _write(stage, frozen, folder, "test", loader, options.validation.clips, (0, 1))
-    _write(stage, frozen, folder, "train", loader, CLIPS.value, _part())
+    _write(stage, frozen, folder, "train", loader, CLIPS.value, read_part(PART.value))
 
 
 def _write(
@@ -113,13 +115,6 @@ def samples(
         raise UserError(f"{', '.join(bad)} of {', '.join(batch['sample_id'])} not finite; use --dtype float32")
     for i, sample_id in enumerate(batch["sample_id"]):
         yield str(sample_id), {name: np.asarray(x[i]) for name, x in arrays.items()}
-
-
-def _part() -> tuple[int, int]:
-    number, _, count = PART.value.partition("/")
-    if not (number.isdigit() and count.isdigit() and int(number) < int(count)):
-        raise UserError(f"--part {PART.value!r} must be number/of how many, such as 0/4 to 3/4")
-    return int(number), int(count)
 
 
 if __name__ == "__main__":
