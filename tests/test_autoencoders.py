@@ -18,17 +18,16 @@ from gen3r_jax.sharding import MeshOptions, make_mesh
 
 CONFIGS = {WanVAE: WanVAEConfig(width=4), GeometryAdapter: GeometryAdapterConfig(hidden_dim=4, input_dim=20)}
 SHAPES = {WanVAE: ((8, 16, 3), (1, 2, 16)), GeometryAdapter: ((4, 8, 20), (7, 14, 16))}  # frames, latents
+NANO = replace(WanVAEConfig.nano(), width=4)
 
 
 def random(*shape, seed=0):
     return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), jnp.float32)
 
 
-@pytest.fixture(scope="module", params=CONFIGS, ids=lambda cls: cls.__name__)
-def network(request):
+def drawn(cls, config):
     """Class, static part and random parameters."""
-    cls = request.param
-    graphdef, shapes = module.abstract(lambda rngs: cls(CONFIGS[cls], rngs=rngs))
+    graphdef, shapes = module.abstract(lambda rngs: cls(config, rngs=rngs))
     rng = np.random.default_rng(0)
 
     def draw(leaf):
@@ -36,6 +35,11 @@ def network(request):
         return jnp.asarray(rng.uniform(-1, 1, leaf.shape) * (3 / fan_in) ** 0.5, jnp.float32)
 
     return cls, graphdef, jax.tree.map(draw, shapes)
+
+
+@pytest.fixture(scope="module", params=CONFIGS, ids=lambda cls: cls.__name__)
+def network(request):
+    return drawn(request.param, CONFIGS[request.param])
 
 
 def error(ours, expected):
@@ -75,6 +79,22 @@ def test_decoding_in_chunks_equals_the_whole(network):
     assert whole.shape == (2, 13, *SHAPES[cls][0])
     for latents, chunk in ((1, 2), (2, 1), (3, 2), (4, 3)):
         assert error(decode(z[:, :latents], chunk), whole[:, : 4 * latents - 3]) < 1e-6  # 4e-7
+
+
+def test_nano_in_chunks_equals_the_whole():
+    """Squares of pixels in place of the highest resolution, no stacks of blocks in the encoder's second level."""
+    _, graphdef, params = drawn(WanVAE, NANO)
+    assert params["encoder"]["stem"]["kernel"].shape == (3, 3, 3, 12, 4)
+    x = random(1, 9, 8, 16, 3)
+
+    def both(params, x, encoded, decoded):
+        network = module.merge(graphdef, params)
+        posterior = network.encode(x, encoded)
+        return posterior, network.decode(posterior.mode(), decoded)
+
+    whole, chunked = (jit(lambda p, x, c=chunks: both(p, x, *c))(params, x) for chunks in ((None, None), (4, 2)))
+    assert whole[0].mean.shape == (1, 3, 1, 2, 16) and whole[1].shape == x.shape
+    assert error(chunked, whole) < 1e-6
 
 
 @pytest.mark.parametrize("network", [WanVAE], indirect=True)
@@ -210,6 +230,15 @@ def test_what_does_not_fit_is_said(cls, method, shape, chunk, message):
 
     with pytest.raises(UserError, match=message.replace("+", r"\+")):
         jax.eval_shape(call, jax.ShapeDtypeStruct(shape, jnp.float32))
+
+
+def test_sizes_of_the_networks():
+    """The official one has 127 million parameters; the fields for smaller ones leave it alone."""
+    for config, count in ((WanVAEConfig.wan21(), 126_892_531), (WanVAEConfig.nano(), 1_889_212)):
+        _, params = module.abstract(lambda rngs, config=config: WanVAE(config, rngs=rngs))
+        assert module.count_parameters(params) == count
+    with pytest.raises(UserError, match="patch 2 with 4 factors"):
+        nnx.eval_shape(lambda: WanVAE(WanVAEConfig(patch=2), rngs=nnx.Rngs(0)))
 
 
 def test_latent_statistics_must_fit():

@@ -8,6 +8,7 @@ Blocks of equal shape in a row are stacked and walked by ``jax.lax.scan``: a com
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Self
 
 import jax
@@ -89,6 +90,10 @@ class ResidualBlock(nnx.Module):
         return skip + x, {"conv1": history1, "conv2": history2}
 
 
+def _of_width(width: int, rngs: nnx.Rngs) -> ResidualBlock:
+    return ResidualBlock(width, width, rngs=rngs)
+
+
 def residual_cache(inputs: int, outputs: int, shape: Shape, dtype: jnp.dtype) -> Cache:
     return {"conv1": _history(2, inputs, shape, dtype), "conv2": _history(2, outputs, shape, dtype)}
 
@@ -127,7 +132,7 @@ def _block(start: Start, remat: Remat) -> Callable[[Array, tuple[ResidualBlock, 
 class Level(nnx.Module):
     """Residual blocks of one width, then a change of resolution.
 
-    `entry` is the block that changes the width (None if none does), `blocks` the stack of those that keep it.
+    `entry` is the block that changes the width, `blocks` the stack of those that keep it; None where there are none.
     """
 
     def __init__(
@@ -137,7 +142,7 @@ class Level(nnx.Module):
         self.count = count - (inputs != outputs)
         self.remat = remat
         self.entry = ResidualBlock(inputs, outputs, rngs=rngs) if inputs != outputs else None
-        self.blocks = module.stack(lambda r: ResidualBlock(outputs, outputs, rngs=r), rngs, self.count)
+        self.blocks = module.stack(partial(_of_width, outputs), rngs, self.count) if self.count else None
         self.resample = resample
 
     def __call__(
@@ -147,7 +152,8 @@ class Level(nnx.Module):
         new = dict(cache)
         if self.entry is not None:
             x, new["entry"] = block(x, (self.entry, cache["entry"]))
-        x, new["blocks"] = jax.lax.scan(block, x, (self.blocks, cache["blocks"]))
+        if self.blocks is not None:
+            x, new["blocks"] = jax.lax.scan(block, x, (self.blocks, cache["blocks"]))
         if self.resample is not None:
             x, new["time"], start = self.resample(x, cache["time"], start)
         return shard(x, "batch", None, "rows", "columns"), new, start
@@ -205,7 +211,8 @@ class Up(nnx.Module):
         return history, shape and (shape[0], shape[1] * self.stride, shape[2] * self.stride)
 
 
-# Which changes of resolution halve or double the frame rate, in the order of the encoder; the decoder mirrors it.
+# Which changes of resolution halve or double the frame rate, in the order of the encoder; the decoder mirrors it. A
+# network with fewer changes goes without the first.
 TEMPORAL = (False, True, True)
 Resampling = Callable[[int, bool], nnx.Module]  # (features, temporal) -> Down or Up
 
@@ -213,19 +220,28 @@ Resampling = Callable[[int, bool], nnx.Module]  # (features, temporal) -> Down o
 class Encoder(nnx.Module):
     """Causal encoder: ``b 4k+1 h w inputs`` -> ``b k+1 h' w' outputs``.
 
-    The last level holds one block more than the others, the first of the official "middle": nothing lies between.
+    The last level holds one block more than the `blocks` of the others, the first of the official "middle": nothing
+    lies between.
     """
 
     def __init__(
-        self, inputs: int, widths: tuple[int, ...], outputs: int, down: Resampling, remat: Remat, *, rngs: nnx.Rngs
+        self,
+        inputs: int,
+        widths: tuple[int, ...],
+        outputs: int,
+        down: Resampling,
+        remat: Remat,
+        blocks: int = 2,
+        *,
+        rngs: nnx.Rngs,
     ) -> None:
         self.inputs, self.remat, last = inputs, remat, widths[-1]
         self.stem = CausalConv(inputs, widths[0], rngs=rngs)
         levels = []
         for i, (before, after) in enumerate(zip((widths[0], *widths), widths, strict=False)):
             is_last = i == len(widths) - 1
-            resample = None if is_last else down(after, TEMPORAL[i])
-            levels.append(Level(before, after, 3 if is_last else 2, resample, remat, rngs=rngs))
+            resample = None if is_last else down(after, TEMPORAL[i + 1 - len(widths)])
+            levels.append(Level(before, after, blocks + is_last, resample, remat, rngs=rngs))
         self.levels = nnx.List(levels)
         self.attention = FrameAttention(last, rngs=rngs)
         self.tail = ResidualBlock(last, last, rngs=rngs)
@@ -254,11 +270,20 @@ class Encoder(nnx.Module):
 class Decoder(nnx.Module):
     """Causal decoder: ``b k+1 h w inputs`` -> ``b 4k+1 h' w' outputs``.
 
-    The first level holds one block more than the others, the last of the official "middle": nothing lies between.
+    A level has one block more than the encoder's `blocks`, and the first one more than the others, the last of the
+    official "middle": nothing lies between.
     """
 
     def __init__(
-        self, inputs: int, widths: tuple[int, ...], outputs: int, up: Resampling, remat: Remat, *, rngs: nnx.Rngs
+        self,
+        inputs: int,
+        widths: tuple[int, ...],
+        outputs: int,
+        up: Resampling,
+        remat: Remat,
+        blocks: int = 2,
+        *,
+        rngs: nnx.Rngs,
     ) -> None:
         self.inputs, self.remat, first = inputs, remat, widths[0]
         self.stem = CausalConv(inputs, first, rngs=rngs)
@@ -267,7 +292,7 @@ class Decoder(nnx.Module):
         levels, before = [], first
         for i, after in enumerate(widths):
             resample = None if i == len(widths) - 1 else up(after, TEMPORAL[::-1][i])
-            levels.append(Level(before, after, 4 if i == 0 else 3, resample, remat, rngs=rngs))
+            levels.append(Level(before, after, blocks + 1 + (i == 0), resample, remat, rngs=rngs))
             before = after // 2
         self.levels = nnx.List(levels)
         self.norm = L2Norm(widths[-1])

@@ -11,6 +11,7 @@ from gen3r_jax.errors import UserError
 from gen3r_jax.models.causal_autoencoder import CausalAutoencoder, Decoder, DiagonalGaussian, Down, Encoder, Up
 from gen3r_jax.module import Remat
 from gen3r_jax.ops.causal_conv import conv2d
+from gen3r_jax.ops.patches import from_patches, to_patches
 from gen3r_jax.ops.resized_conv import DoublingConv
 
 # fmt: off
@@ -30,12 +31,18 @@ class WanVAEConfig:
     """Sizes of the VAE.
 
     Attributes:
-      width: channels at full resolution; 2, 4 and 4 times as many below.
+      width: channels at the highest resolution.
+      factors: channels at each resolution in units of `width`; each is half the one before.
+      blocks: residual blocks of the encoder at each resolution; the decoder has one more.
+      patch: side of the squares of pixels that the network sees as one: 1 with four factors, 2 with three.
       latent_mean, latent_std: statistics of the latents, one number a channel; the posterior's mean is normalised.
       remat: what is computed again for the gradient, see :func:`gen3r_jax.module.rematerialised`.
     """
 
     width: int = 96
+    factors: tuple[int, ...] = (1, 2, 4, 4)
+    blocks: int = 2
+    patch: int = 1
     latent_channels: int = 16
     latent_mean: tuple[float, ...] = LATENT_MEAN
     latent_std: tuple[float, ...] = LATENT_STD
@@ -49,12 +56,21 @@ class WanVAEConfig:
     def tiny(cls) -> Self:
         return cls(width=8, latent_mean=(0.0,) * 16, latent_std=(1.0,) * 16)
 
+    @classmethod
+    def nano(cls) -> Self:
+        return cls(width=16, factors=(1, 2, 4), blocks=1, patch=2, latent_mean=(0.0,) * 16, latent_std=(1.0,) * 16)
+
 
 class WanVAE(CausalAutoencoder):
     Config = WanVAEConfig
 
     def __init__(self, config: WanVAEConfig, *, rngs: nnx.Rngs) -> None:
-        widths = tuple(config.width * factor for factor in (1, 2, 4, 4))
+        if (config.patch, len(config.factors)) not in ((1, 4), (2, 3)):
+            raise UserError(
+                f"patch {config.patch} with {len(config.factors)} factors does not make latents of 8x8x4 pixels; "
+                "allowed: patch 1 with 4 factors, patch 2 with 3"
+            )
+        widths = tuple(config.width * factor for factor in config.factors)
 
         def down(features: int, temporal: bool) -> Down:
             space = conv2d(features, features, strides=2, padding=((0, 1), (0, 1)), rngs=rngs)
@@ -64,8 +80,9 @@ class WanVAE(CausalAutoencoder):
             return Up(DoublingConv(features, features // 2, rngs=rngs), features, 2, temporal, rngs=rngs)
 
         latent = config.latent_channels
-        encoder = Encoder(3, widths, 2 * latent, down, config.remat, rngs=rngs)
-        decoder = Decoder(latent, widths[::-1], 3, up, config.remat, rngs=rngs)
+        pixels = 3 * config.patch**2
+        encoder = Encoder(pixels, widths, 2 * latent, down, config.remat, config.blocks, rngs=rngs)
+        decoder = Decoder(latent, widths[::-1], pixels, up, config.remat, config.blocks, rngs=rngs)
         super().__init__(config, encoder, decoder, rngs=rngs)
 
     def encode(self, video: Float[Array, "b t h w 3"], chunk_frames: int | None = None) -> DiagonalGaussian:
@@ -95,5 +112,12 @@ class WanVAE(CausalAutoencoder):
         """
         return self._decode(z, chunk_frames, self.leave)
 
-    def leave(self, features: Float[Array, "b t h w 3"]) -> Float[Array, "b t h w 3"]:
-        return jnp.clip(features, -1.0, 1.0)
+    def enter(self, frames: Float[Array, "b t h w 3"]) -> Float[Array, "b t y x p"]:
+        return frames if self.config.patch == 1 else to_patches(frames, self.config.patch)
+
+    def leave(self, features: Float[Array, "b t y x p"]) -> Float[Array, "b t h w 3"]:
+        return jnp.clip(self.pixels(features), -1.0, 1.0)
+
+    def pixels(self, features: Float[Array, "b t y x p"]) -> Float[Array, "b t h w 3"]:
+        """RGB as the decoder gives it, which may leave [-1, 1]."""
+        return features if self.config.patch == 1 else from_patches(features, self.config.patch)
