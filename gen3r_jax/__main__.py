@@ -12,6 +12,7 @@ COMMANDS = {
     "view": ("gen3r_jax.view", "look at a scene in the browser"),
     "info": ("gen3r_jax.info", "what a folder holds: a scene, weights, a training run"),
     "prepare": ("gen3r_jax.data.prepare.__main__", "a data set, as its site hands it out, to scenes that train"),
+    "check": ("gen3r_jax.data.check.__main__", "whether prepared scenes are sound; a report with pictures"),
     "caption": ("gen3r_jax.data.caption", "captions from a file into prepared scenes"),
     "pack": ("gen3r_jax.data.pack", "scenes of any source into shards"),
     "train": ("gen3r_jax.train", "train by a config file"),
