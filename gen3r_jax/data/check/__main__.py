@@ -28,16 +28,15 @@ def main() -> int:
     for key, least in (("sample", 0), ("workers", 1)):
         if getattr(arguments, key) < least:
             raise UserError(f"--{key} must be at least {least}, not {getattr(arguments, key)}")
-    from gen3r_jax.data.check.report import summary, write_report
+    from gen3r_jax.data.check.report import summary, total, write_report
     from gen3r_jax.data.check.sets import check_root
 
     results = check_root(arguments.root, sample=arguments.sample, workers=arguments.workers)
     report = arguments.report or arguments.root / "check.html"
     write_report(report, arguments.root.resolve(), results)
-    errors, warnings = (sum(result.count(level) for result in results) for level in ("error", "warning"))
     print(summary(results))
-    print(f"{errors} errors, {warnings} warnings; report: {report}")
-    return 1 if errors else 0
+    print(f"{total(results)}; report: {report}")
+    return int(any(result.count("error") for result in results))
 
 
 if __name__ == "__main__":

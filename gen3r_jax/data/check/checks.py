@@ -89,13 +89,13 @@ def _check(job: Job, result: SceneResult) -> None:
     result.frames = len(names)
     result.captions = len(read_captions(job.folder / "captions.txt"))
     result.group, result.split = str(description.get("group", "")), str(description.get("split", ""))
-    _check_cameras(cameras, result)
+    sound = _check_cameras(cameras, result)
     _check_order(names, description, result)
     whole = _check_files(job.folder, names, cameras, description, result)
     if job.driving:
         _check_direction(cameras, result)
     if whole and job.sampled and _check_pixels(job.folder, names, cameras, result):
-        if len(names) > 1 and (job.folder / "depth").is_dir():
+        if sound and len(names) > 1 and (job.folder / "depth").is_dir():
             _check_depth(job.folder, names, cameras, result)
         if job.drawn:
             result.preview = draw_preview(job.folder, names, cameras.c2w, description.get("scale") == "metric")
@@ -115,7 +115,8 @@ def _read_description(folder: Path, result: SceneResult) -> dict:
     return description
 
 
-def _check_cameras(cameras: Cameras, result: SceneResult) -> None:
+def _check_cameras(cameras: Cameras, result: SceneResult) -> bool:
+    """Whether there is a camera behind every frame's numbers."""
     rotation = cameras.c2w[:, :3, :3]
     skewed = np.abs(rotation @ rotation.transpose(0, 2, 1) - np.eye(3)).max(axis=(1, 2)) > 1e-3
     if wrong := np.flatnonzero(skewed | (np.linalg.det(rotation) < 0)).tolist():
@@ -126,10 +127,11 @@ def _check_cameras(cameras: Cameras, result: SceneResult) -> None:
     if wrong := np.flatnonzero(~sound).tolist():
         result.error("a focal length is not above 0, or the principal point outside the picture", _frames(wrong))
     steps = np.linalg.norm(np.diff(cameras.c2w[:, :3, 3], axis=0), axis=-1)
-    if len(steps) and len(jumps := np.flatnonzero(steps > JUMP * np.median(steps) + 1e-9)) and np.median(steps) > 0:
-        worst = int(steps.argmax())
-        times = f"by {steps[worst] / np.median(steps):.0f} times the median step at frame {worst}"
-        result.warn(f"the camera jumps (above {JUMP} times its median step)", f"{len(jumps)} times, {times}")
+    median = np.median(steps) if len(steps) else 0.0
+    if median > 0 and (jumps := np.flatnonzero(steps > JUMP * median)).size:
+        largest = f"the largest {steps.max() / median:.0f} times, after frame {steps.argmax()}"
+        result.warn(f"the camera jumps (above {JUMP} times its median step)", f"at {jumps.size} frames; {largest}")
+    return bool(sound.all() and not skewed.any())
 
 
 def _check_order(names: list[str], description: dict, result: SceneResult) -> None:

@@ -20,16 +20,16 @@ def check_lists(folder: Path) -> tuple[Splits, list[Finding]]:
     findings: list[Finding] = []
     for file in sorted(folder.glob(f"*_{KINDS[0]}.txt")):
         name = file.name.removesuffix(f"_{KINDS[0]}.txt")
-        lists = {kind: _read(folder / f"{name}_{kind}.txt") for kind in KINDS}
-        counts = {kind: len(lines) for kind, lines in lists.items() if lines}
-        if len(set(counts.values())) > 1:
-            detail = ", ".join(f"{count} in {name}_{kind}.txt" for kind, count in counts.items())
+        files = [folder / f"{name}_{kind}.txt" for kind in KINDS]
+        lists = {file.name: _read(file) for file in files if file.is_file()}
+        if len({len(lines) for lines in lists.values()}) > 1:
+            detail = ", ".join(f"{len(lines)} in {name}" for name, lines in lists.items())
             findings.append(Finding("error", "lists are not parallel", str(file), detail))
             continue
-        for number, videos in enumerate(lists[KINDS[0]]):
+        for number, named in enumerate(zip(*lists.values(), strict=True)):
+            videos = named[0]
             scene = videos.parent if videos.name == "images" else videos
             splits.setdefault(os.path.abspath(scene), set()).add(name)
-            named = [lines[number] for lines in lists.values() if lines]
             where = f"{file}, line {number + 1}"
             if missing := [path for path in named if not path.exists()]:
                 findings.append(Finding("error", "a list names what is not there", where, str(missing[0])))
@@ -109,8 +109,6 @@ def check_duplicates(scenes: Mapping[str, SceneResult], splits: Mapping[str, set
 
 
 def _read(path: Path) -> list[Path]:
-    """Paths as in training: absolute, or relative to the working folder, else to the list's."""
-    if not path.is_file():
-        return []
+    """Paths as in training: absolute, or relative to the working folder, else to the list's folder."""
     lines = (Path(line.strip()) for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
     return [line if line.is_absolute() or line.exists() else path.parent / line for line in lines]

@@ -36,8 +36,10 @@ table { width: 100%; margin: .8rem 0; border-collapse: collapse; background: var
 th, td { padding: .4rem .8rem; text-align: left; vertical-align: top; border-top: 1px solid var(--line);
   overflow-wrap: anywhere; }
 th { font-weight: 600; font-size: .8rem; color: var(--dim); border-top: 0; white-space: nowrap; }
-td.number { text-align: right; font-variant-numeric: tabular-nums; }
-.overview td:first-child, .overview th:first-child { font-weight: 600; }
+td.tag { white-space: nowrap; }
+td { min-width: 5.5rem; }
+.number { text-align: right; font-variant-numeric: tabular-nums; width: 6rem; }
+.overview td:first-child { font-weight: 600; }
 .lengths { font-size: 1.1rem; letter-spacing: 1px; color: var(--blue); }
 .scene { display: grid; grid-template-columns: minmax(0, 1fr) 200px; gap: .3rem 1.2rem; margin: .8rem 0;
   padding: .9rem 1rem; background: var(--card); border: 1px solid var(--line); border-radius: 8px; }
@@ -77,6 +79,11 @@ def summary(results: Sequence[SetResult]) -> str:
     return "\n".join(lines)
 
 
+def total(results: Sequence[SetResult]) -> str:
+    """Such as "2 errors, 1 warning"."""
+    return ", ".join(_number(sum(result.count(level) for result in results), level) for level in ("error", "warning"))
+
+
 def write_report(path: Path, root: Path, results: Sequence[SetResult]) -> None:
     partial = path.with_name(f".{path.name}.partial")
     try:
@@ -90,7 +97,7 @@ def _counts(result: SetResult) -> str:
     lengths = [scene.frames for scene in result.scenes]
     captioned = sum(scene.captions > 0 for scene in result.scenes)
     parts = [
-        f"{len(lengths)} scenes with {sum(lengths)} frames ({min(lengths)} to {max(lengths)})",
+        f"{_number(len(lengths), 'scene')} with {_number(sum(lengths), 'frame')} ({min(lengths)} to {max(lengths)})",
         f"{captioned} with captions",
     ]
     if verdicts := [scene.depth.state for scene in result.scenes if scene.depth]:
@@ -99,9 +106,13 @@ def _counts(result: SetResult) -> str:
     return "; ".join(parts)
 
 
+def _number(count: int, word: str) -> str:
+    return f"{count} {word}{'' if count == 1 else 's'}"
+
+
 def _page(root: Path, results: Sequence[SetResult]) -> str:
-    errors, warnings = (sum(result.count(level) for result in results) for level in ("error", "warning"))
-    state = f'<span class="error">{errors} errors</span>' if errors else '<span class="good">no errors</span>'
+    errors = sum(result.count("error") for result in results)
+    tone = "error" if errors else "good"
     rows = "".join(
         f'<tr><td>{escape(result.name)}</td><td class="number">{len(result.scenes)}</td>'
         f'<td class="number">{sum(scene.frames for scene in result.scenes)}</td>'
@@ -109,13 +120,14 @@ def _page(root: Path, results: Sequence[SetResult]) -> str:
         for result in results
         if result.name
     )
-    head = "<tr><th>set</th><th>scenes</th><th>frames</th><th>errors</th><th>warnings</th></tr>"
+    columns = "".join(f'<th class="number">{column}</th>' for column in ("scenes", "frames", "errors", "warnings"))
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{escape(root.name)}: check</title><style>{STYLE}</style></head>\n<body>"
-        f"<h1>{escape(str(root))}</h1><p>{state}, {warnings} warnings</p>"
-        f'<table class="overview">{head}{rows}</table>\n{"".join(map(_section, results))}</body></html>\n'
+        f'<h1>{escape(str(root))}</h1><p class="{tone}">{total(results)}</p>'
+        f'<table class="overview"><tr><th>set</th>{columns}</tr>{rows}</table>\n'
+        f"{''.join(map(_section, results))}</body></html>\n"
     )
 
 
@@ -140,7 +152,8 @@ def _findings(result: SetResult) -> str:
     )
     if not rows:
         return '<p class="good">Nothing found.</p>'
-    return f"<table><tr><th></th><th>times</th><th>what</th><th>first</th><th></th></tr>{rows}</table>"
+    head = '<tr><th></th><th class="number">times</th><th>what</th><th>first</th><th></th></tr>'
+    return f"<table>{head}{rows}</table>"
 
 
 def _scene(scene: SceneResult) -> str:
@@ -149,7 +162,7 @@ def _scene(scene: SceneResult) -> str:
         for alt, jpeg in (("frames", scene.preview.sheet), ("depth", scene.preview.depth))
         if jpeg
     )
-    facts = [f"{scene.frames} frames", f"{scene.captions} captions", scene.split, _verdict(scene)]
+    facts = [_number(scene.frames, "frame"), _number(scene.captions, "caption"), scene.split, _verdict(scene)]
     levels = {finding.level for finding in scene.findings}
     tags = "".join(f' <span class="tag {level}">{level}</span>' for level in sorted(levels))
     return (
