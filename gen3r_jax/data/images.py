@@ -3,13 +3,14 @@
 import io
 import re
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
 
 import av
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float64, UInt8
 from PIL import Image, ImageOps
 
 from gen3r_jax.errors import UserError
@@ -75,21 +76,28 @@ class Video:
 
     def __init__(self, path: Path):
         self.path = Path(path)
-        self._times, self._key_times = self._index
+        self._times, self._key_times, self._unit = self._index
         if not self._times:
             raise UserError(f"{self.path} has no video frames; give a playable video file")
 
     def __len__(self) -> int:
         return len(self._times)
 
+    @property
+    def times(self) -> Float64[np.ndarray, "frames"]:
+        """When each frame is shown, in seconds."""
+        return np.array(self._times) * float(self._unit)
+
     @cached_property
-    def _index(self) -> tuple[list[int], list[int]]:
-        """Presentation times of all frames and of the key frames, from the packets' headers: nothing is decoded."""
-        times, key_times = set(), []
+    def _index(self) -> tuple[list[int], list[int], Fraction]:
+        """Presentation times of all frames and of the key frames, from the packets' headers: nothing is decoded; and
+        their unit in seconds."""
+        times, key_times, unit = set(), [], Fraction(1)
         try:
             with av.open(self.path) as container:
                 if not container.streams.video:
                     raise UserError(f"{self.path} has no video stream; give a playable video file")
+                unit = container.streams.video[0].time_base
                 for packet in container.demux(container.streams.video[0]):
                     if packet.pts is not None and packet.size and not packet.is_discard:
                         times.add(packet.pts)
@@ -100,15 +108,20 @@ class Video:
         except (OSError, av.FFmpegError) as error:
             if not times:
                 raise UserError(f"cannot read the video {self.path}: {_one_line(error)}") from None
-        return sorted(times), sorted(key_times)
+        return sorted(times), sorted(key_times), unit
 
     def read(self, indices: Iterable[int]) -> list[Picture | None]:
-        """Decodes the frames with these numbers (any order, repeats allowed); None where a frame is damaged.
+        """Decodes the frames with these numbers (any order, repeats allowed); None where a frame is damaged."""
+        indices = list(indices)
+        decoded = dict(self.stream(indices))
+        return [decoded.get(index) for index in indices]
+
+    def stream(self, indices: Iterable[int]) -> Iterator[tuple[int, Picture]]:
+        """Decodes the frames with these numbers one by one in the order of time; damaged ones are left out.
 
         Decoding starts at the key frame before the first of them and stops after the last.
         """
-        wanted = [self._times[index] for index in indices]
-        decoded: dict[int, Picture] = {}
+        wanted = {self._times[index]: index for index in indices}
         try:
             with av.open(self.path) as container:
                 stream = container.streams.video[0]
@@ -122,12 +135,11 @@ class Video:
                         continue
                     for frame in frames:
                         if frame.pts in wanted:
-                            decoded[frame.pts] = _upright(frame)
+                            yield wanted[frame.pts], _upright(frame)
                     if frames and frames[-1].pts is not None and frames[-1].pts >= max(wanted):
                         break
         except (OSError, av.FFmpegError):
             pass  # a file cut short: what was decoded counts
-        return [decoded.get(time) for time in wanted]
 
 
 def read_frames(

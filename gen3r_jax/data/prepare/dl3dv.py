@@ -1,0 +1,108 @@
+"""DL3DV-10K: walks through places of all kinds, about 300 frames of a video each, in nerfstudio's format.
+
+    <batch>/<hash>/{transforms.json,images_4/frame_00001.png}       as the site's script unpacks it (1K to 11K)
+    <hash>/nerfstudio/{transforms.json,images_4/frame_00001.png}    the benchmark
+
+``transforms.json`` names pictures ``images/...`` and gives intrinsics of the video, whatever size was downloaded, and
+poses with OpenGL axes in a unit of the scene's own. The lens is distorted. Not all pictures have a pose.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from gen3r_jax.data.images import list_images
+from gen3r_jax.data.prepare.readers import read_json
+from gen3r_jax.data.prepare.recording import DataSet, RawFrame, ReadOptions, Recording, Unit
+from gen3r_jax.errors import UserError
+from gen3r_jax.geometry.cameras import OPENGL_AXES
+
+PICTURES = ("images_4", "images_2", "images", "images_8")
+"""Folders with pictures, the best first. 960 x 540 is what a clip of 560 pixels needs; more takes longer to read and
+gives the same, 480 x 270 is little."""
+
+LONGEST_STEP = 2
+"""Frames numbered farther apart have a gap between them."""
+
+
+def find(raw: Path) -> list[Unit]:
+    """One unit for each scene, in whatever batch: its folder."""
+    return [Unit(folder.name, (folder,)) for folder in _scenes(raw, 2)]
+
+
+def _scenes(folder: Path, depth: int) -> Iterator[Path]:
+    for inner in sorted(path for path in folder.iterdir() if path.is_dir()):
+        if re.fullmatch("[0-9a-f]{64}", inner.name):
+            yield inner
+        elif depth:
+            yield from _scenes(inner, depth - 1)
+
+
+def read(unit: Unit, options: ReadOptions) -> Iterator[Recording]:
+    (folder,) = unit.paths
+    batch = folder.absolute().parent.name
+    scene = f"{batch}_{folder.name}" if re.fullmatch(r"\d+K", batch) else folder.name
+    content = folder / "nerfstudio" if (folder / "nerfstudio").is_dir() else folder
+    pictures = next((path for name in PICTURES if (path := content / name).is_dir()), None)
+    unfit = {
+        "of the batch of problems": batch == "problem",
+        "no transforms.json": not (content / "transforms.json").exists(),
+        f"no pictures ({', '.join(PICTURES)})": pictures is None,
+    }
+    if reason := next((reason for reason, holds in unfit.items() if holds), ""):
+        yield Recording(scene, folder.name, (), unfit=reason)
+        return
+    frames, dropped = _read_frames(content / "transforms.json", pictures)
+    yield Recording(scene, folder.name, frames, dropped=dropped, continues=_continues)
+
+
+def _read_frames(transforms: Path, pictures: Path) -> tuple[list[RawFrame], Counter[str]]:
+    """The frames with a picture and a pose, and how many lack one of them."""
+    content = read_json(transforms)
+    without_pose, without_picture, frames = {image.name: image for image in list_images(pictures)}, 0, []
+    try:
+        if (model := content.get("camera_model", "OPENCV")) != "OPENCV":
+            raise ValueError(f"the camera is {model}, not OPENCV")
+        for frame in content["frames"]:
+            camera = content | frame  # a frame may have intrinsics of its own
+            image = without_pose.pop(Path(frame["file_path"]).name, None)
+            if image is None:
+                without_picture += 1
+                continue
+            frames.append(
+                RawFrame(
+                    image.name,
+                    int(re.search(r"\d+", image.stem)[0]),
+                    image,
+                    np.array(frame["transform_matrix"], np.float64).reshape(4, 4) @ OPENGL_AXES,
+                    (float(camera["fl_x"]), float(camera["fl_y"])),
+                    (float(camera["cx"]), float(camera["cy"])),
+                    (float(camera["h"]), float(camera["w"])),
+                    tuple(float(camera.get(term, 0)) for term in ("k1", "k2", "p1", "p2")),
+                )
+            )
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{transforms} is not that of a DL3DV scene: {error!r}") from None
+    dropped = Counter({"no picture": without_picture, "no pose": len(without_pose)})
+    return frames, +dropped
+
+
+def _continues(before: RawFrame, after: RawFrame) -> bool:
+    return after.order - before.order <= LONGEST_STEP
+
+
+DATA_SET = DataSet(
+    name="dl3dv",
+    title="DL3DV-10K",
+    site="https://github.com/DL3DV-10K/Dataset",
+    licence="DL3DV Terms of Use, CC BY-NC 4.0",
+    scale="sfm",
+    layout="<batch>/<hash of 64 digits>/ or <hash>/nerfstudio/, at most three folders deep",
+    find=find,
+    read=read,
+    min_frames=25,
+    evaluation_scenes=200,
+)

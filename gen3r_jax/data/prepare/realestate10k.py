@@ -1,0 +1,158 @@
+"""RealEstate10K: clips of videos of houses on YouTube, with cameras that were found from the pictures.
+
+    {train,test}/<clip>.txt                     here or one folder deeper: the archive, which holds no pictures
+    {train,test}/<clip>/<stamp>.{png,jpg}       frames cut out of the videos; may be in frames/{train,test}/, too
+    videos/<YouTube id>.{mp4,mkv,webm,...}      or the videos, from which frames are read by their time
+
+The first line of a text is the video's address, the others are frames: a stamp in microseconds; fx fy cx cy as parts
+of the picture's width and height, from its corner; two zeros; three rows of the pose, world to camera in OpenCV axes,
+in a unit of the clip's own. ACID has the same format.
+"""
+
+import math
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+
+from gen3r_jax.data.images import VIDEO_SUFFIXES, Picture, Video, list_images
+from gen3r_jax.data.prepare.readers import read_lines, read_table
+from gen3r_jax.data.prepare.recording import DataSet, RawFrame, ReadOptions, Recording, Unit
+from gen3r_jax.errors import UserError
+from gen3r_jax.geometry.cameras import invert_se3
+
+SPLITS = ("train", "test")
+
+NEAR = 0.008
+"""Seconds between a stamp and its video frame, less than. They differ by 1 ms at most where the video is the right one;
+frames are 33 ms apart."""
+
+GAP = 1.5
+"""A pause so many times the clip's median is a gap."""
+
+JUMP = 10
+"""A step so many times the clip's median step is one that the reconstruction got wrong, or a cut."""
+
+
+def find(raw: Path, splits: Sequence[str] = ()) -> list[Unit]:
+    """One unit for each clip of the folders called `splits` (by default of any): its text, and where pictures may be.
+
+    The folder is part of the key only where another has a clip of the same name.
+    """
+
+    def texts(pattern: str) -> list[Path]:
+        return sorted(file for file in raw.glob(pattern) if not splits or file.parent.name in splits)
+
+    clips = texts("*/*.txt") or texts("*/*/*.txt")
+    often = Counter(file.stem for file in clips)
+    keys = (file.stem if often[file.stem] == 1 else f"{file.parent.name}/{file.stem}" for file in clips)
+    return [Unit(key, (file, raw)) for key, file in zip(keys, clips, strict=True)]
+
+
+def read(unit: Unit, options: ReadOptions, official_split: bool = False) -> Iterator[Recording]:
+    """official_split: whether the folder's name is the split."""
+    text, raw = unit.paths
+    video, rows = _video_id(text), read_table(text, 19, header=1)
+    scene, split = unit.key.replace("/", "_"), text.parent.name if official_split else None
+    pictures = _pictures(text, raw, video, rows[:, 0])
+    if pictures is None:
+        yield Recording(scene, video, (), split, unfit="neither its frames nor its video are there")
+        return
+    frames, missing = [], 0
+    for stamp, fx, fy, cx, cy, _, _, *w2c in rows:
+        if stamp not in pictures:
+            missing += 1
+            continue
+        c2w = invert_se3(np.vstack([np.reshape(w2c, (3, 4)), [0, 0, 0, 1]]))
+        frames.append(RawFrame(f"{stamp:.0f}", stamp / 1e6, pictures[stamp], c2w, (fx, fy), (cx, cy), size=(1, 1)))
+    dropped = {"no picture of its time": missing} if missing else {}
+    yield Recording(scene, video, frames, split, dropped, _continuity(frames))
+
+
+def _video_id(text: Path) -> str:
+    """``w`` of ``https://www.youtube.com/watch?v=w`` and ``https://youtu.be/w`` in the first line."""
+    address = next(iter(read_lines(text)), "").strip()
+    if found := re.search(r"[?&]v=([\w-]+)", address) or re.search(r"://.+/([\w-]+)$", address):
+        return found[1]
+    raise UserError(f"{text} does not begin with the address of a video")
+
+
+def _pictures(
+    text: Path, raw: Path, video: str, stamps: Float[np.ndarray, "n"]
+) -> dict[float, Path | Callable[[], Picture]] | None:
+    """Stamp -> picture; None if there are neither frames nor a video."""
+    clip = Path(text.parent.name, text.stem)
+    for folder in (text.with_suffix(""), raw / clip, raw / "frames" / clip):
+        images = list_images(folder) if folder.is_dir() else ()
+        if images:
+            return {float(image.stem): image for image in images if image.stem.isdigit()}
+    for suffix in VIDEO_SUFFIXES:
+        if (file := raw / "videos" / f"{video}{suffix}").exists():
+            return _frames_near(Video(file), stamps)
+    return None
+
+
+def _frames_near(video: Video, stamps: Float[np.ndarray, "n"]) -> dict[float, Callable[[], Picture]]:
+    """Stamp -> the frame that is shown at this time. A frame belongs to the nearest stamp only."""
+    times, chosen = video.times, {}
+    for stamp in stamps:
+        distances = np.abs(times - stamp / 1e6)
+        number = int(distances.argmin())
+        match = (distances[number], stamp)
+        if match[0] < NEAR:
+            chosen[number] = min(match, chosen.get(number, match))
+    frames = _Frames(video, chosen)
+    return {stamp: partial(frames.read, number) for number, (_, stamp) in chosen.items()}
+
+
+class _Frames:
+    """Frames of a video that are asked for in the order of time: each is decoded once, and one is in memory."""
+
+    def __init__(self, video: Video, numbers: Iterable[int]):
+        self._path, self._decoded = video.path, video.stream(numbers)
+        self._number, self._picture = -1, None
+
+    def read(self, number: int) -> Picture:
+        while self._number < number:
+            self._number, self._picture = next(self._decoded, (math.inf, None))
+        if self._number > number:
+            raise UserError(f"{self._path}: frame {number} is damaged")
+        return self._picture
+
+
+def _continuity(frames: Sequence[RawFrame]) -> Callable[[RawFrame, RawFrame], bool]:
+    """Whether a frame follows another without a pause or a jump, by what is usual in this clip."""
+    ordered = sorted(frames, key=lambda frame: frame.order)
+    times = np.array([frame.order for frame in ordered])
+    centres = np.array([frame.c2w[:3, 3] for frame in ordered]).reshape(-1, 3)
+    longest_pause = GAP * _median_above_0(np.diff(times))
+    longest_step = JUMP * _median_above_0(np.linalg.norm(np.diff(centres, axis=0), axis=1))
+
+    def continues(before: RawFrame, after: RawFrame) -> bool:
+        step = np.linalg.norm(after.c2w[:3, 3] - before.c2w[:3, 3])
+        return bool(after.order - before.order <= longest_pause and step <= longest_step)
+
+    return continues
+
+
+def _median_above_0(values: Float[np.ndarray, "n"]) -> float:
+    """The median of those that are numbers above 0; infinite if none is."""
+    above = values[values > 0]
+    return float(np.median(above)) if len(above) else math.inf
+
+
+DATA_SET = DataSet(
+    name="re10k",
+    title="RealEstate10K",
+    site="https://google.github.io/realestate10k/download.html",
+    licence="CC BY 4.0 (cameras); videos: their owners'",
+    scale="sfm",
+    layout="{train,test}/<clip>.txt, here or one folder deeper",
+    find=partial(find, splits=SPLITS),
+    read=partial(read, official_split=True),
+    evaluation_scenes=200,
+)
