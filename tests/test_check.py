@@ -2,10 +2,12 @@
 
 import functools
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from raw_sets import shared, vkitti
@@ -15,6 +17,7 @@ from toy_scenes import write_root
 from gen3r_jax.data.check.__main__ import main
 from gen3r_jax.data.check.checks import Job, SceneResult, check_scene
 from gen3r_jax.data.check.lists import check_duplicates
+from gen3r_jax.data.check.pictures import draw_path
 from gen3r_jax.data.check.reprojection import READINGS, forward_share, judge
 from gen3r_jax.data.check.sets import SetResult, check_root
 from gen3r_jax.data.depth import encode_depth
@@ -87,6 +90,19 @@ def test_sparse_and_noisy_depth_is_enough(words):
     assert (verdict.state, READINGS[verdict.best].words) == ("agree" if words == "as they are" else "wrong", words)
 
 
+@pytest.mark.parametrize("words", ["as they are", "with the poses inverted"])
+def test_what_is_hidden_does_not_count(words):
+    """Something near that moves by itself covers a fifth of each frame."""
+    made = clip(1)
+    depth, frames = made.depth.copy(), made.frames.copy()
+    for i in range(FRAMES):
+        covered = np.s_[i, :, 13 * i % 52 : 13 * i % 52 + 13]
+        depth[covered], frames[covered] = 0.2, 255
+    cameras = Cameras(MISTAKES[words](made.c2w), made.intrinsics, _sizes())
+    verdict = judge(cameras, lambda i: (depth[i], frames[i]))
+    assert (verdict.state, READINGS[verdict.best].words) == ("agree" if words == "as they are" else "wrong", words)
+
+
 def test_swapped_intrinsics_are_named():
     made = clip(0)
     swapped = made.intrinsics[:, [1, 0, 2]][:, :, [1, 0, 2]]
@@ -136,6 +152,21 @@ def test_a_sound_scene_has_no_findings(tmp_path):
     assert result.depth.state == "agree"
     assert read_image(result.preview.sheet).shape[0] == read_image(result.preview.depth).shape[0]
     assert result.preview.path.startswith("<svg") and " m</text>" in result.preview.path
+
+
+@pytest.mark.parametrize("turn", [0.0, 2.0])
+def test_the_path_is_drawn_from_above(turn):
+    """Ahead of the first camera is up the page, to its right is right, however the world is turned."""
+    world = np.eye(4)
+    world[:3, :3] = cv2.Rodrigues(np.array([0.6, 0.0, 0.8]) * turn)[0]
+    places = np.array([[0, 0, 0], [0, 0, 2], [1, 0.5, 2]], float)
+    c2w = np.tile(np.eye(4), (3, 1, 1))
+    c2w[:, :3, 3] = places
+    points = re.search(r'points="([^"]+)"', draw_path(world @ c2w, metric=False)).group(1)
+    (x0, y0), (x1, y1), (x2, y2) = (map(float, point.split(",")) for point in points.split())
+    scale = y0 - y1
+    np.testing.assert_allclose([x1 - x0, x2 - x1, y2 - y1], [0, scale / 2, 0], atol=0.11)  # a decimal is written
+    assert scale > 100
 
 
 def _edit(change):
@@ -347,6 +378,14 @@ def test_a_plain_root_with_lists_is_sound(tmp_path):
     results = check_root(write_root(tmp_path, {"one": 2, "two": 1}), quiet=True)
     assert [(result.name, len(result.scenes)) for result in results] == [("", 0), ("one", 2), ("two", 1)]
     assert _all(results) == set()
+
+
+def test_lists_at_the_top_count(tmp_path):
+    root = write_root(tmp_path, {"one": 2, "two": 1})
+    (root / "test_videos_dirs.txt").write_text("two/scene0/images\n")
+    _, one, two = check_root(root, quiet=True)
+    assert _found(one.all_findings) == set()
+    assert _found(two.all_findings) == {("error", "a scene is both in train and in test")}
 
 
 def test_what_prepare_writes_is_sound(tmp_path):

@@ -38,6 +38,7 @@ th, td { padding: .4rem .8rem; text-align: left; vertical-align: top; border-top
 th { font-weight: 600; font-size: .8rem; color: var(--dim); border-top: 0; white-space: nowrap; }
 td.tag { white-space: nowrap; }
 td { min-width: 5.5rem; }
+.where { min-width: 9rem; }
 .number { text-align: right; font-variant-numeric: tabular-nums; width: 6rem; }
 .overview td:first-child { font-weight: 600; }
 .lengths { font-size: 1.1rem; letter-spacing: 1px; color: var(--blue); }
@@ -146,7 +147,7 @@ def _section(result: SetResult) -> str:
 def _findings(result: SetResult) -> str:
     rows = "".join(
         f'<tr><td class="tag {group[0].level}">{group[0].level}</td><td class="number">{len(group)}</td>'
-        f"<td>{escape(group[0].reason)}</td><td>{escape(group[0].where)}</td>"
+        f'<td>{escape(group[0].reason)}</td><td class="where">{escape(group[0].where)}</td>'
         f'<td class="dim">{escape(group[0].detail)}</td></tr>'
         for group in grouped(result.all_findings)
     )
