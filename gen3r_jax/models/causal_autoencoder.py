@@ -232,6 +232,7 @@ class Encoder(nnx.Module):
         down: Resampling,
         remat: Remat,
         blocks: int = 2,
+        shortcut: nnx.Module | None = None,
         *,
         rngs: nnx.Rngs,
     ) -> None:
@@ -247,17 +248,19 @@ class Encoder(nnx.Module):
         self.tail = ResidualBlock(last, last, rngs=rngs)
         self.norm = L2Norm(last)
         self.head = CausalConv(last, outputs, rngs=rngs)
+        self.shortcut = shortcut
 
     def __call__(
         self, x: Float[Array, "b t h w i"], cache: Cache, start: Start
     ) -> tuple[Float[Array, "b s y x o"], Cache]:
         new = dict(cache)
+        beside = None if self.shortcut is None else self.shortcut(x, cache["stem"] is None, start)
         x, new["stem"] = self.stem(x, cache["stem"], start)
         x, new["levels"], start = _walk(self.levels, x, cache["levels"], start)
         x = rematerialised(FrameAttention.__call__, self.remat)(self.attention, x)
         x, new["tail"] = _block(start, self.remat)(x, (self.tail, cache["tail"]))
         x, new["head"] = self.head(nnx.silu(self.norm(x)), cache["head"], start)
-        return x, new
+        return x if beside is None else x + beside, new
 
     def init_cache(self, shape: Shape, dtype: jnp.dtype) -> Cache:
         stem = _history(2, self.inputs, shape, dtype)
@@ -282,6 +285,7 @@ class Decoder(nnx.Module):
         up: Resampling,
         remat: Remat,
         blocks: int = 2,
+        shortcut: nnx.Module | None = None,
         *,
         rngs: nnx.Rngs,
     ) -> None:
@@ -297,17 +301,19 @@ class Decoder(nnx.Module):
         self.levels = nnx.List(levels)
         self.norm = L2Norm(widths[-1])
         self.head = CausalConv(widths[-1], outputs, rngs=rngs)
+        self.shortcut = shortcut
 
     def __call__(
         self, x: Float[Array, "b t h w i"], cache: Cache, start: Start
     ) -> tuple[Float[Array, "b s y x o"], Cache]:
         new = dict(cache)
+        beside = None if self.shortcut is None else self.shortcut(x, cache["stem"] is None, start)
         x, new["stem"] = self.stem(x, cache["stem"], start)
         x, new["lead"] = _block(start, self.remat)(x, (self.lead, cache["lead"]))
         x = rematerialised(FrameAttention.__call__, self.remat)(self.attention, x)
         x, new["levels"], start = _walk(self.levels, x, cache["levels"], start)
         x, new["head"] = self.head(nnx.silu(self.norm(x)), cache["head"], start)
-        return x, new
+        return x if beside is None else x + beside, new
 
     def init_cache(self, shape: Shape, dtype: jnp.dtype) -> Cache:
         first, last = self.levels[0].widths[0], self.levels[-1].widths[1]

@@ -20,6 +20,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from gen3r_jax.ops.conv import convolve
+from gen3r_jax.ops.patches import from_patches, to_patches
 from gen3r_jax.ops.platform import target_platform
 
 Start = int | Int[Array, ""]
@@ -193,6 +194,57 @@ class TimeUp(nnx.Module):
         even, odd = jnp.split(self.conv(frames), 2, axis=-1)
         b, t, *rest = even.shape
         return jnp.stack([even, odd], axis=2).reshape(b, 2 * t, *rest)
+
+
+class BlockDown(nnx.Module):
+    """A linear map of each block of 4 frames and `side` x `side` cells; the first frame of the clip has its own.
+
+    `whole`: the input is a whole clip, not a chunk; nothing is needed from the chunks before.
+    """
+
+    def __init__(self, inputs: int, outputs: int, side: int, *, rngs: nnx.Rngs) -> None:
+        self.side = side
+        self.first = linear(side * side * inputs, outputs, rngs=rngs)
+        self.rest = linear(4 * side * side * inputs, outputs, rngs=rngs)
+
+    def __call__(
+        self, x: Float[Array, "b t h w i"], whole: bool, start: Start = 0
+    ) -> Float[Array, "b f h/side w/side o"]:
+        x = to_patches(x, self.side)
+        if whole:
+            first = self.first(x[:, :1])
+            return jnp.concatenate([first, self.rest(_fold(x[:, 1:]))], axis=1) if x.shape[1] > 1 else first
+        out = self.rest(_fold(x))
+        return jnp.where(_frames(out) == start // 4, self.first(x[:, 3::4]), out)
+
+
+class BlockUp(nnx.Module):
+    """The way back from :class:`BlockDown`."""
+
+    def __init__(self, inputs: int, outputs: int, side: int, *, rngs: nnx.Rngs) -> None:
+        self.side = side
+        self.first = linear(inputs, side * side * outputs, rngs=rngs)
+        self.rest = linear(inputs, 4 * side * side * outputs, rngs=rngs)
+
+    def __call__(
+        self, z: Float[Array, "b f h w i"], whole: bool, start: Start = 0
+    ) -> Float[Array, "b t side*h side*w o"]:
+        if whole:
+            out = jnp.concatenate([self.first(z[:, :1]), _unfold(self.rest(z[:, 1:]))], axis=1)
+        else:
+            out = _unfold(self.rest(z))
+            out = jnp.where(_frames(out) == 4 * start + 3, jnp.repeat(self.first(z), 4, axis=1), out)
+        return from_patches(out, self.side)
+
+
+def _fold(x: Float[Array, "b 4*f h w c"]) -> Float[Array, "b f h w 4*c"]:
+    b, t, h, w, c = x.shape
+    return jnp.moveaxis(x.reshape(b, t // 4, 4, h, w, c), 2, 4).reshape(b, t // 4, h, w, 4 * c)
+
+
+def _unfold(x: Float[Array, "b f h w 4*c"]) -> Float[Array, "b 4*f h w c"]:
+    b, f, h, w, c = x.shape
+    return jnp.moveaxis(x.reshape(b, f, h, w, 4, c // 4), 4, 2).reshape(b, 4 * f, h, w, c // 4)
 
 
 def _frames(x: Array) -> Int[Array, "t 1 1 1"]:
