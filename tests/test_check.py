@@ -276,8 +276,8 @@ def _drive() -> np.ndarray:
 def test_a_car_looks_where_it_drives(tmp_path, words):
     """No depth is needed to see that the poses of a drive are mixed up."""
     assert forward_share(_drive()) > 0.99
-    folder = write_scene(tmp_path / "scene", poses=lambda _: MISTAKES[words](_drive()))
-    findings = [finding for finding in _check(folder, sampled=False, driving=True).findings if "car" in finding.reason]
+    folder = write_scene(tmp_path / "scene", poses=lambda _: MISTAKES[words](_drive()), looks_ahead=True)
+    findings = [finding for finding in _check(folder, sampled=False).findings if "car" in finding.reason]
     assert len(findings) == (words != "as they are")
     assert all(f"it is {words}:" in finding.detail for finding in findings)
 

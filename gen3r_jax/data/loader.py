@@ -102,6 +102,8 @@ def make_loader(
     _check_counts(options, batch_size)
     entries = _entries(options)
     sources = tuple(_open(entry, options, num_frames, side, split) for entry in entries)
+    if len(sources) == len(sources[0]) == 1:  # of many scenes, short ones are filled up with their first and last frame
+        require_frames(entries[0].name, sources[0].scene(0).length, num_frames)
     training = split == "train"
     places = []
     for number, source in enumerate(sources):
@@ -221,7 +223,7 @@ class _Entry(NamedTuple):
 
 
 def _open(entry: _Entry, options: DataOptions, num_frames: int, side: int, split: str) -> Source:
-    source = open_source(
+    return open_source(
         entry.name,
         split=split,
         cameras=options.cameras,
@@ -231,9 +233,6 @@ def _open(entry: _Entry, options: DataOptions, num_frames: int, side: int, split
         size=(side, side),
         difficulty=options.difficulty,
     )
-    if len(source) == 1:  # in a set of many, short scenes are filled up with copies of their first and last frame
-        require_frames(entry.name, source.scene(0).length, num_frames)
-    return source
 
 
 def _entries(options: DataOptions) -> list[_Entry]:

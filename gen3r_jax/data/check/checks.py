@@ -38,12 +38,11 @@ class Finding:
 class Job:
     """What is to be looked at. id: of the scene, within its set.
 
-    driving: the camera should look where it moves. sampled: decode all files and test the depth. drawn: make a preview.
+    sampled: decode all files and test the depth. drawn: make a preview.
     """
 
     id: str
     folder: Path
-    driving: bool = False
     sampled: bool = False
     drawn: bool = False
 
@@ -92,7 +91,7 @@ def _check(job: Job, result: SceneResult) -> None:
     sound = _check_cameras(cameras, result)
     _check_order(names, description, result)
     whole = _check_files(job.folder, names, cameras, description, result)
-    if job.driving:
+    if description.get("looks_ahead"):
         _check_direction(cameras, result)
     if whole and job.sampled and _check_pixels(job.folder, names, cameras, result):
         if sound and len(names) > 1 and (job.folder / "depth").is_dir():

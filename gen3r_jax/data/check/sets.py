@@ -14,7 +14,6 @@ from tqdm import tqdm
 
 from gen3r_jax.data.check.checks import Finding, Job, SceneResult, check_scene
 from gen3r_jax.data.check.lists import check_catalogue, check_duplicates, check_lists, check_splits
-from gen3r_jax.data.prepare.registry import data_set
 from gen3r_jax.errors import UserError
 
 DRAWN = 12
@@ -95,15 +94,7 @@ def _jobs(name: str, folders: Sequence[Path], sample: int) -> list[Job]:
     """The sample is the same in every run, and mostly so when scenes are added: those with the smallest hashes."""
     ranked = sorted(folders, key=lambda folder: hashlib.sha1(f"check/{name}/{folder.name}".encode()).hexdigest())
     sampled, drawn = set(ranked[: sample or None]), set(ranked[: min(sample or DRAWN, DRAWN)])
-    driving = _is_driving(name)
-    return [Job(folder.name, folder, driving, folder in sampled, folder in drawn) for folder in folders]
-
-
-def _is_driving(name: str) -> bool:
-    try:
-        return data_set(name).driving
-    except (UserError, ModuleNotFoundError):  # another set, or the packages that prepare it are not installed
-        return False
+    return [Job(folder.name, folder, folder in sampled, folder in drawn) for folder in folders]
 
 
 def _run(jobs: Sequence[Job], workers: int) -> Iterator[SceneResult]:

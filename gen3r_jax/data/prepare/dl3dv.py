@@ -66,24 +66,19 @@ def _read_frames(transforms: Path, pictures: Path) -> tuple[list[RawFrame], Coun
     try:
         if (model := content.get("camera_model", "OPENCV")) != "OPENCV":
             raise ValueError(f"the camera is {model}, not OPENCV")
+        focal, centre, size = (
+            (float(content[first]), float(content[second]))
+            for first, second in (("fl_x", "fl_y"), ("cx", "cy"), ("h", "w"))
+        )
+        distortion = tuple(float(content.get(term, 0)) for term in ("k1", "k2", "p1", "p2"))
         for frame in content["frames"]:
-            camera = content | frame  # a frame may have intrinsics of its own
             image = without_pose.pop(Path(frame["file_path"]).name, None)
             if image is None:
                 without_picture += 1
                 continue
-            frames.append(
-                RawFrame(
-                    image.name,
-                    int(re.search(r"\d+", image.stem)[0]),
-                    image,
-                    np.array(frame["transform_matrix"], np.float64).reshape(4, 4) @ OPENGL_AXES,
-                    (float(camera["fl_x"]), float(camera["fl_y"])),
-                    (float(camera["cx"]), float(camera["cy"])),
-                    (float(camera["h"]), float(camera["w"])),
-                    tuple(float(camera.get(term, 0)) for term in ("k1", "k2", "p1", "p2")),
-                )
-            )
+            number = int(re.search(r"\d+", image.stem)[0])
+            c2w = np.array(frame["transform_matrix"], np.float64).reshape(4, 4) @ OPENGL_AXES
+            frames.append(RawFrame(image.name, number, image, c2w, focal, centre, size, distortion))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{transforms} is not that of a DL3DV scene: {error!r}") from None
     dropped = Counter({"no picture": without_picture, "no pose": len(without_pose)})

@@ -62,7 +62,10 @@ def read(unit: Unit, options: ReadOptions) -> Iterator[Recording]:
                 frames.append(RawFrame(name, number, folder / name, c2w, *lens))
         counts = {"no pose": len(pictures - with_pose), "no picture": len(with_pose - pictures)}
         dropped = {} if unfit else {reason: count for reason, count in counts.items() if count}
-        yield Recording(recording_id, unit.key, frames, dropped=dropped, continues=_continues_in(frames), unfit=unfit)
+        continues = _continues_in(frames)
+        yield Recording(
+            recording_id, unit.key, frames, dropped=dropped, continues=continues, unfit=unfit, looks_ahead=True
+        )
 
 
 def _continues_in(frames: list[RawFrame]) -> Callable[[RawFrame, RawFrame], bool]:
@@ -128,5 +131,4 @@ DATA_SET = DataSet(
     cameras=("00", "01"),
     chunk_frames=250,
     split_by_chunk=True,
-    driving=True,
 )

@@ -54,6 +54,7 @@ class Recording:
     split: the official one, if there is one. dropped: frames that were left out while reading, by reason.
     continues: whether a frame follows another without a gap; a scene ends where it does not.
     unfit: why the whole recording is skipped; empty if it is not.
+    looks_ahead: whether the camera looks where it moves, as those at the front of cars do; the check makes use of it.
     """
 
     id: str
@@ -63,6 +64,7 @@ class Recording:
     dropped: dict[str, int] = field(default_factory=dict)
     continues: Callable[[RawFrame, RawFrame], bool] = always
     unfit: str = ""
+    looks_ahead: bool = False
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,6 @@ class DataSet:
     min_frames: a scene with fewer is skipped. chunk_frames: longer ones are cut in parts of so many (0: never).
     split_by_chunk: for sets of few recordings: parts of `group` go to train or test, with a gap between the two.
     min_path: a scene whose camera moves less is skipped (unit of length of the set).
-    driving: the camera looks where it moves, which the check makes use of.
     evaluation_scenes: test scenes in the paper's evaluation.
     """
 
@@ -115,5 +116,4 @@ class DataSet:
     chunk_frames: int = 0
     split_by_chunk: bool = False
     min_path: float = 0.0
-    driving: bool = False
     evaluation_scenes: int = 0

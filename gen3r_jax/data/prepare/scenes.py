@@ -119,6 +119,7 @@ def write_recording(
             "split": scene_split,
             "scale": data_set.scale,
             "licence": data_set.licence,
+            "looks_ahead": recording.looks_ahead,
         }
         _write_scene(piece, description, how, folder / scene_id, scratch / "scene")
         outcome.scenes.append({"id": scene_id, "split": scene_split, "group": group, "frames": len(piece)})

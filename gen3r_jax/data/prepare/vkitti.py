@@ -63,7 +63,8 @@ def read(unit: Unit, options: ReadOptions) -> Iterator[Recording]:
                 )
             )
         dropped = {"no picture or no intrinsics": missing} if missing else {}
-        yield Recording(f"{scene}_{condition}_cam{number}", scene, frames, dropped=dropped)
+        ahead = "deg" not in condition  # the others are turned by 15 or 30 degrees
+        yield Recording(f"{scene}_{condition}_cam{number}", scene, frames, dropped=dropped, looks_ahead=ahead)
 
 
 def _first(trees: list[Path], part: Path) -> Path:
@@ -87,5 +88,4 @@ DATA_SET = DataSet(
     cameras=("0", "1"),
     chunk_frames=100,
     split_by_chunk=True,
-    driving=True,
 )

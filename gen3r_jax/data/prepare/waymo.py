@@ -84,7 +84,8 @@ def read(unit: Unit, options: ReadOptions) -> Iterator[Recording]:
             )
             for shot in shots
         ]
-        yield Recording(recording_id, unit.key, frames, dropped=dropped, continues=_continues)
+        ahead = name == "FRONT"
+        yield Recording(recording_id, unit.key, frames, dropped=dropped, continues=_continues, looks_ahead=ahead)
 
 
 def _continues(before: RawFrame, after: RawFrame) -> bool:
@@ -183,5 +184,4 @@ DATA_SET = DataSet(
     cameras=CAMERAS,
     chunk_frames=CHUNK_FRAMES,
     min_path=2.0,
-    driving=True,
 )
