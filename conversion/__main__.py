@@ -5,6 +5,7 @@ python -m conversion vggt --source vggt/model.safetensors --output weights/vggt
 python -m conversion wan_vae --source Wan2.1_VAE.pth --output weights/wan_vae --dtype bfloat16
 python -m conversion geometry_adapter --source checkpoints/geo_adapter --output weights/geometry_adapter
 python -m conversion geometry_adapter --invert --source weights/geometry_adapter --output geo_adapter
+python -m conversion lpips --source DIR --output weights/lpips        DIR: vgg16-397923af.pth and LPIPS 0.1's vgg.pth
 python -m conversion random vggt --output vggt-random     random numbers under the official names, full size
 python -m conversion random gen3r --tiny --output tiny    a whole tiny folder to try the commands with
 python -m conversion prove vggt                           make, convert, load, run once, convert back; with costs
@@ -17,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from conversion.commands import SHARD_BYTES, convert_checkpoint, invert_weights, random_checkpoint
-from conversion.networks import NETWORKS
+from conversion.networks import CONVERTIBLE, NETWORKS
 from conversion.pipeline_folder import convert_pipeline, random_pipeline
 from conversion.prove import prove
 from gen3r_jax.errors import main_guard
@@ -37,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
         if options.network == "gen3r":
             report = random_pipeline(options.output, tiny=options.tiny, **settings)
         else:
-            config = NETWORKS[options.network].table.network.Config.tiny() if options.tiny else None
+            config = CONVERTIBLE[options.network].table.network.Config.tiny() if options.tiny else None
             report = random_checkpoint(options.network, options.output, config=config, **settings)
     elif options.invert:
         shard_bytes = int(options.shard_gb * 1e9)
@@ -66,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--source", type=Path, required=True, metavar="DIR", help="transformer/, vggt/, and so on")
     command.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder of weights folders")
     _add_common(command)
-    for name, network in NETWORKS.items():
+    for name, network in CONVERTIBLE.items():
         command = commands.add_parser(name, help=f"convert {network.title}")
         command.add_argument(
             "--source",
@@ -92,7 +93,7 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument("--no_point_head", action="store_true", help="leave the point head out")
         _add_common(command)
     command = commands.add_parser("random", help="write random numbers under the official names and shapes")
-    command.add_argument("network", choices=("gen3r", *NETWORKS), help="gen3r: all of them")
+    command.add_argument("network", choices=("gen3r", *CONVERTIBLE), help="gen3r: its whole folder")
     command.add_argument("--output", type=Path, required=True, metavar="FILE_OR_DIR")
     command.add_argument("--tiny", action="store_true", help="a few thousand parameters instead of full size")
     command.add_argument("--seed", type=int, default=0)

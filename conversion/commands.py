@@ -16,7 +16,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from conversion.networks import NETWORKS, Network, most_alike
+from conversion.networks import CONVERTIBLE, Network, most_alike
 from conversion.rules import Tensor, convert, invert, manifest
 from conversion.safetensors_files import nbytes
 from conversion.torch_files import open_checkpoint, write_checkpoint
@@ -32,7 +32,7 @@ def convert_checkpoint(
 ) -> list[str]:
     """Writes the weights folder `output` from an official file or folder."""
     start = time.perf_counter()
-    network = NETWORKS[name]
+    network = CONVERTIBLE[name]
     _refuse_overwriting(output, force)
     checkpoint = open_checkpoint(source, network.folder, network.other_files)
     is_ours = network.fields <= checkpoint.fields.keys()  # a folder may hold another network's config.json
@@ -80,7 +80,7 @@ def invert_weights(
     `output` is a folder, which then looks like the network's sub-folder in an official pipeline, or a file.
     """
     start = time.perf_counter()
-    network = NETWORKS[name]
+    network = CONVERTIBLE[name]
     _refuse_overwriting(output, force)
     graphdef, params = load_network(source, network.table.network, dtype=dtype)
     config = module.merge(graphdef, params).config
@@ -104,7 +104,7 @@ def random_checkpoint(
     network with these weights computes finite numbers.
     """
     start = time.perf_counter()
-    network = NETWORKS[name]
+    network = CONVERTIBLE[name]
     _refuse_overwriting(output, force)
     config = network.table.read_config({}) if config is None else config
     entries = {key: jax.ShapeDtypeStruct(entry.shape, dtype) for key, entry in manifest(network.table, config).items()}

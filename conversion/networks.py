@@ -1,10 +1,13 @@
-"""The networks that can be converted, and the official forms in which each is found."""
+"""The networks that can be converted, and the official forms in which each is found.
+
+`NETWORKS` are those of a Gen3R pipeline, `CONVERTIBLE` has the evaluation's, too.
+"""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from conversion.rules import Table, manifest
-from conversion.tables import clip_vision, geometry_adapter, umt5, vggt, wan_dit, wan_vae
+from conversion.tables import clip_vision, geometry_adapter, lpips, umt5, vggt, wan_dit, wan_vae
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,18 @@ NETWORKS = {
         ("models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth",),
         frozenset({"vision_dim", "vision_layers"}),
     ),
+}
+
+CONVERTIBLE = NETWORKS | {
+    "lpips": Network(
+        "LPIPS, the learned distance between images",
+        lpips.TABLE,
+        "lpips",
+        "",
+        "model.safetensors",
+        (),
+        frozenset({"lpips_backbone"}),
+    )
 }
 
 
