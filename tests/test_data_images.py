@@ -105,6 +105,8 @@ def test_video_frames_by_number(tmp_path):
     numbers = [0, 5, 6, 13, 13, 2, 19]
     assert [number_of(frame) for frame in video.read(numbers)] == numbers
     assert video.read([3])[0].shape == (32, 48, 3)
+    np.testing.assert_allclose(video.times, np.arange(20) / 12, atol=1e-4)
+    assert [(number, number_of(frame)) for number, frame in video.stream([13, 4, 5])] == [(4, 4), (5, 5), (13, 13)]
 
 
 def test_video_rotation(tmp_path):

@@ -334,7 +334,7 @@ def test_dl3dv_scenes_end_at_gaps(tmp_path):
         (lambda folder: (folder / "transforms.json").unlink(), "no transforms.json"),
         (lambda folder: (folder / "transforms.json").write_text('{"w": 256, '), "cannot read"),
         (lambda folder: (folder / "transforms.json").write_text("[]"), "is not that of a DL3DV scene"),
-        (lambda folder: (folder / "transforms.json").write_text('{"frames": [{}]}'), "KeyError('file_path')"),
+        (lambda folder: (folder / "transforms.json").write_text('{"frames": []}'), "KeyError('fl_x')"),
         (lambda folder: shutil.rmtree(folder / "images_4"), "no pictures (images_4, images_2, images, images_8)"),
         (lambda folder: folder.rename(folder.parents[1] / "problem" / folder.name), "of the batch of problems"),
     ],
