@@ -26,6 +26,7 @@ FLOORS = {
     "gen3r_jax.training": 2,
     "gen3r_jax.evaluation": 2,
     "gen3r_jax.evaluation.rows": 3,
+    "gen3r_jax.evaluation.report": 3,
     "gen3r_jax.scene": 2,
     "gen3r_jax.pipeline": 3,
     "gen3r_jax.generation": 3,

@@ -33,6 +33,7 @@ class Metric(NamedTuple):
 
 METRICS = {
     "psnr": Metric("PSNR, dB", "↑", 2),
+    "psnr_new": Metric("PSNR of frames that were not given, dB", "↑", 2),
     "ssim": Metric("SSIM", "↑", 4),
     "lpips": Metric("LPIPS", "↓", 4),
     "i2v_subject": Metric("I2V subject", "↑", 4),

@@ -1,0 +1,163 @@
+"""Judges weights by the paper's protocol.
+
+    python -m gen3r_jax.evaluate --config configs/eval.py[:nano] --weights DIR --data ROOT|procedural --output DIR
+
+Every scene is generated from one view, from two and from all, with its cameras and without, and compared with the
+truth: frames (PSNR, SSIM, LPIPS), points (accuracy, completeness, Chamfer distance), depth and cameras. Rows of the
+autoencoders alone, of VGGT alone and of baselines that know nothing say what the numbers mean. What the data cannot
+tell is n/a, with the reason.
+
+DIR gets scenes/*.json, one a scene, and from them report.md, report.csv, report.json and sheet.jpg. The same command
+goes on where it was stopped. To share the work among machines, give each its --part (0/4, 1/4, ...) and the same DIR.
+"""
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from absl import app, flags, logging
+from tqdm import tqdm
+
+from gen3r_jax import command_line
+from gen3r_jax.command_line import CONFIG, parse_flags, read_part
+from gen3r_jax.data.clip_maker import ClipMaker
+from gen3r_jax.data.clips import require_clip_length, require_side
+from gen3r_jax.data.sources import Source, open_source
+from gen3r_jax.errors import UserError, main_guard
+from gen3r_jax.evaluation.appearance import load_lpips
+from gen3r_jax.evaluation.protocol import MetricOptions, Truth, score
+from gen3r_jax.evaluation.report import write_report
+from gen3r_jax.evaluation.rows import RowOptions, SamplingOptions, predict
+from gen3r_jax.export.files import replacing
+from gen3r_jax.export.grid import spread, write_grid
+from gen3r_jax.generation import Gen3RPipeline
+from gen3r_jax.options import read_options
+
+flags.adopt_module_key_flags(command_line)
+WEIGHTS = flags.DEFINE_string("weights", None, "Folder of converted or trained weights.")
+DATA = flags.DEFINE_string("data", None, "A prepared root or set, shards, or `procedural`.")
+OUTPUT = flags.DEFINE_string("output", None, "Folder for the report; it is made when it is missing.")
+PART = flags.DEFINE_string("part", "0/1", "This machine's part of the scenes: number/of how many.")
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """The config group ``data``. num_scenes: at most; difficulty: of procedural scenes."""
+
+    split: str
+    num_frames: int
+    side: int
+    num_scenes: int
+    difficulty: str
+
+
+@dataclass(frozen=True)
+class OutputOptions:
+    """pictures: scenes on the contact sheet. dtype: of the weights, "" by the device."""
+
+    pictures: int
+    dtype: str
+
+
+@dataclass(frozen=True)
+class EvaluationOptions:
+    data: DataOptions
+    rows: RowOptions
+    sampling: SamplingOptions
+    metrics: MetricOptions
+    output: OutputOptions
+
+
+def main(arguments: Sequence[str]) -> None:
+    if len(arguments) > 1:
+        raise UserError(f"unexpected argument {arguments[1]!r}; try --help")
+    needed = {"config": CONFIG, "weights": WEIGHTS, "data": DATA, "output": OUTPUT}
+    if missing := [name for name, flag in needed.items() if not flag.value]:
+        raise UserError(f"--{missing[0]} is needed; try --help")
+    logging.set_verbosity(logging.WARNING)
+    config = CONFIG.value.to_dict()
+    options = read_options(EvaluationOptions, config)
+    require_side(options.data.side)
+    require_clip_length(options.data.num_frames)
+    output = Path(OUTPUT.value)
+    part = read_part(PART.value)
+    source = _open(DATA.value, options.data)
+    pipeline = Gen3RPipeline.from_pretrained(WEIGHTS.value, dtype=options.output.dtype or None)
+    _claim(output, config | {"weights": WEIGHTS.value, "data_source": DATA.value})
+    evaluate(pipeline, source, options, output, part)
+    print(write_report(output))
+
+
+def evaluate(
+    pipeline: Gen3RPipeline, source: Source, options: EvaluationOptions, output: Path, part: tuple[int, int] = (0, 1)
+) -> None:
+    """Writes ``scenes/*.json`` for the scenes of this part that have none yet."""
+    data, (index, parts) = options.data, part
+    maker = ClipMaker((source,), (1,), data.num_frames, (data.side, data.side), training=False)
+    lpips = load_lpips(options.metrics.lpips) if options.metrics.lpips else None
+    numbers = range(index, min(len(source), data.num_scenes), parts)
+    for number in tqdm(numbers, unit="scene", disable=None):
+        record = output / "scenes" / f"{number:06d}.json"
+        if record.exists():
+            continue
+        result: dict[str, Any] = {"number": number}
+        started = time.perf_counter()
+        try:
+            truth, caption, name = _read(maker, source, number)
+            result["scene"] = name
+            pictures = {"truth": truth.frames}
+            result["rows"] = {}
+            for row, prediction in predict(pipeline, truth, caption, options.rows, options.sampling):
+                result["rows"][row] = score(prediction, truth, options.metrics, lpips)._asdict()
+                if prediction.frames is not None:
+                    pictures[row] = np.rint(255 * prediction.frames).astype(np.uint8)
+            if number < options.output.pictures:
+                write_grid(
+                    output / "pictures" / f"{number:06d}.png", {n: p[spread(len(p))] for n, p in pictures.items()}
+                )
+        except (UserError, OSError) as error:
+            result["skipped"] = str(error)
+        result["seconds"] = time.perf_counter() - started
+        with replacing(record) as file:
+            file.write_text(json.dumps(result, indent=1))
+
+
+def _read(maker: ClipMaker, source: Source, number: int) -> tuple[Truth, str, str]:
+    """The truth about a scene, its caption and its name. Raises UserError for scenes shorter than a clip."""
+    capture = source.scene(number)
+    if capture.length < maker.num_frames:
+        raise UserError(f"scene {capture.id} has {capture.length} frames, fewer than {maker.num_frames}")
+    clip = replace(maker, depth=capture.depth is not None).clip(source, capture, 1)
+    if clip["num_replaced"]:
+        raise UserError(f"scene {capture.id} has {clip['num_replaced']} frames that cannot be read")
+    c2w = clip["c2w"].astype(np.float64) if clip["has_cameras"] else None
+    depth = clip["depth"].astype(np.float32) if "depth" in clip else None
+    return Truth(clip["frames"], clip["intrinsics"].astype(np.float64), c2w, depth), clip["caption"], capture.id
+
+
+def _open(name: str, data: DataOptions) -> Source:
+    size = {"num_scenes": data.num_scenes, "num_frames": data.num_frames, "size": (data.side, data.side)}
+    split = "test" if name == "procedural" else data.split
+    try:
+        return open_source(name, split=split, cameras=True, difficulty=data.difficulty, **size)
+    except UserError:
+        if split != "eval":
+            raise
+    return open_source(name, split="test", cameras=True, **size)
+
+
+def _claim(output: Path, config: Mapping[str, Any]) -> None:
+    """A folder belongs to one evaluation: numbers of two configs must not mix."""
+    file, text = output / "config.json", json.dumps(config, indent=1)
+    if file.exists() and file.read_text() != text:
+        raise UserError(f"{output} holds an evaluation with another config, weights or data; give another --output")
+    with replacing(file) as partial:
+        partial.write_text(text)
+
+
+if __name__ == "__main__":
+    main_guard(lambda: app.run(main, flags_parser=parse_flags))

@@ -1,0 +1,134 @@
+"""One scene, one row of a table: what was predicted against the truth (Gen3R section 4.2)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Float32, UInt8
+
+from gen3r_jax.evaluation.appearance import Lpips, psnr, ssim
+from gen3r_jax.evaluation.depth import depth_errors
+from gen3r_jax.evaluation.geometry import aligned_chamfer
+from gen3r_jax.evaluation.poses import pose_errors
+from gen3r_jax.geometry.cameras import invert_se3
+from gen3r_jax.geometry.points import unproject_depth
+
+APPEARANCE = ("psnr", "ssim", "lpips")
+GEOMETRY = ("accuracy", "completeness", "chamfer", "relative_percent")
+POSES = ("auc_30", "rra_15", "rta_15")
+DEPTH = ("abs_rel", "delta_1_25")
+
+
+@dataclass(frozen=True)
+class MetricOptions:
+    """The config group ``metrics``; see :func:`gen3r_jax.evaluation.geometry.aligned_chamfer`.
+
+    lpips: folder of converted weights; empty: there is no LPIPS.
+    """
+
+    lpips: str
+    scale: Literal["variance", "least_squares"]
+    voxel_size: float
+    num_points: int
+
+
+@dataclass(frozen=True)
+class Truth:
+    """A clip as it was filmed. depth: 0 where unknown, None without depth. c2w: None without cameras."""
+
+    frames: UInt8[np.ndarray, "t h w 3"]
+    intrinsics: Float[np.ndarray, "t 3 3"]
+    c2w: Float[np.ndarray, "t 4 4"] | None
+    depth: Float[np.ndarray, "t h w"] | None
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a row says of a clip; None where it says nothing.
+
+    frames: all of the clip, in [0, 1]. given: which of them were known. seen: which frames depth and cameras are of.
+    """
+
+    frames: Float32[np.ndarray, "t h w 3"] | None = None
+    given: Sequence[int] = ()
+    seen: Sequence[int] = ()
+    depth: Float[np.ndarray, "k h w"] | None = None
+    w2c: Float[np.ndarray, "k 4 4"] | None = None
+    intrinsics: Float[np.ndarray, "k 3 3"] | None = None
+
+
+class Scores(NamedTuple):
+    """values: by metric, None for n/a. reasons: why, by metric. Metrics that the row does not claim are in neither."""
+
+    values: dict[str, float | None]
+    reasons: dict[str, str]
+
+
+def score(prediction: Prediction, truth: Truth, options: MetricOptions, lpips: Lpips | None = None) -> Scores:
+    """Every metric that the prediction allows."""
+    values: dict[str, float | None] = {}
+    reasons: dict[str, str] = {}
+
+    def not_available(names: Sequence[str], reason: str) -> None:
+        values.update(dict.fromkeys(names))
+        reasons.update(dict.fromkeys(names, reason))
+
+    if prediction.frames is not None:
+        true_frames = truth.frames.astype(np.float32) / 255
+        values["psnr"] = psnr(prediction.frames, true_frames)
+        new = np.setdiff1d(np.arange(len(true_frames)), prediction.given)
+        if 0 < len(new) < len(true_frames):  # the given ones can be copied, which says nothing
+            values["psnr_new"] = psnr(prediction.frames[new], true_frames[new])
+        values["ssim"] = ssim(prediction.frames, true_frames)
+        if lpips is None:
+            not_available(("lpips",), "no LPIPS weights were given")
+        else:
+            values["lpips"] = lpips(prediction.frames, true_frames)
+    if prediction.depth is not None:
+        if truth.depth is None:
+            not_available((*DEPTH, *GEOMETRY), "the data have no depth")
+        else:
+            values |= _score_depth(prediction, truth)
+            if truth.c2w is None:
+                not_available(GEOMETRY, "the data have no cameras")
+            else:
+                values |= _score_points(prediction, truth, options)
+    if prediction.w2c is not None:
+        if truth.c2w is None:
+            not_available(POSES, "the data have no cameras")
+        elif len(prediction.seen) < 2:
+            not_available(POSES, "one frame has no relative pose")
+        else:
+            values |= _score_poses(prediction, truth)
+    return Scores(values, reasons)
+
+
+def _score_depth(prediction: Prediction, truth: Truth) -> dict[str, float]:
+    true_depth = truth.depth[list(prediction.seen)]
+    errors = depth_errors(prediction.depth, true_depth, true_depth > 0)
+    return {"abs_rel": errors.abs_rel, "delta_1_25": errors.delta}
+
+
+def _score_points(prediction: Prediction, truth: Truth, options: MetricOptions) -> dict[str, float]:
+    """Points of the frames that were seen, aligned, against those of the whole clip."""
+    predicted = unproject_depth(prediction.depth, prediction.w2c, prediction.intrinsics)
+    # Unprojection counts pixels from their centres, true principal points from the corner.
+    intrinsics = truth.intrinsics.copy()
+    intrinsics[:, :2, 2] -= 0.5
+    points = unproject_depth(truth.depth, invert_se3(truth.c2w), intrinsics)
+    distance = aligned_chamfer(
+        predicted,
+        points,
+        truth.depth > 0,
+        frames=prediction.seen,
+        scale=options.scale,
+        voxel_size=options.voxel_size,
+        num_points=options.num_points,
+    )
+    return dict(zip(GEOMETRY, distance, strict=True))
+
+
+def _score_poses(prediction: Prediction, truth: Truth) -> dict[str, float]:
+    errors = pose_errors(invert_se3(prediction.w2c), truth.c2w[list(prediction.seen)])
+    return {"auc_30": errors.auc(30), "rra_15": errors.rra(15), "rta_15": errors.rta(15)}

@@ -1,0 +1,73 @@
+"""The report of an evaluation, made from the scenes' records: tables and a contact sheet."""
+
+import json
+import statistics
+from pathlib import Path
+
+from PIL import Image
+
+from gen3r_jax.errors import UserError
+from gen3r_jax.evaluation.paper import reported
+from gen3r_jax.evaluation.tables import Record, summarise, to_csv, to_json, to_markdown
+from gen3r_jax.export.files import replacing
+
+
+def write_report(output: Path) -> str:
+    """Writes ``report.md``, ``.csv``, ``.json`` and ``sheet.jpg`` from ``scenes/*.json`` and ``pictures/``.
+
+    Returns:
+      The Markdown. Raises UserError where no scene was judged.
+    """
+    scenes = [json.loads(path.read_text()) for path in sorted((output / "scenes").glob("*.json"))]
+    config = json.loads((output / "config.json").read_text())
+    skipped = [(scene["number"], scene["skipped"]) for scene in scenes if "skipped" in scene]
+    judged = [scene for scene in scenes if "skipped" not in scene]
+    if not judged:
+        why = f": {skipped[0][1]}" if skipped else ""
+        raise UserError(f"{output} holds no judged scene ({len(skipped)} were skipped{why})")
+    records: list[Record] = [
+        {"scene": scene["scene"], "mode": row, **scores} for scene in judged for row, scores in scene["rows"].items()
+    ]
+    references = reported(Path(config["data_source"]).name)
+    summary = summarise(records)
+    lines = [
+        f"# Evaluation of {config['weights']}",
+        "",
+        f"{len(judged)} scenes of `{config['data_source']}`, clips of {config['data']['num_frames']} frames at "
+        f"{config['data']['side']} x {config['data']['side']}, {config['sampling']['steps']} steps, guidance "
+        f"{config['sampling']['guidance_scale']:g}, seed {config['sampling']['seed']}. "
+        f"Median time of a scene: {statistics.median(scene['seconds'] for scene in judged):.1f} s.",
+        "",
+        to_markdown(summary, references),
+        "Rows are `method/task`; `+cameras`: the cameras were given. `gen3r` generates; `vae_only` decodes the clip's "
+        "own latents; `vggt` sees the true frames that the task gives; `baseline` repeats the first, stands still, "
+        "and has one depth everywhere. Lengths are in the unit of the data's cameras.",
+    ]
+    if skipped:
+        number, reason = skipped[0]
+        lines.append(f"\n{len(skipped)} scenes were skipped; the first, number {number}: {reason}.")
+    text = "\n".join(lines) + "\n"
+    document = {"config": config, "rows": to_json(summary, references), "scenes": scenes}
+    for name, content in (
+        ("report.md", text),
+        ("report.csv", to_csv(summary, references)),
+        ("report.json", json.dumps(document, indent=1)),
+    ):
+        with replacing(output / name) as file:
+            file.write_text(content, encoding="utf-8")
+    _write_sheet(output)
+    return text
+
+
+def _write_sheet(output: Path) -> None:
+    """All scenes' pictures, one below the other, in two columns."""
+    pictures = [Image.open(path).convert("RGB") for path in sorted((output / "pictures").glob("*.png"))]
+    if not pictures:
+        return
+    width, height = (max(sizes) for sizes in zip(*(picture.size for picture in pictures), strict=True))
+    columns = min(2, len(pictures))
+    sheet = Image.new("RGB", (columns * width, -(-len(pictures) // columns) * height), "white")
+    for i, picture in enumerate(pictures):
+        sheet.paste(picture, (i % columns * width, i // columns * height))
+    with replacing(output / "sheet.jpg") as file:
+        sheet.save(file, quality=85)

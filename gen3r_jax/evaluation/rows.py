@@ -1,0 +1,130 @@
+"""The rows of an evaluation: everything that is asked of the weights about one clip, and what knows nothing.
+
+Names of rows are ``METHOD/TASK`` or ``METHOD/TASK+cameras``:
+
+    gen3r/1view+cameras   generated from the first frame and the cameras, and so on for every task
+    vae_only/allview      the clip's own latents, decoded: the best a generation can be ("VAE only", Table 3)
+    vggt/allview          VGGT on all true frames; vggt/1view, vggt/2view on the given ones alone
+    baseline/1view        the first frame repeated, a camera that stands still, one depth everywhere
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gen3r_jax import module, programs
+from gen3r_jax.diffusion.conditioning import given_frames
+from gen3r_jax.evaluation.protocol import Prediction, Truth
+from gen3r_jax.generation import Gen3RPipeline, Gen3RPipelineOutput
+from gen3r_jax.geometry.cameras import decode_pose, plucker_map
+from gen3r_jax.pipeline import Network, encode_tokens, encode_video
+from gen3r_jax.sharding import fetch
+
+
+@dataclass(frozen=True)
+class RowOptions:
+    """The config group ``rows``: which tasks, with and without cameras, and which methods beside the generation."""
+
+    tasks: tuple[str, ...]
+    cameras: tuple[bool, ...]
+    autoencoders: bool
+    vggt: bool
+    baselines: bool
+
+
+@dataclass(frozen=True)
+class SamplingOptions:
+    """The config group ``sampling``: how scenes are generated."""
+
+    steps: int
+    guidance_scale: float
+    negative_prompt: str
+    solver: str
+    seed: int
+
+
+def predict(
+    pipeline: Gen3RPipeline, truth: Truth, caption: str, rows: RowOptions, sampling: SamplingOptions
+) -> Iterator[tuple[str, Prediction]]:
+    """All rows of one clip, one after the other; those that need cameras are left out where the truth has none."""
+    frames = truth.frames.astype(np.float32) / 255
+    count = len(frames)
+    for task in rows.tasks:
+        given = given_frames(task, count)
+        for cameras in rows.cameras:
+            if cameras and (truth.c2w is None or task == "allview"):
+                continue
+            output = _generate(pipeline, truth, frames, given, caption, cameras, sampling)
+            yield f"gen3r/{task}{'+cameras' * cameras}", _of_output(output, given)
+        if rows.vggt:
+            yield f"vggt/{task}", _vggt(pipeline, frames, given)
+    if rows.autoencoders and pipeline.joint:
+        yield "vae_only/allview", _of_output(pipeline.decode(_encode(pipeline, frames)), ())
+    if rows.baselines:
+        yield "baseline/1view", _baseline(truth, frames)
+
+
+def _generate(pipeline, truth, frames, given, caption, cameras, sampling) -> Gen3RPipelineOutput:
+    maps = None
+    if cameras:
+        maps = plucker_map(truth.intrinsics, truth.c2w, frames.shape[1:3])[None].astype(np.float32)
+    return pipeline(
+        caption,
+        frames[list(given)][None],
+        maps,
+        control_frames=given,
+        negative_prompt=sampling.negative_prompt,
+        num_frames=len(frames),
+        num_inference_steps=sampling.steps,
+        guidance_scale=sampling.guidance_scale,
+        solver=sampling.solver,
+        seed=sampling.seed,
+    )
+
+
+def _of_output(output: Gen3RPipelineOutput, given: tuple[int, ...]) -> Prediction:
+    w2c, intrinsics = (x[0] for x in output.cameras)
+    frames = output.rgbs[0]
+    return Prediction(frames, given, range(len(frames)), output.depth_maps[0, ..., 0], _square(w2c), intrinsics)
+
+
+def _vggt(pipeline: Gen3RPipeline, frames: np.ndarray, given: tuple[int, ...]) -> Prediction:
+    geometry = fetch(programs.reconstruct(pipeline.network("vggt"), frames[list(given)][None]))
+    w2c, intrinsics = decode_pose(geometry.pose_encs[-1, 0], frames.shape[1:3])
+    return Prediction(None, (), given, geometry.depth[0], _square(np.asarray(w2c)), np.asarray(intrinsics))
+
+
+def _encode(pipeline: Gen3RPipeline, frames: np.ndarray) -> np.ndarray:
+    appearance = _appearance(pipeline.network("wan_vae"), frames[None])
+    geometry = _geometry(pipeline.network("vggt"), pipeline.network("geometry_adapter"), frames[None])
+    return fetch(jnp.concatenate([appearance, geometry], axis=3))
+
+
+@jax.jit
+def _appearance(wan_vae: Network, frames: jax.Array) -> jax.Array:
+    return encode_video(module.merge(*wan_vae), frames, chunk_frames=4).mode()
+
+
+@jax.jit
+def _geometry(vggt: Network, adapter: Network, frames: jax.Array) -> jax.Array:
+    return module.merge(*adapter).encode(encode_tokens(module.merge(*vggt), frames), chunk_frames=4).mode()
+
+
+def _baseline(truth: Truth, frames: np.ndarray) -> Prediction:
+    count, height, width = frames.shape[:3]
+    return Prediction(
+        np.repeat(frames[:1], count, axis=0),
+        (0,),
+        range(count),
+        np.ones((count, height, width), np.float32),
+        np.tile(np.eye(4), (count, 1, 1)),
+        truth.intrinsics,
+    )
+
+
+def _square(w2c: np.ndarray) -> np.ndarray:
+    bottom = np.broadcast_to(np.array([0, 0, 0, 1], w2c.dtype), (len(w2c), 1, 4))
+    return np.concatenate([w2c, bottom], axis=1)
