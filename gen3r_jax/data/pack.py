@@ -32,7 +32,10 @@ def pack(source: Source, output: Path, settings: dict[str, object], *, quiet: bo
     summary = Summary()
     for file in list_shards(output, settings["split"]):
         if read_settings(file) != settings:
-            raise UserError(f"{output} holds shards that were made with other settings; choose another folder")
+            raise UserError(
+                f"{output} holds shards that were made with other settings or of another number of scenes; choose "
+                "another folder"
+            )
     with tqdm(total=len(source), unit="scene", disable=True if quiet else None) as progress:
         for shard, first in enumerate(range(0, len(source), per_shard)):
             file = output / f"{settings['split']}-{shard:05d}{SUFFIX}"
@@ -122,7 +125,9 @@ def main() -> None:
     )
     parser.add_argument("source", help="`procedural`, a video, or a folder: images, videos, a data set root, shards")
     parser.add_argument("output", type=Path, help="folder for the shards")
-    parser.add_argument("--split", choices=("train", "test"), default="train", help="list files to read; names shards")
+    parser.add_argument(
+        "--split", choices=("train", "test", "eval"), default="train", help="list files to read; names shards"
+    )
     parser.add_argument("--scenes_per_shard", type=int, default=64)
     parser.add_argument("--num_frames", type=int, default=0, help="frames of each scene at most (default: all)")
     parser.add_argument("--format", choices=("jpg", "png"), default="jpg", help="for frames that are not image files")
@@ -147,6 +152,7 @@ def main() -> None:
         size=tuple(arguments.size),
         difficulty=arguments.difficulty,
     )
+    settings["scenes"] = len(source)  # shards of a source that has grown since would hold scenes twice
     print(f"{arguments.output}: {pack(source, arguments.output, settings)}")
 
 

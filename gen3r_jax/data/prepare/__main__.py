@@ -23,16 +23,9 @@ def main() -> None:
         "--limit", type=int, default=0, help="this many recordings of the source at most (default: all)"
     )
     parser.add_argument("--cameras", nargs="+", default=(), help="where a set has several: which (default: the first)")
-    parser.add_argument(
-        "--undistort", action=argparse.BooleanOptionalAction, default=True, help="take lens distortion out"
-    )
-    parser.add_argument(
-        "--half_pixel",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="move principal points that count from the first pixel's centre to count from its corner",
-    )
-    parser.add_argument("--depth", action=argparse.BooleanOptionalAction, default=True, help="write depth, where known")
+    add_switch(parser, "undistort", "take lens distortion out")
+    add_switch(parser, "half_pixel", "move principal points that count from the first pixel's centre to its corner")
+    add_switch(parser, "depth", "write depth, where it is known")
     parser.add_argument("--format", choices=("jpg", "png"), default="jpg", help="for frames that are not JPEG already")
     parser.add_argument("--short_side", type=int, default=0, help="scale larger pictures down to this (default: never)")
     arguments = parser.parse_args()
@@ -64,6 +57,13 @@ def main() -> None:
     print(summary(outcome, arguments.output / chosen.name))
     if not outcome.scenes:
         raise UserError(f"no scene of {arguments.source} could be kept")
+
+
+def add_switch(parser: argparse.ArgumentParser, name: str, what: str) -> None:
+    """``--name`` (the default) and ``--no_name``."""
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument(f"--{name}", action="store_true", default=True, help=f"{what} (default)")
+    group.add_argument(f"--no_{name}", action="store_false", dest=name, help="do not")
 
 
 def summary(outcome, folder: Path) -> str:
