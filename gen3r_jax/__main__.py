@@ -16,6 +16,7 @@ COMMANDS = {
     "caption": ("gen3r_jax.data.caption", "captions from a file into prepared scenes"),
     "pack": ("gen3r_jax.data.pack", "scenes of any source into shards"),
     "train": ("gen3r_jax.train", "train by a config file"),
+    "evaluate": ("gen3r_jax.evaluate", "judge weights by the protocol of the paper"),
     "convert": ("conversion", "official checkpoints to weights folders, and back"),
 }
 
