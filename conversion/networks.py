@@ -82,7 +82,7 @@ NETWORKS = {
 
 CONVERTIBLE = NETWORKS | {
     "lpips": Network(
-        "LPIPS, the learned distance between images",
+        "LPIPS from a folder with torchvision's file and that of LPIPS 0.1",
         lpips.TABLE,
         "lpips",
         "",

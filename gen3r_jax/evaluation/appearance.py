@@ -37,7 +37,9 @@ def ssim(predicted: Float[np.ndarray, "t h w 3"], target: Float[np.ndarray, "t h
 
     Mean over the channels and over the pixels whose window lies in the image, with the population's variances: what
     scikit-image computes as ``structural_similarity(x, y, channel_axis=-1, data_range=1, gaussian_weights=True,
-    sigma=1.5, use_sample_covariance=False)``. Frames need at least 11 pixels a side.
+    sigma=1.5, use_sample_covariance=False)``. torchmetrics, which Gen3R's requirements name, also counts windows that
+    reach over the border: its number is that of frames padded by 5 reflected pixels (``numpy.pad(..., "reflect")``).
+    Frames need at least 11 pixels a side.
     """
     _require_pairs(predicted, target)
     if min(target.shape[1:3]) <= 2 * _RADIUS:
@@ -71,7 +73,8 @@ class Lpips:
     """LPIPS 0.1 with weights: ``lpips(predicted, target)`` is the mean distance of the frames; 0: equal.
 
     Attributes:
-      backbone: ``vgg`` or ``alex``. Their numbers differ; the paper does not say which it reports.
+      backbone: ``vgg`` or ``alex``. Their numbers differ, and the paper does not say which it reports; torchmetrics
+        takes ``alex`` unless told otherwise.
     """
 
     graphdef: nnx.GraphDef

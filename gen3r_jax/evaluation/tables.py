@@ -104,6 +104,7 @@ def to_markdown(summary: Summary, references: Mapping[str, Mapping[str, Reported
     """
     columns = _columns(summary)
     notes: dict[str, int] = {}
+    beside = False
     lines = [
         "| | " + " | ".join(f"{_metric(name).title} {_metric(name).better}".strip() for name in columns) + " |",
         "|---" + "|---:" * len(columns) + "|",
@@ -119,9 +120,10 @@ def to_markdown(summary: Summary, references: Mapping[str, Mapping[str, Reported
             ]
             if any(cells):
                 lines.append(_line("— the paper", cells))
+                beside = True
     footnotes = [f"[{number}] {text}  " for text, number in notes.items()]
     explained = "Means over scenes ± half of the 95 % confidence interval (Student's t)."
-    if any("(T" in line for line in lines):
+    if beside:
         explained += " T: table of the paper, whose scenes are others."
     return "\n".join([*lines, "", explained, *(["", *footnotes] if footnotes else [])]) + "\n"
 
