@@ -53,6 +53,11 @@ def test_what_the_data_cannot_tell_is_not_available(truth):
     assert values["abs_rel"] is not None and reasons["chamfer"] == "the data have no cameras"
 
 
+def test_depth_that_is_unknown_everywhere(truth):
+    empty = Truth(truth.frames, truth.intrinsics, truth.c2w, np.zeros_like(truth.depth))
+    assert score(perfect(truth), empty, OPTIONS).reasons["abs_rel"] == "the depth of the scene is unknown everywhere"
+
+
 def test_repeating_a_frame_is_judged_where_it_is_new(truth):
     frames = np.repeat(truth.frames[:1], 5, axis=0).astype(np.float32) / 255
     values, _ = score(Prediction(frames, (0,)), truth, OPTIONS)

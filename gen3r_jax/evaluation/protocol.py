@@ -88,6 +88,8 @@ def score(prediction: Prediction, truth: Truth, options: MetricOptions, lpips: L
     if prediction.depth is not None:
         if truth.depth is None:
             not_available((*DEPTH, *GEOMETRY), "the data have no depth")
+        elif not (truth.depth[list(prediction.seen)] > 0).any():
+            not_available((*DEPTH, *GEOMETRY), "the depth of the scene is unknown everywhere")
         else:
             values |= _score_depth(prediction, truth)
             if truth.c2w is None:
