@@ -1,4 +1,4 @@
-"""Evaluation by the paper's protocol (section 4.2). `configs/eval.py` is for full size, `:nano` for the shipped model."""
+"""Evaluation by the paper's protocol (section 4.2): `configs/eval.py` at full size, `:nano` for the nano model."""
 
 from ml_collections import ConfigDict
 

@@ -13,7 +13,7 @@ full_recipe = runpy.run_path(str(Path(__file__).parent.parent / "dit.py"))["get_
 
 def get_config(preset: str = "") -> ConfigDict:
     if preset not in ("", "frames", "appearance"):
-        raise ValueError(f"configs/nano/dit.py has no preset {preset!r}; it has frames (not encoded before), appearance")
+        raise ValueError(f"configs/nano/dit.py has no preset {preset!r}; it has frames, appearance")
     config = full_recipe()
     config.model.update(preset="nano", remat="none", vae_chunk_frames=0, frozen_dtype="float32")
     config.weights.update(dir="runs/nano/weights", encoded="runs/nano/latents")
