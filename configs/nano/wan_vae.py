@@ -1,11 +1,11 @@
-"""The video VAE of the nano model, from nothing: 112 x 112, 9 frames, 1.9 million parameters.
+"""The video VAE of the nano model, from nothing: 112 x 112, 9 frames, 1.94 million parameters.
 
 The recipe is for an hour on one CPU core: many small steps (a step takes 0.1 s of gradient for two crops) teach more
 than few large ones. To go on with whole frames, start another run from its weights:
 
-    --config.weights.wan_vae=WORKDIR/weights/wan_vae --config.crops.side=0 --config.train.batch_size=1
+    --config.weights.wan_vae=WORKDIR/weights/wan_vae --config.crops.side=0 --config.train.phases='((9, 500, 4),)'
 
-`:overfit` learns 16 rendered clips by heart, which shows whether the network can learn at all.
+`:overfit` trains on 16 rendered clips alone; after ten minutes of a core they come back with 23 dB.
 """
 
 from ml_collections import ConfigDict
