@@ -95,13 +95,13 @@ def _matching(pattern: str, params: Any) -> Any:
 
 
 def _matrices(params: Any) -> Any:
-    """How each kernel is a matrix: inputs (and taps) x outputs. Three axes are those of stacked linear layers."""
+    """How each kernel is a matrix: inputs (and taps) x outputs; of stacked layers, each by itself."""
 
     def matrix(name: str, leaf: Array) -> optax.contrib.MuonDimensionNumbers | None:
         if not name.endswith("kernel") or leaf.ndim < 2:
             return None
-        inputs = (1,) if leaf.ndim == 3 else tuple(range(leaf.ndim - 1))
-        return optax.contrib.MuonDimensionNumbers(inputs, leaf.ndim - 1)
+        stacked = any("blocks" in part or part == "trunk" for part in name.split("."))
+        return optax.contrib.MuonDimensionNumbers(tuple(range(stacked, leaf.ndim - 1)), leaf.ndim - 1)
 
     found = [matrix(name, leaf) for name, leaf in module.flatten(params).items()]
     return jax.tree.unflatten(jax.tree.structure(params), found)
