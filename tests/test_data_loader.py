@@ -345,16 +345,16 @@ def test_depth_belongs_to_the_frames(tmp_path, kind):
     """The depth of a batch, taken through the cropped cameras, is that of the renderer."""
     from gen3r_jax.data.procedural import make_scene
 
-    rendered = open_source("procedural", num_scenes=2, num_frames=6, size=(80, 120))
+    rendered = open_source("procedural", num_scenes=2, num_frames=6, size=(80, 120), kinds=("rooms",))
     source = "procedural"
     if kind == "shards":
         pack(rendered, tmp_path / "shards", PACKING | {"depth": True})
         source = tmp_path / "shards"
-    (batch,) = take(loader(source, num_scenes=2, depth=True, cameras=True, max_stride=1, split="train"), 1)
+    (batch,) = take(loader(source, num_scenes=2, kinds=("rooms",), depth=True, cameras=True, max_stride=1), 1)
     assert batch["depth"].shape == (2, 5, 112, 112) and batch["depth"].dtype == np.float16
     for sample, name in enumerate(batch["sample_id"]):
         seed, first = int(name.partition("/")[2].partition("[")[0]), int(name.partition("[")[2].partition(":")[0])
-        scene = make_scene(seed)
+        scene = make_scene(seed, kinds=("rooms",))
         size = (80, 120) if kind == "shards" else (112, 112)
         c2w, _ = scene.cameras(6 if kind == "shards" else 5, size)
         _, depth = scene.render(c2w[first + 2], batch["intrinsics"][sample, 2], (112, 112))

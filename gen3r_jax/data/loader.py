@@ -26,7 +26,7 @@ from absl import flags
 from gen3r_jax.data.clip_maker import ClipMaker, Place
 from gen3r_jax.data.clips import require_clip_length, require_side
 from gen3r_jax.data.images import require_frames
-from gen3r_jax.data.procedural import Difficulty
+from gen3r_jax.data.procedural import KINDS, Difficulty
 from gen3r_jax.data.sources import Source, open_source
 from gen3r_jax.errors import UserError
 from gen3r_jax.options import read_options
@@ -51,7 +51,8 @@ class DataOptions:
     official_crop: whether principal points are rounded as the released loader does (by up to a pixel wrong).
     depth: whether batches have depth; scenes without it then count as damaged.
     cameras: whether the cameras of image folders (``transforms.json``) are wanted; then its frame order holds too.
-    num_scenes, difficulty: of procedural scenes ("easy" or "full").
+    num_scenes, difficulty, kinds: of procedural scenes ("easy", "full" or "shifted"; any of "rooms", "outdoors",
+      "objects", "drives").
     workers: processes that prepare training batches; 0 prepares them in threads of this one.
     prefetch: batches that are kept ready (by each worker).
     """
@@ -64,6 +65,7 @@ class DataOptions:
     depth: bool = False
     num_scenes: int = 10_000
     difficulty: Difficulty = "easy"
+    kinds: tuple = KINDS
     workers: int = 0
     prefetch: int = 2
 
@@ -232,6 +234,7 @@ def _open(entry: _Entry, options: DataOptions, num_frames: int, side: int, split
         min_frames=entry.min_frames,
         size=(side, side),
         difficulty=options.difficulty,
+        kinds=options.kinds,
     )
 
 

@@ -29,7 +29,7 @@ from gen3r_jax.data.images import (
     list_videos,
     read_image,
 )
-from gen3r_jax.data.procedural import Difficulty, make_scene
+from gen3r_jax.data.procedural import KINDS, Difficulty, make_scene, require_choices
 from gen3r_jax.errors import UserError
 from gen3r_jax.remote import local_copy
 
@@ -74,20 +74,27 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class Procedural:
-    """Rendered rooms (see ``procedural.py``): `frames` views of a walk through each, of `size` (height, width)."""
+    """Rendered scenes (see ``procedural/``): `frames` views along the way through each, of `size` (height, width).
+
+    Raises UserError for a difficulty or kinds that do not exist.
+    """
 
     scenes: int
     frames: int
     size: tuple[int, int]
     difficulty: Difficulty = "easy"
     first_seed: int = 0
+    kinds: tuple[str, ...] = KINDS
     name: str = "procedural"
+
+    def __post_init__(self):
+        require_choices(self.difficulty, self.kinds)
 
     def __len__(self) -> int:
         return self.scenes
 
     def scene(self, index: int) -> Capture:
-        scene = make_scene(self.first_seed + index, self.difficulty)
+        scene = make_scene(self.first_seed + index, self.difficulty, self.kinds)
         c2w, intrinsics = scene.cameras(self.frames, self.size)
         cameras = Cameras(c2w, intrinsics, np.tile(self.size, (self.frames, 1)))
 
@@ -179,6 +186,7 @@ def open_source(
     num_frames: int = 1,
     size: tuple[int, int] = (112, 112),
     difficulty: Difficulty = "easy",
+    kinds: Sequence[str] = KINDS,
     min_frames: int = 0,
 ) -> Source:
     """Opens what is found at `source`.
@@ -189,14 +197,14 @@ def open_source(
       split: "train" or "test": which seeds, list files or shards. Where a source has no test scenes, the training
         scenes are taken, with a notice.
       cameras: whether ``transforms.json`` is read; scenes without it then count as damaged.
-      num_scenes, num_frames, size, difficulty: of procedural scenes.
+      num_scenes, num_frames, size, difficulty, kinds: of procedural scenes.
       min_frames: shorter scenes of shards and of prepared folders are left out.
 
     Raises UserError when there is nothing of the kind.
     """
     if str(source) == "procedural":
-        first = FIRST_TEST_SEED if split == "test" else 0
-        return Procedural(num_scenes, num_frames, size, difficulty, first)
+        first = 0 if split == "train" else FIRST_TEST_SEED
+        return Procedural(num_scenes, num_frames, size, difficulty, first, kinds)
     path = local_copy(str(source))
     if not path.exists():
         raise UserError(f"{path} does not exist; data.source is `procedural`, a video, or a folder")
