@@ -69,7 +69,7 @@ def _found(findings) -> set[tuple[str, str]]:
 # Depth against poses
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("seed", [1, 2, 3])
 @pytest.mark.parametrize("words", MISTAKES)
 def test_mixed_up_poses_are_named(words, seed):
     made = clip(seed)

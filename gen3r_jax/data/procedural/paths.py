@@ -83,8 +83,9 @@ def draw_walk(
     if lateral:
         sight = focus - begin
         heading = math.atan2(sight[2], sight[0]) + rng.choice([-1, 1]) * rng.uniform(0.4, 0.6) * np.pi
-    end = begin + step * np.array([np.cos(heading), rng.uniform(-0.25, 0.25), np.sin(heading)])
-    end = np.clip(end, low, high)
+    way = step * np.array([np.cos(heading), rng.uniform(-0.25, 0.25), np.sin(heading)])
+    ends = [np.clip(begin + sign * way, low, high) for sign in (1, -1)]  # back where the bounds leave little way ahead
+    end = max(ends, key=lambda end: min(float(np.linalg.norm(end - begin)), 0.9 * step))
     middle = (begin + end) / 2
     reach = (0.4 if lateral else 0.2) * step
     bulge = np.clip(middle + reach * rng.uniform(-1, 1, 3) * [1, 0.4, 1], low, high) - middle
