@@ -285,10 +285,26 @@ def test_the_pack_command(tmp_path):
     result = _run([*command, "procedural", "packed", "--num_scenes", "3", "--num_frames", "2"], tmp_path)
     assert result.returncode == 0 and result.stdout == "packed: 3 scenes packed\n"
     assert len(open_source(tmp_path / "packed")) == 3
+    result = _run([*command, "procedural", "other", "--kinds", "caves"], tmp_path)
+    assert result.returncode == 2 and result.stderr.startswith("error: kinds of procedural scenes: caves; they are")
     result = _run([*command, "gone", "other"], tmp_path)
     assert result.returncode == 2 and result.stderr.startswith("error: gone does not exist")
     result = _run([*command, "procedural", "lonely.png/below"], tmp_path)
     assert result.returncode == 2 and result.stderr.startswith("error: cannot write to lonely.png/below")
+
+
+def test_workers_make_no_difference(tmp_path):
+    source = open_source("procedural", num_scenes=5, num_frames=1, size=(16, 16))
+    results = {}
+    for workers in (1, 2):
+        folder = tmp_path / str(workers)
+        assert pack(source, folder, SETTINGS | {"depth": True}, workers=workers, quiet=True).scenes == 5
+        results[workers] = {file.name: file.read_bytes() for file in folder.iterdir()}
+    assert len(results[1]) == 3 and results[1] == results[2]
+    (tmp_path / "2" / "train-00001.array_record").unlink()
+    (tmp_path / "2" / "train-00002.array_record").unlink()
+    assert pack(source, tmp_path / "2", SETTINGS | {"depth": True}, workers=2, quiet=True).scenes == 5
+    assert {file.name: file.read_bytes() for file in (tmp_path / "2").iterdir()} == results[1]
 
 
 def _run(arguments, folder):

@@ -6,14 +6,20 @@ running the same command again goes on where it was stopped.
 """
 
 import argparse
+import multiprocessing
+import signal
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 from tqdm import tqdm
 
 from gen3r_jax.data.depth import encode_depth
 from gen3r_jax.data.images import encode_image, read_image
+from gen3r_jax.data.procedural import KINDS, Difficulty
 from gen3r_jax.data.shards import SUFFIX, ShardWriter, list_shards, read_index, read_settings
 from gen3r_jax.data.sources import Capture, Source, open_source
 from gen3r_jax.errors import UserError, main_guard
@@ -21,8 +27,10 @@ from gen3r_jax.errors import UserError, main_guard
 FRAMES_AT_ONCE = 16
 
 
-def pack(source: Source, output: Path, settings: dict[str, object], *, quiet: bool = False) -> "Summary":
-    """Writes the scenes of `source` to shards in `output`.
+def pack(
+    source: Source, output: Path, settings: dict[str, object], *, workers: int = 1, quiet: bool = False
+) -> "Summary":
+    """Writes the scenes of `source` to shards in `output`, in `workers` processes that make no difference to the bytes.
 
     settings: ``split``, ``scenes_per_shard``, ``num_frames`` (of each scene at most, 0 for all), ``format`` (jpg or
     png, for frames that are not image files) and ``depth`` (default: False) are read; all are kept in the shards, and a
@@ -36,6 +44,7 @@ def pack(source: Source, output: Path, settings: dict[str, object], *, quiet: bo
                 f"{output} holds shards that were made with other settings or of another number of scenes; choose "
                 "another folder"
             )
+    missing = []
     with tqdm(total=len(source), unit="scene", disable=True if quiet else None) as progress:
         for shard, first in enumerate(range(0, len(source), per_shard)):
             file = output / f"{settings['split']}-{shard:05d}{SUFFIX}"
@@ -43,11 +52,11 @@ def pack(source: Source, output: Path, settings: dict[str, object], *, quiet: bo
             if file.exists():
                 summary.scenes += len(read_index(file))
                 progress.update(len(scenes))
-                continue
-            with ShardWriter(file, settings) as writer:
-                for index in scenes:
-                    _pack_scene(source, index, writer, settings, summary)
-                    progress.update()
+            else:
+                missing.append((file, scenes))
+        for (_, scenes), part in zip(missing, _pack_shards(source, settings, missing, workers), strict=True):
+            summary.add(part)
+            progress.update(len(scenes))
     if not summary.scenes:
         raise UserError(f"no scene of {source.name} could be packed; the first failed with: {summary.reason}")
     return summary
@@ -64,11 +73,52 @@ class Summary:
         self.scenes_left_out += 1
         self.reason = self.reason or str(error)
 
+    def add(self, other: "Summary") -> None:
+        self.scenes += other.scenes
+        self.frames_left_out += other.frames_left_out
+        self.scenes_left_out += other.scenes_left_out
+        self.reason = self.reason or other.reason
+
     def __str__(self) -> str:
         text = f"{self.scenes} scenes packed"
         if self.frames_left_out or self.scenes_left_out:
             text += f", {self.scenes_left_out} scenes and {self.frames_left_out} frames left out"
         return text + (f" (first: {self.reason})" if self.reason else "")
+
+
+def _pack_shards(source: Source, settings: dict, shards: list[tuple[Path, range]], workers: int) -> Iterator["Summary"]:
+    """Packs (file, its scenes), in order or in that many processes."""
+    if workers == 1 or len(shards) < 2:
+        yield from (_pack_shard(source, settings, *shard) for shard in shards)
+        return
+    fresh = multiprocessing.get_context("spawn")
+    try:
+        with ProcessPoolExecutor(min(workers, len(shards)), fresh, _start_worker, (source, settings)) as pool:
+            yield from pool.map(_pack_in_worker, shards)
+    except BrokenProcessPool:
+        raise UserError("a packing process was killed; is the memory full? The same command goes on") from None
+
+
+_job: tuple[Source, dict] | None = None
+"""What a worker process packs: sent once, not with every shard."""
+
+
+def _start_worker(source: Source, settings: dict) -> None:
+    global _job
+    _job = source, settings
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; shards that were begun are finished
+
+
+def _pack_in_worker(shard: tuple[Path, range]) -> "Summary":
+    return _pack_shard(*_job, *shard)
+
+
+def _pack_shard(source: Source, settings: dict, file: Path, scenes: range) -> "Summary":
+    summary = Summary()
+    with ShardWriter(file, settings) as writer:
+        for index in scenes:
+            _pack_scene(source, index, writer, settings, summary)
+    return summary
 
 
 def _pack_scene(source: Source, index: int, writer: ShardWriter, settings: dict, summary: Summary) -> None:
@@ -133,16 +183,18 @@ def main() -> None:
     parser.add_argument("--format", choices=("jpg", "png"), default="jpg", help="for frames that are not image files")
     parser.add_argument("--depth", action="store_true", help="pack depth, too; scenes without it are left out")
     parser.add_argument("--no_cameras", action="store_true", help="leave cameras out; scenes then need none")
+    parser.add_argument("--workers", type=int, default=1, help="processes; the shards are the same whatever they are")
     group = parser.add_argument_group("procedural scenes")
     group.add_argument("--num_scenes", type=int, default=256)
     group.add_argument("--size", type=int, nargs=2, default=(112, 112), metavar=("HEIGHT", "WIDTH"))
-    group.add_argument("--difficulty", choices=("easy", "full"), default="easy")
+    group.add_argument("--difficulty", choices=get_args(Difficulty), default="easy")
+    group.add_argument("--kinds", nargs="+", default=KINDS, help=f"some of {' '.join(KINDS)} (default: all)")
     arguments = parser.parse_args()
-    settings = {key: value for key, value in sorted(vars(arguments).items()) if key != "output"}
-    settings["size"] = list(arguments.size)
-    for key, least in {"scenes_per_shard": 1, "num_scenes": 1, "num_frames": 0}.items():
-        if settings[key] < least:
-            raise UserError(f"--{key} must be at least {least}, not {settings[key]}")
+    settings = {key: value for key, value in sorted(vars(arguments).items()) if key not in ("output", "workers")}
+    settings |= {"size": list(arguments.size), "kinds": list(arguments.kinds)}
+    for key, least in {"scenes_per_shard": 1, "num_scenes": 1, "num_frames": 0, "workers": 1}.items():
+        if getattr(arguments, key) < least:
+            raise UserError(f"--{key} must be at least {least}, not {getattr(arguments, key)}")
     source = open_source(
         arguments.source,
         split=arguments.split,
@@ -151,9 +203,10 @@ def main() -> None:
         num_frames=arguments.num_frames or 49,
         size=tuple(arguments.size),
         difficulty=arguments.difficulty,
+        kinds=tuple(arguments.kinds),
     )
     settings["scenes"] = len(source)  # shards of a source that has grown since would hold scenes twice
-    print(f"{arguments.output}: {pack(source, arguments.output, settings)}")
+    print(f"{arguments.output}: {pack(source, arguments.output, settings, workers=arguments.workers)}")
 
 
 if __name__ == "__main__":
