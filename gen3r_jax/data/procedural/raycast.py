@@ -171,7 +171,8 @@ class World:
         distance = np.linalg.norm(outward, axis=-1)
         cosine = np.sqrt(np.maximum(1 - np.square(reach / np.maximum(distance, 1e-3)), 0)) - np.float32(1e-5)
         cosine[reach >= distance] = -1
-        inside = ((outward / distance[:, None]) @ (to_lamp / away)) > cosine[:, None]
+        # einsum, for a product of matrices would start threads for nothing
+        inside = np.einsum("sk,kn->sn", outward / distance[:, None], to_lamp / away) > cosine[:, None]
         inside &= away > (distance - reach)[:, None]
         for number, solid in enumerate(self.solids):
             # A solid is convex: what it hides from itself is turned away from the lamp.
