@@ -15,7 +15,7 @@ test: $(VENV)/ready
 	$(PYTHON) -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 test-slow: $(VENV)/ready
-	$(PYTHON) -m pytest -m slow -n 2 --dist loadfile
+	$(PYTHON) -m pytest -m slow -n 2 --dist loadfile --timeout 900
 
 # The four stages of the nano model in order, each from what those before it wrote; what is done is not done again.
 NANO := runs/nano

@@ -89,8 +89,8 @@ def render_clip(
 def make_scene(seed: int, difficulty: Difficulty = "easy", kinds: Sequence[str] = KINDS) -> ProceduralScene:
     """Draws a scene of one of `kinds`.
 
-    "easy": slow cameras, coarse soft-edged patterns, fields of view of 60 to 75 degrees. "full": twice the motion
-    (in rooms about 1.4 m and 35 degrees from end to end), patterns half as large with hard edges, 55 to 80 degrees.
+    "easy": slow cameras, coarse soft-edged patterns, fields of view of 60 to 75 degrees. "full": three times the motion
+    (in rooms about 1.4 m and 35 degrees from end to end), small patterns with hard edges, 55 to 80 degrees.
     "shifted", for tests away from what was trained on: other shades and patterns, faster cameras that go sideways, in
     wide arcs and spirals, and lean.
 

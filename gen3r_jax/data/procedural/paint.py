@@ -98,12 +98,13 @@ class Paint:
     size: float
     sharpness: float
     roughness: float
+    finest: float
 
     def surface(self, rng: np.random.Generator, axes: Float[np.ndarray, "2 3"]) -> Surface:
         """Paints one face whose pattern runs along `axes`; phases and fine texture are drawn anew."""
         directions = rng.normal(size=(DETAIL_WAVES, 3))
         directions /= np.linalg.norm(directions, axis=-1, keepdims=True)
-        lengths = np.geomspace(0.05, 1.0, DETAIL_WAVES) * rng.uniform(0.8, 1.2, DETAIL_WAVES)
+        lengths = np.geomspace(self.finest, 1.0, DETAIL_WAVES) * rng.uniform(0.8, 1.2, DETAIL_WAVES)
         amplitudes = self.roughness * rng.uniform(0.6, 1.4, DETAIL_WAVES)
         return Surface(
             self.colors.astype(np.float32),
@@ -126,12 +127,14 @@ class Paint:
 
 @dataclass(frozen=True)
 class Palette:
-    """What a difficulty paints with. scale: size of the patterns relative to 0.25 to 0.6 m; sharpness: of edges."""
+    """What a difficulty paints with. scale: size of the patterns relative to 0.25 to 0.6 m; sharpness: of edges;
+    finest: length of the shortest waves of the fine texture in metres."""
 
     colors: dict[str, tuple[float, float, float]]
     patterns: tuple[str, ...]
     scale: float
     sharpness: float
+    finest: float = 0.05
 
     def draw(
         self,
@@ -155,7 +158,7 @@ class Palette:
         elif pattern != "plain":
             words = f"{first} and {second} {pattern}"
         size = scale * self.scale * float(rng.uniform(0.25, 0.6))
-        return Paint(words, tints, pattern, size, self.sharpness, float(rng.uniform(0.06, 0.11)))
+        return Paint(words, tints, pattern, size, self.sharpness, float(rng.uniform(0.06, 0.11)), self.finest)
 
 
 def _wave(u: Line, du: Line, sharpness: np.float32) -> Line:

@@ -24,7 +24,7 @@ class Style:
 
 
 STYLES: dict[Difficulty, Style] = {
-    "easy": Style(Palette(COLORS, PATTERNS, scale=2.0, sharpness=3.0), motion=0.5, fov_degrees=(60, 75)),
+    "easy": Style(Palette(COLORS, PATTERNS, scale=4.0, sharpness=1.5, finest=0.2), motion=0.35, fov_degrees=(60, 75)),
     "full": Style(Palette(COLORS, PATTERNS, scale=1.0, sharpness=8.0), motion=1.0, fov_degrees=(55, 80)),
     "shifted": Style(
         Palette(SHIFTED_COLORS, SHIFTED_PATTERNS, scale=1.5, sharpness=5.0),
