@@ -151,7 +151,8 @@ class Palette:
         tints = np.array([self.colors[first], self.colors[second]]) ** 2.2
         words = first
         if pattern in ("tiled", "brick", "wooden"):
-            tints[1] = tints[0] * 0.35 if tints[0].mean() > 0.15 else tints[0] * 0.5 + 0.25  # the joints
+            light = pattern != "wooden" and tints[0].mean() < 0.15
+            tints[1] = tints[0] * 0.5 + 0.25 if light else tints[0] * 0.35  # the joints
             words = f"{first} {pattern}"
         elif second == first:
             pattern = "plain"
