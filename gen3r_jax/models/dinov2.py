@@ -25,13 +25,22 @@ class Block(nnx.Module):
       epsilon: of the two layer norms.
       branch_scale: initial value of both scales.
       qk_norm: layer norms of queries and keys over the features of a head, before the rotation.
+      matching: whether queries and keys begin with equal kernels.
     """
 
     def __init__(
-        self, dim: int, heads: int, *, epsilon: float, branch_scale: float, qk_norm: bool = False, rngs: nnx.Rngs
+        self,
+        dim: int,
+        heads: int,
+        *,
+        epsilon: float,
+        branch_scale: float,
+        qk_norm: bool = False,
+        matching: bool = False,
+        rngs: nnx.Rngs,
     ):
         self.norm1 = layer_norm(dim, epsilon, rngs)
-        self.attn = Attention(dim, heads, qk_norm, rngs=rngs)
+        self.attn = Attention(dim, heads, qk_norm, matching, rngs=rngs)
         self.scale1 = nnx.Param(jnp.full(dim, branch_scale))
         self.norm2 = layer_norm(dim, epsilon, rngs)
         self.mlp = MLP(dim, 4 * dim, dim, rngs=rngs)
@@ -53,9 +62,12 @@ class Block(nnx.Module):
 class Attention(nnx.Module):
     """Self-attention; one product gives queries, keys and values (in this order, each by heads)."""
 
-    def __init__(self, dim: int, heads: int, qk_norm: bool, *, rngs: nnx.Rngs):
+    def __init__(self, dim: int, heads: int, qk_norm: bool, matching: bool = False, *, rngs: nnx.Rngs):
         self.heads = heads
         self.qkv = nnx.Linear(dim, 3 * dim, rngs=rngs)
+        if matching:
+            kernel = self.qkv.kernel[...]
+            self.qkv.kernel[...] = kernel.at[:, dim : 2 * dim].set(kernel[:, :dim])
         self.q_norm = layer_norm(dim // heads, 1e-5, rngs) if qk_norm else None
         self.k_norm = layer_norm(dim // heads, 1e-5, rngs) if qk_norm else None
         self.proj = nnx.Linear(dim, dim, rngs=rngs)
@@ -63,12 +75,18 @@ class Attention(nnx.Module):
     def __call__(
         self, x: Float[Array, "b n c"], rotation: Rotation | None, layout: Layout = "frames", seen: int | None = None
     ) -> Float[Array, "b n c"]:
-        q, k, v = jnp.moveaxis(self.qkv(x).reshape(*x.shape[:2], 3, self.heads, -1), 2, 0)  # [b n k d]
+        q, k, v = self.queries_keys_values(x, rotation)
+        return self.proj(attend(q, k, v, layout=layout, seen=seen).reshape(x.shape))
+
+    def queries_keys_values(
+        self, x: Float[Array, "b n c"], rotation: Rotation | None
+    ) -> tuple[Float[Array, "b n k d"], Float[Array, "b n k d"], Float[Array, "b n k d"]]:
+        q, k, v = jnp.moveaxis(self.qkv(x).reshape(*x.shape[:2], 3, self.heads, -1), 2, 0)
         if self.q_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
         if rotation is not None:
             q, k = rotate_2d(q, rotation), rotate_2d(k, rotation)
-        return self.proj(attend(q, k, v, layout=layout, seen=seen).reshape(x.shape))
+        return q, k, v
 
 
 class MLP(nnx.Module):
@@ -84,7 +102,16 @@ class DINOv2(nnx.Module):
     """Vision transformer over patches, with a class token, four registers and a learned table of positions."""
 
     def __init__(
-        self, *, image_size: int, patch_size: int, dim: int, depth: int, heads: int, remat: Remat, rngs: nnx.Rngs
+        self,
+        *,
+        image_size: int,
+        patch_size: int,
+        dim: int,
+        depth: int,
+        heads: int,
+        remat: Remat,
+        position_std: float = 0.02,
+        rngs: nnx.Rngs,
     ):
         self.patch_size = patch_size
         self.table_side = image_size // patch_size
@@ -93,7 +120,7 @@ class DINOv2(nnx.Module):
         self.patch_embed = nnx.Conv(3, dim, patch, strides=patch, padding="VALID", rngs=rngs)
         self.cls_token = nnx.Param(1e-6 * rngs.normal((1, 1, dim)))
         self.register_tokens = nnx.Param(1e-6 * rngs.normal((1, REGISTERS, dim)))
-        self.pos_embed = nnx.Param(0.02 * rngs.truncated_normal(-2, 2, (1, 1 + self.table_side**2, dim)))
+        self.pos_embed = nnx.Param(position_std * rngs.truncated_normal(-2, 2, (1, 1 + self.table_side**2, dim)))
         self.blocks = module.stack(lambda r: Block(dim, heads, epsilon=1e-6, branch_scale=1.0, rngs=r), rngs, depth)
         self.norm = layer_norm(dim, 1e-6, rngs)
 

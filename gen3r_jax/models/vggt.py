@@ -5,6 +5,7 @@ the whole clip in turn. Heads read the tokens of four layers; the same tokens ar
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Self
 
 import jax
@@ -35,6 +36,10 @@ class VGGTConfig:
     camera_depth, camera_heads: blocks and attention heads of the camera head.
     dpt_features, dpt_channels: of the dense heads, see :class:`DPTHead`.
     point_head: whether there is a head for points; depth and cameras give points without it.
+    branch_scale: initial value of LayerScale in the aggregator and the camera head.
+    token_std, position_std: initial spread of the special tokens, and of the table of positions.
+    matching: whether attention over the clip begins with equal queries and keys, so that like sees like in other frames
+      before anything is learned.
     """
 
     image_size: int = 518
@@ -50,11 +55,36 @@ class VGGTConfig:
     dpt_features: int = 256
     dpt_channels: tuple[int, int, int, int] = (256, 512, 1024, 1024)
     point_head: bool = True
+    branch_scale: float = 0.01
+    token_std: float = 1e-6
+    position_std: float = 0.02
+    matching: bool = False
     remat: Remat = "none"
 
     @classmethod
     def vggt_1b(cls) -> Self:
         return cls()
+
+    @classmethod
+    def nano(cls) -> Self:
+        """Small, and initialised to learn from nothing: all branches count and tokens differ from the first step on."""
+        return cls(
+            image_size=112,
+            embed_dim=128,
+            dino_depth=2,
+            dino_heads=4,
+            depth=4,
+            num_heads=4,
+            layers=(0, 1, 2, 3),
+            camera_depth=1,
+            camera_heads=8,
+            dpt_features=32,
+            dpt_channels=(32, 48, 64, 64),
+            branch_scale=0.5,
+            token_std=0.5,
+            position_std=0.5,
+            matching=True,
+        )
 
     @classmethod
     def tiny(cls) -> Self:
@@ -101,7 +131,9 @@ class VGGT(nnx.Module):
         self.config = config
         dim = 2 * config.embed_dim
         self.aggregator = Aggregator(config, rngs=rngs)
-        self.camera_head = CameraHead(dim, config.camera_depth, config.camera_heads, config.remat, rngs=rngs)
+        self.camera_head = CameraHead(
+            dim, config.camera_depth, config.camera_heads, config.remat, config.branch_scale, rngs=rngs
+        )
 
         def dpt_head(outputs: int, activation) -> DPTHead:
             channels, features = config.dpt_channels, config.dpt_features
@@ -161,17 +193,21 @@ class Aggregator(nnx.Module):
             depth=config.dino_depth,
             heads=config.dino_heads,
             remat=config.remat,
+            position_std=config.position_std,
             rngs=rngs,
         )
         # Row 0 is for the first frame, which sets the coordinates, row 1 for all others.
-        self.camera_token = nnx.Param(1e-6 * rngs.normal((1, 2, 1, dim)))
-        self.register_token = nnx.Param(1e-6 * rngs.normal((1, 2, REGISTERS, dim)))
+        self.camera_token = nnx.Param(config.token_std * rngs.normal((1, 2, 1, dim)))
+        self.register_token = nnx.Param(config.token_std * rngs.normal((1, 2, REGISTERS, dim)))
 
-        def block(rngs: nnx.Rngs) -> Block:
-            return Block(dim, config.num_heads, epsilon=1e-5, branch_scale=0.01, qk_norm=True, rngs=rngs)
+        def block(matching: bool, rngs: nnx.Rngs) -> Block:
+            scale = config.branch_scale
+            return Block(
+                dim, config.num_heads, epsilon=1e-5, branch_scale=scale, qk_norm=True, matching=matching, rngs=rngs
+            )
 
-        self.frame_blocks = module.stack(block, rngs, config.depth)
-        self.global_blocks = module.stack(block, rngs, config.depth)
+        self.frame_blocks = module.stack(partial(block, False), rngs, config.depth)
+        self.global_blocks = module.stack(partial(block, config.matching), rngs, config.depth)
 
     def __call__(self, images: Float[Array, "b t h w 3"]) -> Float[Array, "l b t n c"]:
         """See :meth:`VGGT.aggregate`."""
@@ -205,6 +241,20 @@ class Aggregator(nnx.Module):
         kept = shard(jnp.zeros((len(config.layers), b, t, n, 2 * c), x.dtype), None, "batch", "frames")
         (_, kept), _ = jax.lax.scan(body, (x, kept), (frame_blocks, global_blocks, slots))
         return kept[:, :, :frames]
+
+    def scores(
+        self, within: Float[Array, "b t n c"], layer: int, image_size: tuple[int, int]
+    ) -> Float[Array, "b k tn tn"]:
+        """Attention scores of the block over the clip of a layer, before their softmax over the last axis.
+
+        within: tokens that enter the block: the first half of the channels of that layer's tokens.
+        """
+        b, t, n, c = within.shape
+        block = jax.tree.map(lambda p: p[layer], self.global_blocks)
+        rotation = rotation_2d(self.positions(image_size), c // self.config.num_heads)
+        rotation = jax.tree.map(lambda table: jnp.tile(table, (t, 1, 1)), rotation)
+        q, k, _ = block.attn.queries_keys_values(block.norm1(within.reshape(b, t * n, c)), rotation)
+        return jnp.einsum("bnkd,bmkd->bknm", q, k, preferred_element_type=jnp.float32) * q.shape[-1] ** -0.5
 
     def embed(self, images: Float[Array, "b t h w 3"]) -> Float[Array, "b t n c"]:
         """Special tokens and encoded patches of every frame."""

@@ -1,5 +1,6 @@
 """Regression losses of VGGT's own training, which weigh errors by a predicted confidence and drop the largest ones."""
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
@@ -57,3 +58,58 @@ def confidence_loss(
 def _errors(prediction: Array, target: Array, squared: bool) -> Array:
     error = distance(prediction, target)
     return replace_nonfinite(error**2 if squared else error)
+
+
+def gradient_loss(
+    prediction: Float[Array, "*s h w"], target: Float[Array, "*s h w"], mask: Bool[Array, "*s h w"]
+) -> Float[Array, ""]:
+    """Mean absolute error of the differences of neighbouring pixels, where both are known."""
+    error, total, count = prediction - target, 0.0, 0
+    for axis in (-1, -2):
+        known = jax.lax.slice_in_dim(mask, 1, None, axis=axis) & jax.lax.slice_in_dim(mask, 0, -1, axis=axis)
+        total += jnp.sum(jnp.where(known, jnp.abs(jnp.diff(error, axis=axis)), 0.0))
+        count += jnp.sum(known)
+    return total / jnp.maximum(count, 1)
+
+
+def match_loss(
+    scores: Float[Array, "k tn tn"],
+    points: Float[Array, "t y x 3"],
+    depth: Float[Array, "t y x"],
+    intrinsics: Float[Array, "3 3"],
+    grid: tuple[int, int],
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """How little of the attention of a patch of a later frame goes to its place in the first frame.
+
+    Cross-entropy over all tokens of the clip. The target is the place where the middle of the patch is seen in the
+    first frame, shared between the four nearest patches. Patches whose middle is hidden there, outside or unknown do
+    not count.
+
+    Args:
+      scores: of queries and keys, frame by frame; the last tokens of a frame are its grid of patches.
+      points: in the coordinates of the first camera, which has `intrinsics`.
+      depth: 0 where it is not known.
+
+    Returns:
+      The sum over patches that count (mean over heads), and their number.
+    """
+    (h, w), (t, height, width) = grid, depth.shape
+    patches = h * w
+    special = scores.shape[-1] // t - patches
+    patch = height // h
+    middle = points[1:, patch // 2 :: patch, patch // 2 :: patch].reshape(-1, 3)
+    known = depth[1:, patch // 2 :: patch, patch // 2 :: patch].reshape(-1) > 0
+    z = jnp.maximum(middle[:, 2], 1e-3)
+    x, y = (intrinsics[i, i] * middle[:, i] / z + intrinsics[i, 2] for i in range(2))
+    inside = (x > 0) & (x < width) & (y > 0) & (y < height) & (middle[:, 2] > 1e-3)
+    row, column = (jnp.clip(p, 0, n - 1).astype(int) for p, n in ((y, height), (x, width)))
+    counts = known & inside & (jnp.abs(z - depth[0, row, column]) < 0.05 * z)
+    shares = [
+        jnp.maximum(1 - jnp.abs(jnp.clip(p / patch - 0.5, 0, n - 1)[:, None] - jnp.arange(n)), 0)
+        for p, n in ((y, h), (x, w))
+    ]
+    target = (shares[0][:, :, None] * shares[1][:, None]).reshape(-1, patches)
+    found = jax.nn.log_softmax(scores).reshape(-1, t, special + patches, t, special + patches)
+    found = found[:, 1:, special:, 0, special:].mean(axis=0).reshape(-1, patches)
+    losses = -jnp.sum(target * found, axis=-1)
+    return jnp.sum(jnp.where(counts, losses, 0.0)), jnp.sum(counts)

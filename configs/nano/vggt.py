@@ -1,0 +1,75 @@
+"""VGGT of the nano model, from nothing: 112 x 112, 9 frames, 3.7 million parameters, on scenes with exact geometry.
+
+`:overfit` learns 16 rendered clips by heart, which shows whether the network can learn at all.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config(preset: str = "") -> ConfigDict:
+    if preset not in ("", "overfit"):
+        raise ValueError(f"configs/nano/vggt.py has no preset {preset!r}; it has overfit")
+    config = ConfigDict()
+    config.stage = "vggt"
+    config.model = dict(preset="nano", remat="none")
+    config.weights = dict(vggt="")  # weights to start from; empty: random ones
+    config.samples = dict(
+        frames=3,  # of a sample; 0: the whole clip
+        per_clip=2,  # samples of each clip
+        window=0,  # a sample is drawn from so many successive frames; 0: from the whole clip
+        shuffle=False,
+        reverse=True,
+        flip=True,
+        permute_colors=True,
+    )
+    config.losses = dict(
+        camera=5.0,
+        camera_penalty="l1",
+        depth=1.0,  # of logarithms
+        points=1.0,
+        gradient=0.5,  # of log-depth
+        confidence=0.2,
+        match=0.5,  # that patches find their place in the first frame
+        dense_frames=1,  # of each sample have their depth and points judged; 0: all
+    )
+    config.data = dict(
+        source="runs/nano/data",
+        max_stride=1,
+        depth=True,
+        num_scenes=10_000,  # of procedural scenes
+        difficulty="easy",
+        workers=0,
+        prefetch=2,
+    )
+    config.optim = dict(
+        optimizer="muon",
+        learning_rate=5e-3,
+        final_fraction=0.01,  # cosine from learning_rate to so much of it
+        warmup_steps=100,
+        beta1=0.9,
+        beta2=0.99,
+        eps=1e-8,
+        weight_decay=0.0,
+        clip_norm=1.0,
+        clip_start=1.0,
+        clip_decay=0.1,
+        ema_decay=0.0,
+    )
+    config.mesh = dict(data=1, fsdp=-1, seq=1, tensor=1)
+    config.train = dict(
+        seed=42,
+        batch_size=4,
+        side=112,
+        phases=((9, 12_000, 4),),  # (frames, steps, clips per device)
+        dtype="float32",
+        compile_cache="",
+        profile=(),
+    )
+    config.validation = dict(every=1000, clips=8, split="test")
+    config.checkpoint = dict(every=250, keep=2, keep_every=0)
+
+    if preset == "overfit":
+        config.data.update(source="procedural", num_scenes=16)
+        config.train.update(batch_size=4, phases=((9, 2_000, 4),))
+        config.validation.update(every=500, clips=16, split="train")
+    return config

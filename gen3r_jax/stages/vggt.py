@@ -1,0 +1,230 @@
+"""Trains a small VGGT from nothing, on scenes whose cameras and depth are exact; Gen3R itself takes the official one.
+
+Losses are those of VGGT's paper, in units of each scene: pose encodings after every refinement; depth (as logarithms)
+and points in the first camera's coordinates, both weighed by their predicted confidence. One more, which has no
+parameters of its own, makes tokens of the same place alike in all frames: without it cameras take very long to learn.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Key
+
+from gen3r_jax import module, pipeline
+from gen3r_jax.checkpoint import load_network, read_config, save_weights
+from gen3r_jax.errors import UserError
+from gen3r_jax.models.dinov2 import patch_grid
+from gen3r_jax.models.vggt import SPECIAL_TOKENS, VGGT, VGGTConfig
+from gen3r_jax.models.vggt_heads import CameraHead
+from gen3r_jax.module import Params
+from gen3r_jax.sharding import fetch
+from gen3r_jax.stages import vggt_validation
+from gen3r_jax.stages.adapter_losses import Penalty, camera_loss
+from gen3r_jax.stages.vggt_clips import Clip, Sample, SampleOptions, draw_samples
+from gen3r_jax.stages.vggt_losses import confidence_loss, gradient_loss, match_loss
+from gen3r_jax.training.stage import Batch, Metrics
+
+MATCHING = 1  # index of the kept layer whose attention over the clip is taught to match
+PRESETS = {"gen3r": VGGTConfig.vggt_1b(), "nano": VGGTConfig.nano(), "tiny": VGGTConfig.tiny()}
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """The network.
+
+    Attributes:
+      preset: its size, unless it starts from weights that know their own.
+      remat: what its blocks recompute for the gradient instead of keeping it.
+    """
+
+    preset: Literal["gen3r", "nano", "tiny"]
+    remat: Literal["none", "full", "dots"]
+
+
+@dataclass(frozen=True)
+class WeightsOptions:
+    """vggt: folder of a network to start from; empty: random weights."""
+
+    vggt: str
+
+
+@dataclass(frozen=True)
+class LossOptions:
+    """Weights of the terms; a term of weight 0 costs nothing.
+
+    Attributes:
+      camera: of the pose encodings, with errors by `camera_penalty`: "l1", "l2" (norms), "smooth_l1" or "huber".
+      depth, points: of the errors of logarithms of depth, and of points.
+      gradient: of the errors of the difference of neighbouring log-depths, beside `depth`.
+      confidence: alpha of the term -alpha log(confidence).
+      match: of the attention of a patch that its place in the first frame does not get.
+      dense_frames: depth and points are judged in so many frames of each sample, drawn at random; 0: in all.
+    """
+
+    camera: float
+    camera_penalty: Penalty
+    depth: float
+    points: float
+    gradient: float
+    confidence: float
+    match: float
+    dense_frames: int
+
+
+@dataclass(frozen=True)
+class VGGTStage:
+    """The :class:`gen3r_jax.training.stage.Stage` that trains VGGT; it needs cameras and depth."""
+
+    model: ModelOptions
+    weights: WeightsOptions
+    samples: SampleOptions
+    losses: LossOptions
+
+    batch_axes: ClassVar = {
+        "frames": ("batch", None, None, None, None),
+        "c2w": ("batch", None, None, None),
+        "intrinsics": ("batch", None, None, None),
+        "depth": ("batch", None, None, None),
+    }
+    encoders: ClassVar = ()
+    loss_reads: ClassVar = ("frames", "c2w", "intrinsics", "depth")
+
+    def init(self, key: Key[Array, ""]) -> Params:
+        params = module.split(VGGT(self._config, rngs=nnx.Rngs(key)))[1]
+        # All cameras begin with the first one's pose and see one radian; the head adds its output up.
+        last = params["camera_head"]["pose_branch"]["fc2"]
+        pose = jnp.array([0, 0, 0, 0, 0, 0, 1, 1, 1]) / CameraHead.ITERATIONS
+        last.update(kernel=0.01 * last["kernel"], bias=last["bias"] + pose)
+        # Weakly typed leaves would have the second step compiled again.
+        return jax.tree.map(lambda x: jax.lax.convert_element_type(x, jnp.dtype("float32")), params)
+
+    def load_trainable(self) -> Params | None:
+        if not self.weights.vggt:
+            return None
+        return load_network(self.weights.vggt, VGGT, dtype=jnp.float32)[1]
+
+    def load_frozen(self) -> Params:
+        return {}
+
+    def abstract_frozen(self) -> Params:
+        return {}
+
+    def prepare(self, batch: Batch) -> Batch:
+        if "depth" not in batch:
+            raise UserError("this stage trains on exact depth, and the data has none; give --config.data.depth=True")
+        if not np.all(batch.get("has_cameras", True)):
+            raise UserError("this stage trains on exact cameras, and scenes of the data have none; take other data")
+        return batch
+
+    def batch_shapes(self, num_frames: int, side: int) -> dict[str, jax.ShapeDtypeStruct]:
+        return {
+            "frames": jax.ShapeDtypeStruct((num_frames, side, side, 3), jnp.uint8),
+            "c2w": jax.ShapeDtypeStruct((num_frames, 4, 4), jnp.float32),
+            "intrinsics": jax.ShapeDtypeStruct((num_frames, 3, 3), jnp.float32),
+            "depth": jax.ShapeDtypeStruct((num_frames, side, side), jnp.float16),
+        }
+
+    def loss(
+        self, trainable: Params, frozen: Params, batch: Batch, keys: Key[Array, "b"]
+    ) -> tuple[Float[Array, ""], Metrics]:
+        sample_keys, frame_keys = (jax.vmap(lambda key, i=i: jax.random.fold_in(key, i))(keys) for i in range(2))
+        sample = draw_samples(Clip(*(batch[name] for name in self.loss_reads)), sample_keys, self.samples)
+        keys = jax.vmap(lambda key: jax.random.split(key, self.samples.per_clip))(frame_keys).ravel()
+        return vggt_loss(self.losses, module.merge(self._graph, trainable), sample, keys)
+
+    def validate(self, trainable: Params, frozen: Params, batch: Batch, directory: Path, step: int) -> Metrics:
+        """Judges whole clips, see :mod:`gen3r_jax.stages.vggt_validation`."""
+        predicted = fetch(self._predict(trainable, batch["frames"]))
+        if jax.process_index() > 0:
+            return {}
+        return vggt_validation.judge(directory, {name: np.asarray(batch[name]) for name in self.loss_reads}, *predicted)
+
+    def export(self, trainable: Params, directory: Path) -> None:
+        save_weights(directory / "vggt", VGGT, self._config, trainable)
+
+    @cached_property
+    def _predict(self) -> Callable[[Params, Array], tuple[Float[Array, "b t 9"], Float[Array, "b t h w"]]]:
+        def predict(trainable: Params, frames: Array) -> tuple[Array, Array]:
+            vggt = module.merge(self._graph, trainable)
+
+            def one(clip: Array) -> tuple[Array, Array]:
+                tokens = vggt.aggregate(pipeline.to_unit_range(clip[None]))
+                depth, _ = vggt.depth(tokens[..., SPECIAL_TOKENS:, :], clip.shape[1:3])
+                return vggt.camera(tokens[-1, :, :, 0])[-1, 0], depth[0]
+
+            return jax.lax.map(one, frames)
+
+        return jax.jit(predict)
+
+    @cached_property
+    def _graph(self) -> nnx.GraphDef:
+        return module.abstract(lambda rngs: VGGT(self._config, rngs=rngs))[0]
+
+    @cached_property
+    def _config(self) -> VGGTConfig:
+        found = read_config(self.weights.vggt, VGGT) if self.weights.vggt else PRESETS[self.model.preset]
+        if self.losses.points and not found.point_head:
+            raise UserError("losses.points needs a network with a point head; give --config.losses.points=0")
+        return replace(found, remat=self.model.remat)
+
+
+def vggt_loss(
+    weights: LossOptions, vggt: VGGT, sample: Sample, keys: Key[Array, "b"]
+) -> tuple[Float[Array, ""], Metrics]:
+    """The loss of samples and its parts; `keys` draw the frames whose dense maps are judged."""
+    tokens = vggt.aggregate(sample.images)
+    patches = tokens[..., SPECIAL_TOKENS:, :]
+    terms = {}
+    if weights.camera:
+        target = jnp.broadcast_to(sample.pose_enc, (vggt.camera_head.ITERATIONS, *sample.pose_enc.shape))
+        terms["camera"] = camera_loss(vggt.camera(tokens[-1, :, :, 0]), target, weights.camera_penalty, beta=0.1)
+    if weights.match:
+        size, config = sample.images.shape[2:4], vggt.config
+        # Half of the heads of one layer, so that the others are free.
+        scores = vggt.aggregator.scores(tokens[MATCHING, ..., : config.embed_dim], config.layers[MATCHING], size)
+        places = sample.points, sample.depth, sample.intrinsics[:, 0]
+        match = jax.vmap(lambda *arrays: match_loss(*arrays, patch_grid(size, config.patch_size)))
+        sums, counts = match(scores[:, : config.num_heads // 2], *places)
+        terms["match"] = sums.sum() / jnp.maximum(counts.sum(), 1)
+    if weights.depth or weights.points:
+        total = sample.images.shape[1]
+        count = weights.dense_frames or total
+        chosen = jax.vmap(lambda key: jnp.sort(jax.random.permutation(key, total)[:count]))(keys)  # [b n]
+        pick = jax.vmap(lambda x, i: x[i])
+        terms |= dense_terms(
+            weights,
+            vggt,
+            jax.vmap(pick, in_axes=(0, None))(patches, chosen),
+            *(pick(x, chosen) for x in (sample.depth, sample.points, sample.known)),
+        )
+    loss = sum(getattr(weights, name) * term for name, term in terms.items())
+    return loss, {f"{name}_loss": term for name, term in terms.items()}
+
+
+def dense_terms(
+    weights: LossOptions,
+    vggt: VGGT,
+    patches: Float[Array, "4 b n p c"],
+    depth: Float[Array, "b n h w"],
+    points: Float[Array, "b n h w 3"],
+    known: Bool[Array, "b n h w"],
+) -> dict[str, Float[Array, ""]]:
+    """The terms of depth and points in frames with the tokens `patches`."""
+    terms, size = {}, depth.shape[2:]
+    alpha = weights.confidence
+    if weights.depth:
+        predicted, confidence = vggt.depth(patches, size)
+        predicted, target = (jnp.log(jnp.maximum(x, 1e-3)) for x in (predicted, depth))
+        terms["depth"] = confidence_loss(predicted[..., None], target[..., None], confidence, known, alpha=alpha)
+        terms["gradient"] = gradient_loss(predicted, target, known)
+    if weights.points:
+        predicted, confidence = vggt.points(patches, size)
+        terms["points"] = confidence_loss(predicted, points, confidence, known, alpha=alpha)
+    return terms

@@ -1,0 +1,256 @@
+"""The stage that trains a small VGGT from nothing."""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from configs.nano import vggt as recipe
+from gen3r_jax import module
+from gen3r_jax.checkpoint import load_network
+from gen3r_jax.data.procedural import render_clip
+from gen3r_jax.errors import UserError
+from gen3r_jax.geometry.cameras import decode_pose, rebase_to_first
+from gen3r_jax.geometry.points import unproject_depth
+from gen3r_jax.models.vggt import VGGT, VGGTConfig
+from gen3r_jax.stages import vggt_validation
+from gen3r_jax.stages.random_weights import random_network
+from gen3r_jax.stages.vggt import LossOptions, ModelOptions, VGGTStage, WeightsOptions, vggt_loss
+from gen3r_jax.stages.vggt_clips import Clip, SampleOptions, change, draw_samples, make_targets, mirror
+from gen3r_jax.stages.vggt_losses import match_loss
+from gen3r_jax.train import read_config
+
+SIDE = 56
+SAMPLES = SampleOptions(frames=2, per_clip=2, window=0, shuffle=True, reverse=True, flip=True, permute_colors=True)
+LOSSES = LossOptions(
+    camera=2.0,
+    camera_penalty="l1",
+    depth=1.0,
+    points=1.0,
+    gradient=0.5,
+    confidence=0.2,
+    match=0.3,
+    dense_frames=1,
+)
+STAGE = VGGTStage(ModelOptions("tiny", remat="none"), WeightsOptions(vggt=""), SAMPLES, LOSSES)
+KEYS = jax.random.split(jax.random.key(1), 1)
+
+
+@pytest.fixture(scope="module")
+def batch():
+    """A rendered clip as the loader gives it; some depth is not known."""
+    clip = render_clip(3, 5, (SIDE, SIDE), kinds=("rooms",))
+    clip.depth[1, :20] = 0
+    entries = {
+        "frames": clip.frames,
+        "c2w": rebase_to_first(clip.c2w).astype(np.float32),
+        "intrinsics": clip.intrinsics.astype(np.float32),
+        "depth": clip.depth.astype(np.float16),
+    }
+    return {name: value[None] for name, value in entries.items()}
+
+
+@pytest.fixture(scope="module")
+def clip(batch):
+    return Clip(*(jnp.asarray(batch[name][0], batch[name].dtype) for name in ("frames", "c2w", "intrinsics", "depth")))
+
+
+@pytest.fixture(scope="module")
+def trainable():
+    """Drawn in NumPy: compiling the draws of `init` takes longer than a test may."""
+    return jax.tree.map(jnp.asarray, random_network(VGGT, VGGTConfig.tiny(), seed=2))
+
+
+class Oracle:
+    """Heads that know the targets; `error` is added to what they say."""
+
+    config = VGGTConfig.tiny()
+
+    class camera_head:
+        ITERATIONS = 4
+
+    def __init__(self, sample, error=0.0):
+        self.sample, self.error = sample, error
+
+    def aggregate(self, images):
+        grid = SIDE // self.config.patch_size
+        return jnp.zeros((4, *images.shape[:2], 5 + grid**2, 2 * self.config.embed_dim))
+
+    def camera(self, tokens):
+        return jnp.broadcast_to(self.sample.pose_enc + self.error, (4, *self.sample.pose_enc.shape))
+
+    def depth(self, patches, size):
+        depth = self.sample.depth * jnp.exp(self.error)
+        return depth, jnp.ones_like(depth)
+
+    def points(self, patches, size):
+        points = self.sample.points + self.error
+        return points, jnp.ones(points.shape[:-1])
+
+
+def test_the_truth_has_no_loss(clip):
+    sample = jax.tree.map(lambda x: x[None], make_targets(clip))
+    # A frame of which half is not known: what is said there does not count.
+    sample = replace(sample, known=sample.known.at[:, 1, : SIDE // 2].set(False))
+    losses = replace(LOSSES, dense_frames=0, match=0.0)
+    loss, metrics = vggt_loss(losses, Oracle(sample), sample, KEYS)
+    np.testing.assert_allclose(loss, 0, atol=1e-5)
+    off, metrics = vggt_loss(losses, Oracle(sample, 0.1), sample, KEYS)
+    iterations = np.mean([0.6**i for i in range(4)])
+    np.testing.assert_allclose(metrics["camera_loss"], 2.5 * iterations * 0.1, rtol=1e-4)
+    np.testing.assert_allclose(metrics["depth_loss"], 0.1, rtol=1e-3)
+    np.testing.assert_allclose(metrics["points_loss"], 0.1 * 3**0.5, rtol=1e-4)
+    np.testing.assert_allclose(metrics["gradient_loss"], 0, atol=1e-5)
+    np.testing.assert_allclose(off, 2 * metrics["camera_loss"] + metrics["depth_loss"] + metrics["points_loss"])
+
+
+def assert_consistent(sample: dict, frames: np.ndarray):
+    """Cameras, depth, points and frames of a sample tell the same story; the first camera is at the origin."""
+    w2c, intrinsics = decode_pose(np.asarray(sample.pose_enc), frames.shape[1:3])
+    np.testing.assert_allclose(w2c[0], np.eye(4)[:3], atol=1e-5)
+    intrinsics[:, :2, 2] -= 0.5  # VGGT's unprojection has pixel centres at whole numbers
+    points = unproject_depth(np.asarray(sample.depth), w2c, intrinsics)
+    np.testing.assert_allclose(points, sample.points, atol=1e-4)
+    np.testing.assert_allclose(np.linalg.norm(points, axis=-1)[sample.known].mean(), 1, rtol=1e-3)
+    # Where a point of the last frame is seen in the first, it is as far away there, and its colour is alike.
+    x, y, z = np.moveaxis(points[-1], -1, 0)
+    column, row = (np.rint(a / z * intrinsics[0, i, i] + intrinsics[0, i, 2]) for i, a in enumerate((x, y)))
+    inside = np.asarray(sample.known[-1]) & (z > 0) & (column >= 0) & (column < SIDE) & (row >= 0) & (row < SIDE)
+    column, row = column[inside].astype(int), row[inside].astype(int)
+    there = np.asarray(sample.depth)[0, row, column]
+    known = there > 0
+    assert known.sum() > 500
+    assert np.median(np.abs(there / z[inside] - 1)[known]) < 0.015
+    difference = np.abs(frames[0, row, column].astype(float) - frames[-1][inside])
+    assert np.median(difference) < 8
+
+
+def test_samples_stay_consistent(clip):
+    assert_consistent(make_targets(clip), np.asarray(clip.frames))
+    mirrored = mirror(clip)
+    np.testing.assert_array_equal(mirrored.frames, clip.frames[:, :, ::-1])
+    assert_consistent(make_targets(mirrored), np.asarray(mirrored.frames))
+    backwards = jax.tree.map(lambda x: x[::-1], clip)
+    assert_consistent(make_targets(backwards), np.asarray(backwards.frames))
+    # A crop whose principal point is not in the middle, mirrored twice, is what it was.
+    off = replace(clip, intrinsics=clip.intrinsics.at[:, 0, 2].add(3))
+    assert mirror(off).intrinsics[0, 0, 2] == SIDE / 2 - 3
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), mirror(mirror(off)), off)
+
+
+def test_draws_differ_and_stay_consistent(clip):
+    options = replace(SAMPLES, frames=3, window=4, permute_colors=False)
+    drawn = jax.vmap(lambda key: change(clip, key, options))(jax.random.split(jax.random.key(0), 20))
+    for i in range(4):
+        one = jax.tree.map(lambda x, i=i: x[i], drawn)
+        assert_consistent(make_targets(one), np.asarray(one.frames))
+    assert len(np.unique(np.asarray(drawn.c2w), axis=0)) > 10
+    plain = SampleOptions(0, 1, 0, shuffle=False, reverse=False, flip=False, permute_colors=False)
+    np.testing.assert_array_equal(change(clip, KEYS[0], plain).frames, clip.frames)
+    samples = draw_samples(jax.tree.map(lambda x: x[None], clip), KEYS, SAMPLES)
+    assert samples.images.shape == (2, 2, SIDE, SIDE, 3)
+    assert np.abs(samples.images[0] - samples.images[1]).max() > 0.1  # samples of one clip are not the same
+
+
+def test_patches_find_their_places(clip):
+    sample, special, grid = make_targets(clip), 5, SIDE // 14
+    places = np.asarray(sample.points[:, 7::14, 7::14]).reshape(5, -1, 3)
+
+    def loss(queries):
+        """Of patches that look for what is near in space, and never at special tokens and later frames."""
+        scores = np.full((2, 5, special + grid**2, 5, special + grid**2), -1e3)
+        near = -np.square(queries[:, :, None] - places[0]).sum(-1) / np.square(0.3 * places[..., 2].mean())
+        scores[:, :, special:, 0, special:] = near
+        size = 5 * (special + grid**2)
+        scores = jnp.asarray(scores.reshape(2, size, size))
+        total, count = match_loss(scores, sample.points, sample.depth, sample.intrinsics[0], (grid, grid))
+        assert count > 40
+        return float(total / count)
+
+    nothing = np.log(grid**2)
+    assert loss(places) < 0.5 * nothing
+    assert loss(places[:, ::-1]) > nothing
+    np.testing.assert_allclose(loss(0 * places), loss(0 * places[:, ::-1]))
+
+
+def test_scores_are_those_of_the_aggregator(trainable):
+    """The attention that is taught is the one that the network uses."""
+    vggt = module.merge(STAGE._graph, trainable)
+    images = jnp.asarray(np.random.default_rng(0).random((1, 2, 28, 28, 3)), jnp.float32)
+
+    def compare(vggt, images):
+        tokens, aggregator = vggt.aggregate(images), vggt.aggregator
+        within, over = jnp.split(tokens[1], 2, axis=-1)
+        block = jax.tree.map(lambda p: p[1], aggregator.global_blocks)
+        x = within.reshape(1, -1, within.shape[-1])
+        _, _, values = block.attn.queries_keys_values(block.norm1(x), None)
+        weights = jax.nn.softmax(aggregator.scores(within, 1, (28, 28)))
+        x = x + block.scale1 * block.attn.proj(jnp.einsum("bknm,bmkd->bnkd", weights, values).reshape(x.shape))
+        x = x + block.scale2 * block.mlp(block.norm2(x))
+        return x.reshape(over.shape), over
+
+    np.testing.assert_allclose(*jax.jit(compare)(vggt, images), atol=1e-4)
+
+
+def test_training_lowers_the_loss(trainable, batch):
+    stage = replace(STAGE, losses=replace(LOSSES, points=0.0))  # one dense head: half the time to compile
+    tx = optax.adam(3e-3)
+
+    @jax.jit
+    def update(params, state):
+        (loss, metrics), gradients = jax.value_and_grad(lambda p: stage.loss(p, {}, batch, KEYS), has_aux=True)(params)
+        updates, state = tx.update(gradients, state)
+        return optax.apply_updates(params, updates), state, loss, metrics, gradients
+
+    params, state, losses = trainable, tx.init(trainable), []
+    for _ in range(15):
+        params, state, loss, metrics, gradients = update(params, state)
+        if not losses:
+            parts = [metrics[f"{name}_loss"] for name in ("camera", "match", "depth", "gradient")]
+            np.testing.assert_allclose(loss, np.dot(parts, [2, 0.3, 1, 0.5]), rtol=1e-5)
+            norms = {name: float(jnp.linalg.norm(leaf)) for name, leaf in module.flatten(gradients).items()}
+            assert all(norm > 0 for name, norm in norms.items() if not name.startswith("point_head")), norms
+        losses.append(float(loss))
+    assert losses[-1] < 0.8 * losses[0], losses
+
+
+def test_weights_travel(trainable, tmp_path):
+    STAGE.export(trainable, tmp_path)
+    jax.tree.map(np.testing.assert_array_equal, load_network(tmp_path / "vggt", VGGT)[1], trainable)
+    again = replace(STAGE, weights=WeightsOptions(str(tmp_path / "vggt")))
+    jax.tree.map(np.testing.assert_array_equal, again.load_trainable(), trainable)
+    assert STAGE.load_trainable() is None
+
+
+def test_data_without_depth_or_cameras(batch):
+    with pytest.raises(UserError, match=r"data\.depth=True"):
+        STAGE.prepare({name: value for name, value in batch.items() if name != "depth"})
+    with pytest.raises(UserError, match="cameras"):
+        STAGE.prepare(batch | {"has_cameras": np.array([False])})
+    assert STAGE.prepare(batch | {"has_cameras": np.array([True])})
+    with pytest.raises(UserError, match=r"samples\.frames 7 .* 5 frames"):
+        jax.eval_shape(
+            lambda c: draw_samples(c, KEYS, replace(SAMPLES, frames=7)), Clip(*(batch[n] for n in STAGE.loss_reads))
+        )
+
+
+def test_validation_of_the_truth(batch, clip, tmp_path):
+    sample = jax.tree.map(lambda x: np.asarray(x)[None], make_targets(clip))
+    metrics = vggt_validation.judge(tmp_path, batch, sample.pose_enc, sample.depth)
+    assert metrics["abs_rel"] < 1e-3 and metrics["delta_1.25"] == 1 and metrics["auc_30"] > 0.96
+    assert metrics["abs_rel_constant"] > 0.1 and metrics["rotation_degrees_identity"] > 1
+    assert (tmp_path / "depth.png").exists()
+
+
+def test_untrained_cameras_stand_at_the_origin():
+    bias = jax.jit(lambda key: STAGE.init(key)["camera_head"]["pose_branch"]["fc2"]["bias"])(jax.random.key(0))
+    np.testing.assert_allclose(4 * bias, [0, 0, 0, 0, 0, 0, 1, 1, 1])
+
+
+@pytest.mark.parametrize("preset", ["", "overfit"])
+def test_recipes_can_be_read(preset):
+    stage, options = read_config(recipe.get_config(preset).to_dict())
+    assert isinstance(stage, VGGTStage) and stage.samples.frames <= options.train.phases[0][0]
