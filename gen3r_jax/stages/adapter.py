@@ -54,7 +54,7 @@ class ModelOptions:
       frozen_dtype: of VGGT's aggregator and the video encoder. VGGT's heads keep the precision they are stored in.
     """
 
-    preset: Literal["gen3r", "tiny"]
+    preset: Literal["gen3r", "nano", "tiny"]
     remat: Literal["none", "full", "dots"]
     frames_per_group: int
     vae_chunk_frames: int

@@ -54,7 +54,7 @@ class ModelOptions:
       frozen_dtype: of the frozen networks. VGGT's heads keep the precision they are stored in.
     """
 
-    preset: Literal["gen3r", "tiny"]
+    preset: Literal["gen3r", "nano", "tiny"]
     latents: Literal["joint", "appearance"]
     remat: module.Remat
     vae_chunk_frames: int

@@ -37,6 +37,14 @@ PRESETS: dict[str, dict[str, Any]] = {
         "geometry_adapter": GeometryAdapterConfig.gen3r(),
         "vggt": VGGTConfig.vggt_1b(),
     },
+    "nano": {
+        "umt5": UMT5Config.nano(),
+        "clip_vision": CLIPVisionConfig.nano(),
+        "wan_vae": WanVAEConfig.nano(),
+        "wan_dit": WanDiTConfig.nano(),
+        "geometry_adapter": GeometryAdapterConfig.nano(),
+        "vggt": VGGTConfig.nano(),
+    },
     "tiny": {
         "umt5": UMT5Config.tiny(),
         "clip_vision": CLIPVisionConfig.tiny(),

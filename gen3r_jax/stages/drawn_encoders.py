@@ -1,0 +1,45 @@
+"""Text and image encoders for the nano model: ``python -m gen3r_jax.stages.drawn_encoders OUTPUT``
+
+They have the shape of umT5 and CLIP at a few hundred thousand parameters and are drawn at random, not trained: every
+word and every patch gets features of its own that depend on its neighbours, and the transformer learns to read them.
+OUTPUT also gets the tokenizer, whose words are those that captions of procedural scenes are made of, and the noise
+schedule.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+from gen3r_jax.checkpoint import save_weights
+from gen3r_jax.data.procedural import VOCABULARY
+from gen3r_jax.errors import UserError, main_guard
+from gen3r_jax.generation import NETWORKS
+from gen3r_jax.models.tokenizer import Tokenizer
+from gen3r_jax.stages.networks import PRESETS, SEEDS
+from gen3r_jax.stages.random_weights import random_network
+
+SHIFT = 2.0
+
+
+def write_encoders(output: Path) -> None:
+    for name in ("umt5", "clip_vision"):
+        config = PRESETS["nano"][name]
+        save_weights(output / name, NETWORKS[name], config, random_network(NETWORKS[name], config, SEEDS[name]))
+    tokenizer = Tokenizer.of_words(VOCABULARY)
+    if tokenizer.size > PRESETS["nano"]["umt5"].vocab_size:
+        raise UserError(f"the captions have {tokenizer.size} words, the text encoder {PRESETS['nano']['umt5']}")
+    tokenizer.save(output / "tokenizer")
+    (output / "scheduler.json").write_text(json.dumps({"shift": SHIFT}) + "\n")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m gen3r_jax.stages.drawn_encoders",
+        description="Draws the text and image encoders of the nano model.",
+    )
+    parser.add_argument("output", type=Path, help="weights folder that gets them")
+    write_encoders(parser.parse_args().output)
+
+
+if __name__ == "__main__":
+    main_guard(main)
