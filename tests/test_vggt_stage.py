@@ -18,9 +18,9 @@ from gen3r_jax.geometry.points import unproject_depth
 from gen3r_jax.models.vggt import VGGT, VGGTConfig
 from gen3r_jax.stages import vggt_validation
 from gen3r_jax.stages.random_weights import random_network
-from gen3r_jax.stages.vggt import LossOptions, ModelOptions, VGGTStage, WeightsOptions, vggt_loss
+from gen3r_jax.stages.vggt import TRACK, LossOptions, ModelOptions, VGGTStage, WeightsOptions, vggt_loss
 from gen3r_jax.stages.vggt_clips import Clip, SampleOptions, change, draw_samples, make_targets, mirror
-from gen3r_jax.stages.vggt_losses import match_loss
+from gen3r_jax.stages.vggt_losses import match_loss, places_in_first, track_loss
 from gen3r_jax.train import read_config
 
 SIDE = 56
@@ -33,6 +33,7 @@ LOSSES = LossOptions(
     gradient=0.5,
     confidence=0.2,
     match=0.3,
+    track=0.4,
     dense_frames=1,
 )
 STAGE = VGGTStage(ModelOptions("tiny", remat="none"), WeightsOptions(vggt=""), SAMPLES, LOSSES)
@@ -61,7 +62,8 @@ def clip(batch):
 @pytest.fixture(scope="module")
 def trainable():
     """Drawn in NumPy: compiling the draws of `init` takes longer than a test may."""
-    return jax.tree.map(jnp.asarray, random_network(VGGT, VGGTConfig.tiny(), seed=2))
+    track = {"kernel": 0.1 * np.ones((32, 2), np.float32), "bias": np.zeros(2, np.float32)}
+    return jax.tree.map(jnp.asarray, random_network(VGGT, VGGTConfig.tiny(), seed=2) | {TRACK: track})
 
 
 class Oracle:
@@ -95,10 +97,10 @@ def test_the_truth_has_no_loss(clip):
     sample = jax.tree.map(lambda x: x[None], make_targets(clip))
     # A frame of which half is not known: what is said there does not count.
     sample = replace(sample, known=sample.known.at[:, 1, : SIDE // 2].set(False))
-    losses = replace(LOSSES, dense_frames=0, match=0.0)
-    loss, metrics = vggt_loss(losses, Oracle(sample), sample, KEYS)
+    losses = replace(LOSSES, dense_frames=0, match=0.0, track=0.0)
+    loss, metrics = vggt_loss(losses, Oracle(sample), {}, sample, KEYS)
     np.testing.assert_allclose(loss, 0, atol=1e-5)
-    off, metrics = vggt_loss(losses, Oracle(sample, 0.1), sample, KEYS)
+    off, metrics = vggt_loss(losses, Oracle(sample, 0.1), {}, sample, KEYS)
     iterations = np.mean([0.6**i for i in range(4)])
     np.testing.assert_allclose(metrics["camera_loss"], 2.5 * iterations * 0.1, rtol=1e-4)
     np.testing.assert_allclose(metrics["depth_loss"], 0.1, rtol=1e-3)
@@ -157,28 +159,29 @@ def test_draws_differ_and_stay_consistent(clip):
 
 def test_patches_find_their_places(clip):
     sample, special, grid = make_targets(clip), 5, SIDE // 14
-    places = np.asarray(sample.points[:, 7::14, 7::14]).reshape(5, -1, 3)
+    places, seen = places_in_first(sample.points, sample.depth, sample.intrinsics[0], 14)
+    assert seen[0].all() and 20 < seen[1:].sum() < 64 - 4 and not seen[1, :1].any()  # its depth is not known
+    own = np.stack(np.meshgrid(range(grid), range(grid), indexing="ij"), axis=-1)
+    np.testing.assert_allclose(places[0], own, atol=1e-4)
+    assert np.abs(places[4] - own)[seen[4]].max() > 0.3
+    moves = places - own
+    np.testing.assert_allclose(track_loss(moves, places, seen), 0, atol=1e-5)
+    np.testing.assert_allclose(track_loss(moves + jnp.array([3, 4]), places, seen)[seen], 5, rtol=1e-5)
 
-    def loss(queries):
-        """Of patches that look for what is near in space, and never at special tokens and later frames."""
-        scores = np.full((2, 5, special + grid**2, 5, special + grid**2), -1e3)
-        near = -np.square(queries[:, :, None] - places[0]).sum(-1) / np.square(0.3 * places[..., 2].mean())
-        scores[:, :, special:, 0, special:] = near
-        size = 5 * (special + grid**2)
-        scores = jnp.asarray(scores.reshape(2, size, size))
-        total, count = match_loss(scores, sample.points, sample.depth, sample.intrinsics[0], (grid, grid))
-        assert count > 40
-        return float(total / count)
-
-    nothing = np.log(grid**2)
-    assert loss(places) < 0.5 * nothing
-    assert loss(places[:, ::-1]) > nothing
-    np.testing.assert_allclose(loss(0 * places), loss(0 * places[:, ::-1]))
+    size = special + grid**2
+    scores = np.full((2, 5, size, 5, size), -1e3)
+    near = -8 * np.square(np.asarray(places)[..., None, None, :] - own).sum(-1)
+    scores[:, :, special:, 0, special:] = near.reshape(5, grid**2, grid**2)
+    loss = match_loss(jnp.asarray(scores).reshape(2, 5 * size, 5 * size), places, seen)
+    nothing = match_loss(jnp.zeros((2, 5 * size, 5 * size)), places, seen)
+    np.testing.assert_allclose(nothing, seen * np.log(5 * size), rtol=1e-5)
+    np.testing.assert_allclose(loss[0], 0, atol=1e-2)
+    assert loss[seen].mean() < 1.5 and loss[seen].max() < 3  # not zero: what lies between patches is shared
 
 
 def test_scores_are_those_of_the_aggregator(trainable):
     """The attention that is taught is the one that the network uses."""
-    vggt = module.merge(STAGE._graph, trainable)
+    vggt = STAGE._network(trainable)
     images = jnp.asarray(np.random.default_rng(0).random((1, 2, 28, 28, 3)), jnp.float32)
 
     def compare(vggt, images):
@@ -209,8 +212,8 @@ def test_training_lowers_the_loss(trainable, batch):
     for _ in range(15):
         params, state, loss, metrics, gradients = update(params, state)
         if not losses:
-            parts = [metrics[f"{name}_loss"] for name in ("camera", "match", "depth", "gradient")]
-            np.testing.assert_allclose(loss, np.dot(parts, [2, 0.3, 1, 0.5]), rtol=1e-5)
+            parts = [metrics[f"{name}_loss"] for name in ("camera", "match", "track", "depth", "gradient")]
+            np.testing.assert_allclose(loss, np.dot(parts, [2, 0.3, 0.4, 1, 0.5]), rtol=1e-5)
             norms = {name: float(jnp.linalg.norm(leaf)) for name, leaf in module.flatten(gradients).items()}
             assert all(norm > 0 for name, norm in norms.items() if not name.startswith("point_head")), norms
         losses.append(float(loss))
@@ -219,9 +222,12 @@ def test_training_lowers_the_loss(trainable, batch):
 
 def test_weights_travel(trainable, tmp_path):
     STAGE.export(trainable, tmp_path)
-    jax.tree.map(np.testing.assert_array_equal, load_network(tmp_path / "vggt", VGGT)[1], trainable)
-    again = replace(STAGE, weights=WeightsOptions(str(tmp_path / "vggt")))
-    jax.tree.map(np.testing.assert_array_equal, again.load_trainable(), trainable)
+    network = {name: params for name, params in trainable.items() if name != TRACK}
+    jax.tree.map(np.testing.assert_array_equal, load_network(tmp_path / "vggt", VGGT)[1], network)
+    again = replace(STAGE, weights=WeightsOptions(str(tmp_path / "vggt"))).load_trainable()
+    jax.tree.map(np.testing.assert_array_equal, again | {TRACK: trainable[TRACK]}, trainable)
+    shapes = jax.eval_shape(STAGE.init, jax.random.key(0))
+    jax.tree.map(lambda a, b: np.testing.assert_equal((a.shape, a.dtype), (b.shape, b.dtype)), shapes, again)
     assert STAGE.load_trainable() is None
 
 

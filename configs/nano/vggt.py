@@ -29,7 +29,8 @@ def get_config(preset: str = "") -> ConfigDict:
         points=1.0,
         gradient=0.5,  # of log-depth
         confidence=0.2,
-        match=0.5,  # that patches find their place in the first frame
+        match=1.0,  # that patches attend to their place in the first frame
+        track=1.0,  # and know where it is
         dense_frames=1,  # of each sample have their depth and points judged; 0: all
     )
     config.data = dict(

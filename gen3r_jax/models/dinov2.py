@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
@@ -110,7 +111,7 @@ class DINOv2(nnx.Module):
         depth: int,
         heads: int,
         remat: Remat,
-        position_std: float = 0.02,
+        position_waves: float = 0.0,
         rngs: nnx.Rngs,
     ):
         self.patch_size = patch_size
@@ -120,7 +121,9 @@ class DINOv2(nnx.Module):
         self.patch_embed = nnx.Conv(3, dim, patch, strides=patch, padding="VALID", rngs=rngs)
         self.cls_token = nnx.Param(1e-6 * rngs.normal((1, 1, dim)))
         self.register_tokens = nnx.Param(1e-6 * rngs.normal((1, REGISTERS, dim)))
-        self.pos_embed = nnx.Param(position_std * rngs.truncated_normal(-2, 2, (1, 1 + self.table_side**2, dim)))
+        self.pos_embed = nnx.Param(0.02 * rngs.truncated_normal(-2, 2, (1, 1 + self.table_side**2, dim)))
+        if position_waves:
+            self.pos_embed[:, 1:] = position_waves * waves(self.table_side, dim)
         self.blocks = module.stack(lambda r: Block(dim, heads, epsilon=1e-6, branch_scale=1.0, rngs=r), rngs, depth)
         self.norm = layer_norm(dim, 1e-6, rngs)
 
@@ -154,6 +157,15 @@ class DINOv2(nnx.Module):
             return table
         patches = resize_bicubic(table[:, 1:].reshape(1, side, side, -1), grid)
         return jnp.concatenate([table[:, :1], patches.reshape(1, grid[0] * grid[1], -1)], axis=1)
+
+
+def waves(side: int, channels: int) -> Float[np.ndarray, "1 p c"]:
+    """Sines and cosines of the column, then of the row, over a square grid; from half a period a side to four."""
+    places = (np.arange(side) + 0.5) / side * 2 - 1
+    angles = places[:, None] * np.pi * 2.0 ** np.linspace(-1, 2, channels // 4)
+    code = np.concatenate([np.sin(angles), np.cos(angles)], axis=-1)
+    across, down = np.broadcast_to(code[None], (side, side, channels // 2)), np.repeat(code[:, None], side, axis=1)
+    return np.concatenate([across, down], axis=-1).reshape(1, side**2, channels).astype(np.float32)
 
 
 def layer_norm(dim: int, epsilon: float, rngs: nnx.Rngs, **options: Any) -> nnx.LayerNorm:

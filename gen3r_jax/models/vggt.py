@@ -37,7 +37,8 @@ class VGGTConfig:
     dpt_features, dpt_channels: of the dense heads, see :class:`DPTHead`.
     point_head: whether there is a head for points; depth and cameras give points without it.
     branch_scale: initial value of LayerScale in the aggregator and the camera head.
-    token_std, position_std: initial spread of the special tokens, and of the table of positions.
+    token_std: initial spread of the special tokens.
+    position_waves: initial amplitude of the table of positions as sines and cosines; 0: small random numbers.
     matching: whether attention over the clip begins with equal queries and keys, so that like sees like in other frames
       before anything is learned.
     """
@@ -57,7 +58,7 @@ class VGGTConfig:
     point_head: bool = True
     branch_scale: float = 0.01
     token_std: float = 1e-6
-    position_std: float = 0.02
+    position_waves: float = 0.0
     matching: bool = False
     remat: Remat = "none"
 
@@ -82,7 +83,7 @@ class VGGTConfig:
             dpt_channels=(32, 48, 64, 64),
             branch_scale=0.5,
             token_std=0.5,
-            position_std=0.5,
+            position_waves=0.5,
             matching=True,
         )
 
@@ -193,7 +194,7 @@ class Aggregator(nnx.Module):
             depth=config.dino_depth,
             heads=config.dino_heads,
             remat=config.remat,
-            position_std=config.position_std,
+            position_waves=config.position_waves,
             rngs=rngs,
         )
         # Row 0 is for the first frame, which sets the coordinates, row 1 for all others.

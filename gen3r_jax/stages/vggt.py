@@ -20,7 +20,6 @@ from jaxtyping import Array, Bool, Float, Key
 from gen3r_jax import module, pipeline
 from gen3r_jax.checkpoint import load_network, read_config, save_weights
 from gen3r_jax.errors import UserError
-from gen3r_jax.models.dinov2 import patch_grid
 from gen3r_jax.models.vggt import SPECIAL_TOKENS, VGGT, VGGTConfig
 from gen3r_jax.models.vggt_heads import CameraHead
 from gen3r_jax.module import Params
@@ -28,10 +27,12 @@ from gen3r_jax.sharding import fetch
 from gen3r_jax.stages import vggt_validation
 from gen3r_jax.stages.adapter_losses import Penalty, camera_loss
 from gen3r_jax.stages.vggt_clips import Clip, Sample, SampleOptions, draw_samples
-from gen3r_jax.stages.vggt_losses import confidence_loss, gradient_loss, match_loss
+from gen3r_jax.stages.vggt_losses import confidence_loss, gradient_loss, match_loss, places_in_first, track_loss
 from gen3r_jax.training.stage import Batch, Metrics
 
 MATCHING = 1  # index of the kept layer whose attention over the clip is taught to match
+TRACKING = 2  # index of the kept layer whose patches say where they are in the first frame
+TRACK = "track_head"  # the linear layer of that; it is trained along and thrown away
 PRESETS = {"gen3r": VGGTConfig.vggt_1b(), "nano": VGGTConfig.nano(), "tiny": VGGTConfig.tiny()}
 
 
@@ -65,6 +66,7 @@ class LossOptions:
       gradient: of the errors of the difference of neighbouring log-depths, beside `depth`.
       confidence: alpha of the term -alpha log(confidence).
       match: of the attention of a patch that its place in the first frame does not get.
+      track: of the distance, in patches, of where the patch says that its place in the first frame is.
       dense_frames: depth and points are judged in so many frames of each sample, drawn at random; 0: in all.
     """
 
@@ -75,6 +77,7 @@ class LossOptions:
     gradient: float
     confidence: float
     match: float
+    track: float
     dense_frames: int
 
 
@@ -102,13 +105,14 @@ class VGGTStage:
         last = params["camera_head"]["pose_branch"]["fc2"]
         pose = jnp.array([0, 0, 0, 0, 0, 0, 1, 1, 1]) / CameraHead.ITERATIONS
         last.update(kernel=0.01 * last["kernel"], bias=last["bias"] + pose)
+        params[TRACK] = self._track()
         # Weakly typed leaves would have the second step compiled again.
         return jax.tree.map(lambda x: jax.lax.convert_element_type(x, jnp.dtype("float32")), params)
 
     def load_trainable(self) -> Params | None:
         if not self.weights.vggt:
             return None
-        return load_network(self.weights.vggt, VGGT, dtype=jnp.float32)[1]
+        return load_network(self.weights.vggt, VGGT, dtype=jnp.float32)[1] | {TRACK: self._track()}
 
     def load_frozen(self) -> Params:
         return {}
@@ -137,7 +141,7 @@ class VGGTStage:
         sample_keys, frame_keys = (jax.vmap(lambda key, i=i: jax.random.fold_in(key, i))(keys) for i in range(2))
         sample = draw_samples(Clip(*(batch[name] for name in self.loss_reads)), sample_keys, self.samples)
         keys = jax.vmap(lambda key: jax.random.split(key, self.samples.per_clip))(frame_keys).ravel()
-        return vggt_loss(self.losses, module.merge(self._graph, trainable), sample, keys)
+        return vggt_loss(self.losses, self._network(trainable), trainable[TRACK], sample, keys)
 
     def validate(self, trainable: Params, frozen: Params, batch: Batch, directory: Path, step: int) -> Metrics:
         """Judges whole clips, see :mod:`gen3r_jax.stages.vggt_validation`."""
@@ -147,12 +151,18 @@ class VGGTStage:
         return vggt_validation.judge(directory, {name: np.asarray(batch[name]) for name in self.loss_reads}, *predicted)
 
     def export(self, trainable: Params, directory: Path) -> None:
-        save_weights(directory / "vggt", VGGT, self._config, trainable)
+        save_weights(directory / "vggt", VGGT, self._config, _without_track(trainable))
+
+    def _track(self) -> Params:
+        return {"kernel": jnp.zeros((self._config.embed_dim, 2)), "bias": jnp.zeros(2)}
+
+    def _network(self, trainable: Params) -> VGGT:
+        return module.merge(self._graph, _without_track(trainable))
 
     @cached_property
     def _predict(self) -> Callable[[Params, Array], tuple[Float[Array, "b t 9"], Float[Array, "b t h w"]]]:
         def predict(trainable: Params, frames: Array) -> tuple[Array, Array]:
-            vggt = module.merge(self._graph, trainable)
+            vggt = self._network(trainable)
 
             def one(clip: Array) -> tuple[Array, Array]:
                 tokens = vggt.aggregate(pipeline.to_unit_range(clip[None]))
@@ -175,24 +185,38 @@ class VGGTStage:
         return replace(found, remat=self.model.remat)
 
 
+def _without_track(trainable: Params) -> Params:
+    return {name: params for name, params in trainable.items() if name != TRACK}
+
+
 def vggt_loss(
-    weights: LossOptions, vggt: VGGT, sample: Sample, keys: Key[Array, "b"]
+    weights: LossOptions, vggt: VGGT, track: Params, sample: Sample, keys: Key[Array, "b"]
 ) -> tuple[Float[Array, ""], Metrics]:
-    """The loss of samples and its parts; `keys` draw the frames whose dense maps are judged."""
+    """The loss of samples and its parts.
+
+    track: the linear layer that says where patches go. keys: draw the frames whose dense maps are judged.
+    """
     tokens = vggt.aggregate(sample.images)
     patches = tokens[..., SPECIAL_TOKENS:, :]
     terms = {}
     if weights.camera:
         target = jnp.broadcast_to(sample.pose_enc, (vggt.camera_head.ITERATIONS, *sample.pose_enc.shape))
         terms["camera"] = camera_loss(vggt.camera(tokens[-1, :, :, 0]), target, weights.camera_penalty, beta=0.1)
-    if weights.match:
+    if weights.match or weights.track:
         size, config = sample.images.shape[2:4], vggt.config
-        # Half of the heads of one layer, so that the others are free.
-        scores = vggt.aggregator.scores(tokens[MATCHING, ..., : config.embed_dim], config.layers[MATCHING], size)
-        places = sample.points, sample.depth, sample.intrinsics[:, 0]
-        match = jax.vmap(lambda *arrays: match_loss(*arrays, patch_grid(size, config.patch_size)))
-        sums, counts = match(scores[:, : config.num_heads // 2], *places)
-        terms["match"] = sums.sum() / jnp.maximum(counts.sum(), 1)
+        find = jax.vmap(lambda *arrays: places_in_first(*arrays, config.patch_size))
+        places, seen = find(sample.points, sample.depth, sample.intrinsics[:, 0])
+        seen = seen.at[:, 0].set(False)  # its own places would be too easy
+        count = jnp.maximum(seen.sum(), 1)
+        if weights.match:
+            # Half of the heads of one layer, so that the others are free.
+            within = tokens[MATCHING, ..., : config.embed_dim]
+            scores = vggt.aggregator.scores(within, config.layers[MATCHING], size)[:, : config.num_heads // 2]
+            terms["match"] = jax.vmap(match_loss)(scores, places, seen).sum() / count
+        if weights.track:
+            x = patches[TRACKING, ..., config.embed_dim :].reshape(*seen.shape, -1).astype(jnp.float32)
+            moves = x @ track["kernel"].astype(jnp.float32) + track["bias"].astype(jnp.float32)
+            terms["track"] = jax.vmap(track_loss)(moves, places, seen).sum() / count
     if weights.depth or weights.points:
         total = sample.images.shape[1]
         count = weights.dense_frames or total

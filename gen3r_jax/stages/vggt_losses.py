@@ -72,44 +72,54 @@ def gradient_loss(
     return total / jnp.maximum(count, 1)
 
 
-def match_loss(
-    scores: Float[Array, "k tn tn"],
-    points: Float[Array, "t y x 3"],
-    depth: Float[Array, "t y x"],
-    intrinsics: Float[Array, "3 3"],
-    grid: tuple[int, int],
-) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """How little of the attention of a patch of a later frame goes to its place in the first frame.
+def places_in_first(
+    points: Float[Array, "t y x 3"], depth: Float[Array, "t y x"], intrinsics: Float[Array, "3 3"], patch_size: int
+) -> tuple[Float[Array, "t h w 2"], Bool[Array, "t h w"]]:
+    """Where the middle pixel of every patch is seen in the first frame, as (row, column) in patches, and whether it is.
 
-    Cross-entropy over all tokens of the clip. The target is the place where the middle of the patch is seen in the
-    first frame, shared between the four nearest patches. Patches whose middle is hidden there, outside or unknown do
-    not count.
+    Whole numbers are the middle pixels of patches. Not seen is what is hidden there, outside or unknown.
 
     Args:
-      scores: of queries and keys, frame by frame; the last tokens of a frame are its grid of patches.
       points: in the coordinates of the first camera, which has `intrinsics`.
       depth: 0 where it is not known.
-
-    Returns:
-      The sum over patches that count (mean over heads), and their number.
     """
-    (h, w), (t, height, width) = grid, depth.shape
-    patches = h * w
-    special = scores.shape[-1] // t - patches
-    patch = height // h
-    middle = points[1:, patch // 2 :: patch, patch // 2 :: patch].reshape(-1, 3)
-    known = depth[1:, patch // 2 :: patch, patch // 2 :: patch].reshape(-1) > 0
-    z = jnp.maximum(middle[:, 2], 1e-3)
-    x, y = (intrinsics[i, i] * middle[:, i] / z + intrinsics[i, 2] for i in range(2))
-    inside = (x > 0) & (x < width) & (y > 0) & (y < height) & (middle[:, 2] > 1e-3)
+    middles = (slice(None), *[slice(patch_size // 2, None, patch_size)] * 2)
+    middle, known = points[middles], depth[middles] > 0
+    z = jnp.maximum(middle[..., 2], 1e-3)
+    x, y = (intrinsics[i, i] * middle[..., i] / z + intrinsics[i, 2] for i in range(2))
+    height, width = depth.shape[1:]
+    inside = (x > 0) & (x < width) & (y > 0) & (y < height) & (middle[..., 2] > 1e-3)
     row, column = (jnp.clip(p, 0, n - 1).astype(int) for p, n in ((y, height), (x, width)))
-    counts = known & inside & (jnp.abs(z - depth[0, row, column]) < 0.05 * z)
-    shares = [
-        jnp.maximum(1 - jnp.abs(jnp.clip(p / patch - 0.5, 0, n - 1)[:, None] - jnp.arange(n)), 0)
-        for p, n in ((y, h), (x, w))
-    ]
-    target = (shares[0][:, :, None] * shares[1][:, None]).reshape(-1, patches)
-    found = jax.nn.log_softmax(scores).reshape(-1, t, special + patches, t, special + patches)
-    found = found[:, 1:, special:, 0, special:].mean(axis=0).reshape(-1, patches)
-    losses = -jnp.sum(target * found, axis=-1)
-    return jnp.sum(jnp.where(counts, losses, 0.0)), jnp.sum(counts)
+    seen = known & inside & (jnp.abs(z - depth[0, row, column]) < 0.05 * z)
+    return (jnp.stack([y, x], axis=-1) - patch_size // 2 - 0.5) / patch_size, seen
+
+
+def match_loss(
+    scores: Float[Array, "k tn tn"], places: Float[Array, "t h w 2"], seen: Bool[Array, "t h w"]
+) -> Float[Array, "t h w"]:
+    """How little of the attention of a patch goes to its place in the first frame; 0 where it is not seen.
+
+    Cross-entropy over all tokens of the clip, mean over heads. The target is shared between the four nearest patches.
+
+    Args:
+      scores: of queries and keys, frame by frame; the last tokens of a frame are its patches.
+      places, seen: of :func:`places_in_first`.
+    """
+    t, h, w = seen.shape
+    tokens = scores.shape[-1] // t
+    rows, columns = (
+        jnp.maximum(1 - jnp.abs(jnp.clip(places[..., i, None], 0, n - 1) - jnp.arange(n)), 0)
+        for i, n in enumerate((h, w))
+    )
+    target = (rows[..., :, None] * columns[..., None, :]).reshape(t, h * w, h * w)
+    found = jax.nn.log_softmax(scores).reshape(-1, t, tokens, t, tokens).mean(axis=0)
+    losses = -jnp.sum(target * found[:, -h * w :, 0, -h * w :], axis=-1)
+    return jnp.where(seen, losses.reshape(seen.shape), 0.0)
+
+
+def track_loss(
+    prediction: Float[Array, "t h w 2"], places: Float[Array, "t h w 2"], seen: Bool[Array, "t h w"]
+) -> Float[Array, "t h w"]:
+    """Distance in patches between predicted and true ways of every patch to its place in the first frame."""
+    own = jnp.stack(jnp.meshgrid(*map(jnp.arange, seen.shape[1:]), indexing="ij"), axis=-1)
+    return jnp.where(seen, distance(prediction, places - own), 0.0)
