@@ -264,3 +264,12 @@ def test_strata_must_divide_the_batch():
     config["train"]["batch_size"] = 8
     stage, options = read_config(config)
     assert isinstance(stage, DiTStage) and options.train.batch_size == 8
+
+
+def test_a_random_transformer_is_trained_as_a_whole():
+    config = get_config("tiny").to_dict()
+    config["weights"]["wan_dit"] = "random"
+    assert read_config(config)[0].load_trainable() is None
+    config["tuning"]["mode"] = "camera"
+    with pytest.raises(UserError, match="nothing is there to tune"):
+        read_config(config)[0].load_trainable()

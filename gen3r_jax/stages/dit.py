@@ -37,6 +37,7 @@ from gen3r_jax.stages.random_weights import narrow_posterior
 from gen3r_jax.stages.tuning import TuningOptions
 from gen3r_jax.training.stage import Axes, Batch, Encoder, Metrics
 
+RANDOM = "random"
 ENCODERS = ("umt5", "clip_vision", "wan_vae", "vggt", "geometry_adapter")
 DECODERS = ("wan_vae", "vggt", "geometry_adapter")
 
@@ -67,7 +68,7 @@ class WeightsOptions:
 
     Attributes:
       dir: folder of all converted networks; empty with the preset "tiny" only: random ones.
-      wan_dit: folder of a transformer to start from; empty: that in `dir`, or random weights.
+      wan_dit: folder of a transformer to start from; empty: that in `dir`; "random": none.
       encoded: folder of latents that were encoded before, which is then the data; empty: frames are encoded in each
         step.
     """
@@ -135,6 +136,8 @@ class DiTStage:
 
     def load_trainable(self) -> Params | None:
         if self.tuning.mode == "lora" or not (self.weights.wan_dit or self.weights.dir):
+            return None
+        if self.tuning.mode == "full" and self.weights.wan_dit == RANDOM:
             return None
         return tuning.trainable_part(self.tuning, self._load_dit(jnp.float32))
 
@@ -290,6 +293,8 @@ class DiTStage:
                 )
 
     def _load_dit(self, dtype: str) -> Params:
+        if self.weights.wan_dit == RANDOM:
+            raise UserError(f'weights.wan_dit="{RANDOM}" is for config.tuning.mode="full": nothing is there to tune')
         if self.weights.wan_dit:
             return load_network(self.weights.wan_dit, WanDiT, dtype=dtype)[1]
         return self.networks.load("wan_dit", dtype)
