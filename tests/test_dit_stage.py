@@ -269,7 +269,8 @@ def test_strata_must_divide_the_batch():
 def test_a_random_transformer_is_trained_as_a_whole():
     config = get_config("tiny").to_dict()
     config["weights"]["wan_dit"] = "random"
-    assert read_config(config)[0].load_trainable() is None
+    stage = read_config(config)[0]
+    assert stage.load_trainable() is None and stage.networks.configs["wan_dit"].dim == 144
     config["tuning"]["mode"] = "camera"
     with pytest.raises(UserError, match="nothing is there to tune"):
         read_config(config)[0].load_trainable()

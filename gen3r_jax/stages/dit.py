@@ -326,6 +326,6 @@ class DiTStage:
     @cached_property
     def networks(self) -> Networks:
         changes = {"shared_halves": self.joint, "remat": self.model.remat}
-        if self.weights.wan_dit:
+        if self.weights.wan_dit not in ("", RANDOM):
             changes = vars(read_config(self.weights.wan_dit, WanDiT)) | changes
         return Networks(self.model.preset, self.weights.dir, wan_dit=changes)
