@@ -70,7 +70,9 @@ def get_config(preset: str = "") -> ConfigDict:
     config.checkpoint = dict(every=250, keep=2, keep_every=0)
 
     if preset == "overfit":
+        config.samples.update(frames=0, per_clip=1, reverse=False, flip=False, permute_colors=False)
+        config.losses.dense_frames = 2
         config.data.update(source="procedural", num_scenes=16)
-        config.train.update(batch_size=4, phases=((9, 2_000, 4),))
-        config.validation.update(every=500, clips=16, split="train")
+        config.train.update(batch_size=2, phases=((9, 1_600, 2),))
+        config.validation.update(every=200, clips=16, split="train")
     return config

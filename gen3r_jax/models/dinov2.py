@@ -26,7 +26,8 @@ class Block(nnx.Module):
       epsilon: of the two layer norms.
       branch_scale: initial value of both scales.
       qk_norm: layer norms of queries and keys over the features of a head, before the rotation.
-      matching: whether queries and keys begin with equal kernels.
+      matching: whether tokens begin with looking for tokens like them, which are then subtracted: queries and keys have
+        equal kernels, values and output inverse ones.
     """
 
     def __init__(
@@ -66,12 +67,14 @@ class Attention(nnx.Module):
     def __init__(self, dim: int, heads: int, qk_norm: bool, matching: bool = False, *, rngs: nnx.Rngs):
         self.heads = heads
         self.qkv = nnx.Linear(dim, 3 * dim, rngs=rngs)
-        if matching:
-            kernel = self.qkv.kernel[...]
-            self.qkv.kernel[...] = kernel.at[:, dim : 2 * dim].set(kernel[:, :dim])
         self.q_norm = layer_norm(dim // heads, 1e-5, rngs) if qk_norm else None
         self.k_norm = layer_norm(dim // heads, 1e-5, rngs) if qk_norm else None
         self.proj = nnx.Linear(dim, dim, rngs=rngs)
+        if matching:
+            values = jax.random.orthogonal(rngs.params(), dim)
+            query = self.qkv.kernel[:, :dim]
+            self.qkv.kernel[...] = jnp.concatenate([query, query, values], axis=1)
+            self.proj.kernel[...] = -values.T
 
     def __call__(
         self, x: Float[Array, "b n c"], rotation: Rotation | None, layout: Layout = "frames", seen: int | None = None

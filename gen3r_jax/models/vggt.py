@@ -39,8 +39,8 @@ class VGGTConfig:
     branch_scale: initial value of LayerScale in the aggregator and the camera head.
     token_std: initial spread of the special tokens.
     position_waves: initial amplitude of the table of positions as sines and cosines; 0: small random numbers.
-    matching: whether attention over the clip begins with equal queries and keys, so that like sees like in other frames
-      before anything is learned.
+    matching: whether attention over the clip begins with looking for what is alike, and with subtracting it: how a
+      place moves from frame to frame is then seen before anything is learned.
     """
 
     image_size: int = 518
@@ -81,7 +81,7 @@ class VGGTConfig:
             camera_heads=8,
             dpt_features=32,
             dpt_channels=(32, 48, 64, 64),
-            branch_scale=0.5,
+            branch_scale=1.0,
             token_std=0.5,
             position_waves=0.5,
             matching=True,

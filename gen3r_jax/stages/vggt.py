@@ -30,8 +30,7 @@ from gen3r_jax.stages.vggt_clips import Clip, Sample, SampleOptions, draw_sample
 from gen3r_jax.stages.vggt_losses import confidence_loss, gradient_loss, match_loss, places_in_first, track_loss
 from gen3r_jax.training.stage import Batch, Metrics
 
-MATCHING = 1  # index of the kept layer whose attention over the clip is taught to match
-TRACKING = 2  # index of the kept layer whose patches say where they are in the first frame
+MATCHING = 1  # index of the kept layer whose attention is taught to match, and whose patches say what they found
 TRACK = "track_head"  # the linear layer of that; it is trained along and thrown away
 PRESETS = {"gen3r": VGGTConfig.vggt_1b(), "nano": VGGTConfig.nano(), "tiny": VGGTConfig.tiny()}
 
@@ -209,12 +208,11 @@ def vggt_loss(
         seen = seen.at[:, 0].set(False)  # its own places would be too easy
         count = jnp.maximum(seen.sum(), 1)
         if weights.match:
-            # Half of the heads of one layer, so that the others are free.
             within = tokens[MATCHING, ..., : config.embed_dim]
-            scores = vggt.aggregator.scores(within, config.layers[MATCHING], size)[:, : config.num_heads // 2]
+            scores = vggt.aggregator.scores(within, config.layers[MATCHING], size)
             terms["match"] = jax.vmap(match_loss)(scores, places, seen).sum() / count
         if weights.track:
-            x = patches[TRACKING, ..., config.embed_dim :].reshape(*seen.shape, -1).astype(jnp.float32)
+            x = patches[MATCHING, ..., config.embed_dim :].reshape(*seen.shape, -1).astype(jnp.float32)
             moves = x @ track["kernel"].astype(jnp.float32) + track["bias"].astype(jnp.float32)
             terms["track"] = jax.vmap(track_loss)(moves, places, seen).sum() / count
     if weights.depth or weights.points:
