@@ -67,7 +67,7 @@ class GeometryAdapterConfig:
 
     @classmethod
     def nano(cls) -> Self:
-        return cls(hidden_dim=16, input_dim=1280, resample_scale=20, latent_mean=(0.0,) * 16, latent_std=(1.0,) * 16)
+        return cls(hidden_dim=16, input_dim=1280, resample_scale=40, latent_mean=(0.0,) * 16, latent_std=(1.0,) * 16)
 
 
 class GeometryAdapter(CausalAutoencoder):

@@ -65,7 +65,7 @@ class WanDiTConfig:
 
     @classmethod
     def nano(cls) -> Self:
-        return cls(dim=160, mlp_dim=512, depth=6, num_heads=4, time_dim=64, text_dim=64, text_len=64, image_dim=64)
+        return cls(dim=144, mlp_dim=512, depth=6, num_heads=4, time_dim=64, text_dim=64, text_len=64, image_dim=64)
 
 
 @jax.tree_util.register_dataclass
