@@ -116,6 +116,7 @@ def test_the_command(weights, tmp_path):
     assert other.returncode == 2 and "holds an evaluation with another config" in other.stderr
 
 
+@pytest.mark.slow
 def test_bad_input(weights, tmp_path):
     (tmp_path / "empty").mkdir()
     for arguments, message in (

@@ -55,6 +55,7 @@ def batch():
     return {"frames": np.asarray(jax.image.resize(noise, (2, 5, 24, 32, 3), "linear")).astype(np.uint8)}
 
 
+@pytest.mark.slow
 def test_loss_is_the_weighted_sum_of_its_parts_and_falls(trainable, batch):
     tx = optax.adam(3e-3)
 
