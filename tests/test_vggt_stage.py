@@ -1,6 +1,5 @@
 """The stage that trains a small VGGT from nothing."""
 
-import functools
 from dataclasses import replace
 
 import jax
@@ -203,18 +202,18 @@ def test_scores_are_those_of_the_aggregator(trainable):
 
 @pytest.mark.slow
 def test_training_lowers_the_loss(trainable, batch):
-    stage = replace(STAGE, losses=replace(LOSSES, points=0.0))  # one dense head: half the time to compile
+    # One dense head and one sample: half the time.
+    stage = replace(STAGE, losses=replace(LOSSES, points=0.0), samples=replace(SAMPLES, per_clip=1))
     tx = optax.adam(3e-3)
 
-    # Fifteen small steps take less time than the compiler's best work.
-    @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+    @jax.jit
     def update(params, state):
         (loss, metrics), gradients = jax.value_and_grad(lambda p: stage.loss(p, {}, batch, KEYS), has_aux=True)(params)
         updates, state = tx.update(gradients, state)
         return optax.apply_updates(params, updates), state, loss, metrics, gradients
 
     params, state, losses = trainable, tx.init(trainable), []
-    for _ in range(15):
+    for _ in range(8):
         params, state, loss, metrics, gradients = update(params, state)
         if not losses:
             parts = [metrics[f"{name}_loss"] for name in ("camera", "match", "track", "depth", "gradient")]
@@ -222,7 +221,7 @@ def test_training_lowers_the_loss(trainable, batch):
             norms = {name: float(jnp.linalg.norm(leaf)) for name, leaf in module.flatten(gradients).items()}
             assert all(norm > 0 for name, norm in norms.items() if not name.startswith("point_head")), norms
         losses.append(float(loss))
-    assert losses[-1] < 0.8 * losses[0], losses
+    assert losses[-1] < 0.9 * losses[0], losses
 
 
 def test_weights_travel(trainable, tmp_path):
