@@ -156,6 +156,7 @@ def test_power_of_ten_of_a_sample_or_of_a_batch():
     np.testing.assert_array_equal(gradient, [0.5, 0.5])  # nothing through the adaptive weight
 
 
+@pytest.mark.slow
 def test_groups_of_frames_do_not_change_the_step(reference, trainable, frozen, batch, keys):
     stage = replace(STAGE, model=replace(MODEL, frames_per_group=3, remat="full", vae_chunk_frames=4))  # 3 and 2 frames
     step = gradient_of(stage)(trainable, frozen, batch, keys)
@@ -206,10 +207,10 @@ def placed(mesh, trainable, frozen, batch):
 
 
 MESHES = [
-    MeshOptions(data=2, fsdp=4),
     MeshOptions(data=2, fsdp=2, seq=2),  # two samples for data x fsdp = 4: some devices hold copies
-    MeshOptions(data=1, fsdp=2, seq=2, tensor=2),
-    MeshOptions(fsdp=1, seq=4, tensor=2),
+    pytest.param(MeshOptions(data=2, fsdp=4), marks=pytest.mark.slow),
+    pytest.param(MeshOptions(data=1, fsdp=2, seq=2, tensor=2), marks=pytest.mark.slow),
+    pytest.param(MeshOptions(fsdp=1, seq=4, tensor=2), marks=pytest.mark.slow),
 ]
 
 
@@ -221,6 +222,7 @@ def test_any_mesh_gives_the_same_step(options, reference, trainable, frozen, bat
     assert_same_step(jax.device_get(step), reference)
 
 
+@pytest.mark.slow
 def test_bfloat16_stays_near_float32(reference, trainable, frozen, batch, keys):
     stage = replace(STAGE, model=replace(MODEL, frozen_dtype="bfloat16"))
     half = stage.load_frozen()
@@ -232,6 +234,7 @@ def test_bfloat16_stays_near_float32(reference, trainable, frozen, batch, keys):
         np.testing.assert_allclose(metrics[name], value, rtol=0.05, atol=0.01, err_msg=name)
 
 
+@pytest.mark.slow
 def test_adapter_weights_travel(trainable, tmp_path):
     STAGE.export(trainable, tmp_path)
     stage = replace(STAGE, weights=WeightsOptions(dir="", adapter=str(tmp_path / "geometry_adapter")))

@@ -81,6 +81,7 @@ def test_official_flags_make_a_whole_scene(official, pictures, tmp_path, capsys)
     assert info.describe(folder)[0] == "scene of 5 frames of 112 x 112 pixels"
 
 
+@pytest.mark.slow
 def test_every_task(official, pictures, tmp_path):
     (tmp_path / "prompt.txt").write_text("a garden\nsecond line\n")
     two = [pictures / "first.png", pictures / "last.png"]

@@ -135,6 +135,7 @@ def test_memory_modes_agree(weights, pipeline, result):
     assert weigh() - before < 0.1 * everything
 
 
+@pytest.mark.slow
 def test_devices_share_the_work(weights, result):
     """Measured: 1.3e-5 of latents up to 6, 5e-6 of colours, 4e-6 of depth up to 1."""
     with jax.set_mesh(make_mesh(MeshOptions(data=1, fsdp=2, seq=2, tensor=2))):

@@ -28,13 +28,13 @@ def test_one_clip_is_learnt_by_heart(tmp_path):
         "gen3r_jax.train",
         f"--config.weights.encoded={encoded}",
         f"--workdir={workdir}",
-        "--config.train.phases=((5, 500, 4),)",
-        "--config.validation.every=500",
+        "--config.train.phases=((5, 1000, 4),)",
+        "--config.validation.every=1000",
     )
     metrics = read_metrics(workdir / "metrics.jsonl")
     losses = [line["loss"] for line in metrics if "loss" in line]
-    assert np.mean(losses[-20:]) < 0.1 * losses[0]
+    assert np.mean(losses[-100:]) < 0.1 * losses[0]  # single ones vary with the noise level
     before, after = (line for line in metrics if "validation/loss" in line)
     for name in [name for name in after if name.endswith("_cameras/psnr")]:
         assert after[name] > before[name] + 10, (name, before[name], after[name])
-    assert (workdir / "validation" / "step_000500" / "1view_cameras.png").exists()
+    assert (workdir / "validation" / "step_001000" / "1view_cameras.png").exists()
