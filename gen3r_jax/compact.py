@@ -29,7 +29,7 @@ def compact(weights: Path, output: Path, dtype: str) -> list[str]:
         size = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
         total += size
         lines.append(f"{output / name}: {size / 1e6:.2f} MB")
-    for other in ("tokenizer", "scheduler.json"):
+    for other in ("tokenizer", "scheduler.json", "generation.json"):
         if (weights / other).is_dir():
             shutil.copytree(weights / other, output / other, dirs_exist_ok=True)
         elif (weights / other).exists():

@@ -5,6 +5,7 @@ The flags of the official command mean here what they mean there.
 
 import argparse
 import dataclasses
+import json
 import sys
 from collections import deque
 from contextlib import nullcontext
@@ -31,9 +32,17 @@ from gen3r_jax.geometry.trajectories import PRESETS
 from gen3r_jax.requests import FIELDS, Request, read_jobs
 from gen3r_jax.sharding import MeshOptions, make_mesh
 
+SETTINGS = ("num_frames", "height", "width", "num_inference_steps", "guidance_scale", "negative_prompt")
+"""What weights may say in their ``generation.json`` that they were made for; flags override it."""
+
 
 def main(arguments: list[str] | None = None) -> int:
-    options = _parse(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    own = options.pretrained_model_name_or_path / "generation.json"
+    if own.exists():
+        parser.set_defaults(**_read_settings(own))
+        options = parser.parse_args(arguments)
     require_clip_length(options.num_frames)
     require_side(options.height)
     require_side(options.width)
@@ -188,7 +197,19 @@ def _require_writable(folder: Path) -> None:
         raise UserError(f"cannot write to {folder}: {error.strerror}; choose another --output_dir") from None
 
 
-def _parse(arguments: list[str] | None) -> argparse.Namespace:
+def _read_settings(file: Path) -> dict[str, int | float | str]:
+    try:
+        settings = json.loads(file.read_text())
+        if not isinstance(settings, dict):
+            raise UserError(f"{file} holds no JSON object; repair or remove it")
+    except ValueError as error:
+        raise UserError(f"{file} is not JSON: {error}; repair or remove it") from None
+    if unknown := sorted(set(settings) - set(SETTINGS)):
+        raise UserError(f"{file} sets {', '.join(unknown)}; it may set {', '.join(SETTINGS)}")
+    return settings
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m gen3r_jax.generate",
         description="Generates a 3D scene (video, depth, cameras, points) from one image, two images or a video, and a "
@@ -218,7 +239,8 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     sampling = parser.add_argument_group("how")
     add = sampling.add_argument
     add("--pretrained_model_name_or_path", type=Path, default=Path("checkpoints"), metavar="DIR",
-        help="converted weights, or the official folder, which is converted once (default: checkpoints)")  # fmt: skip
+        help="converted weights, whose generation.json may change the defaults below, or the official folder, which is "
+        "converted once (default: checkpoints)")  # fmt: skip
     add("--seed", type=int, default=42, help="default: 42")
     add("--num_inference_steps", type=int, default=50, metavar="N", help="default: 50")
     add("--guidance_scale", type=float, default=5.0, metavar="X", help="1: no guidance (default: 5)")
@@ -245,7 +267,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--format", nargs="+", choices=FORMATS, metavar="NAME", help=f"write only these of {', '.join(FORMATS)}")
     add("--remove_far_points", action="store_true", help="leave the farthest fifth out of the point cloud, as upstream")
     add("--fps", type=float, default=12, help="speed of the written videos (default: 12)")
-    return parser.parse_args(arguments)
+    return parser
 
 
 if __name__ == "__main__":

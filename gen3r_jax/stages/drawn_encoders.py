@@ -2,8 +2,8 @@
 
 They have the shape of umT5 and CLIP at a few hundred thousand parameters and are drawn at random, not trained: every
 word and every patch gets features of its own that depend on its neighbours, and the transformer learns to read them.
-OUTPUT also gets the tokenizer, whose words are those that captions of procedural scenes are made of, and the noise
-schedule.
+OUTPUT also gets the tokenizer, whose words are those that captions of procedural scenes are made of, the noise
+schedule, and the settings with which the nano model generates.
 """
 
 import argparse
@@ -19,6 +19,14 @@ from gen3r_jax.stages.networks import PRESETS, SEEDS
 from gen3r_jax.stages.random_weights import random_network
 
 SHIFT = 2.0
+GENERATION = {
+    "num_frames": 9,
+    "height": 112,
+    "width": 112,
+    "num_inference_steps": 20,
+    "guidance_scale": 2.0,
+    "negative_prompt": "",
+}
 
 
 def write_encoders(output: Path) -> None:
@@ -30,6 +38,7 @@ def write_encoders(output: Path) -> None:
         raise UserError(f"the captions have {tokenizer.size} words, the text encoder {PRESETS['nano']['umt5']}")
     tokenizer.save(output / "tokenizer")
     (output / "scheduler.json").write_text(json.dumps({"shift": SHIFT}) + "\n")
+    (output / "generation.json").write_text(json.dumps(GENERATION, indent=1) + "\n")
 
 
 def main() -> None:
