@@ -147,6 +147,16 @@ class Rule:
         return re.compile("".join([*parts, re.escape(self.target[end:])]))
 
 
+def layer(source: str, target: str, op: Op = linear) -> tuple[Rule, Rule]:
+    """Rules of a linear layer or a convolution."""
+    return Rule(f"{source}.weight", f"{target}.kernel", op), Rule(f"{source}.bias", f"{target}.bias")
+
+
+def norm(source: str, target: str) -> tuple[Rule, Rule]:
+    """Rules of a normalisation with scale and bias."""
+    return Rule(f"{source}.weight", f"{target}.scale"), Rule(f"{source}.bias", f"{target}.bias")
+
+
 @dataclass(frozen=True)
 class Table:
     """Everything that is known about a network's official form.

@@ -7,13 +7,8 @@ next to the list is one more row of the nearest stack.
 
 from collections.abc import Iterator
 
-from conversion.rules import Op, Rule, conv1x1_2d, conv1x1_3d, conv2d, conv3d, conv_time, copy, gamma_2d, gamma_3d
+from conversion.rules import Rule, conv1x1_2d, conv1x1_3d, conv2d, conv3d, conv_time, copy, gamma_2d, gamma_3d, layer
 from gen3r_jax.models.causal_autoencoder import TEMPORAL
-
-
-def layer(source: str, target: str, op: Op) -> Iterator[Rule]:
-    yield Rule(f"{source}.weight", f"{target}.kernel", op)
-    yield Rule(f"{source}.bias", f"{target}.bias")
 
 
 def encoder_rules(entries: tuple[int, ...], space: str) -> Iterator[Rule]:

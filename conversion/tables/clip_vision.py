@@ -6,7 +6,7 @@ The files hold the whole of CLIP; what is run is the image tower without its las
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from conversion.rules import Op, Rule, Shape, Table, conv2d, copy, linear
+from conversion.rules import Rule, Shape, Table, conv2d, copy, layer, norm
 from gen3r_jax.models.clip_vision import CLIPVision, CLIPVisionConfig
 
 # Official config field -> ours.
@@ -27,32 +27,22 @@ def _write_config(config: CLIPVisionConfig) -> dict[str, Any]:
     return {official: getattr(config, ours) for official, ours in _FIELDS.items()}
 
 
-def _layer(source: str, target: str, op: Op = linear) -> Iterator[Rule]:
-    yield Rule(f"{source}.weight", f"{target}.kernel", op)
-    yield Rule(f"{source}.bias", f"{target}.bias")
-
-
-def _norm(source: str, target: str) -> Iterator[Rule]:
-    yield Rule(f"{source}.weight", f"{target}.scale")
-    yield Rule(f"{source}.bias", f"{target}.bias")
-
-
 def _blocks() -> Iterator[Rule]:
     source = r"visual.transformer.(?P<l>\d+)."
-    yield from _norm(source + "(norm1|norm2)", r"blocks.\2")
-    yield from _layer(source + "attn.to_qkv", "blocks.attn.qkv")
-    yield from _layer(source + "attn.proj", "blocks.attn.proj")
-    yield from _layer(source + "mlp.0", "blocks.mlp.fc1")
-    yield from _layer(source + "mlp.2", "blocks.mlp.fc2")
+    yield from norm(source + "(norm1|norm2)", r"blocks.\2")
+    yield from layer(source + "attn.to_qkv", "blocks.attn.qkv")
+    yield from layer(source + "attn.proj", "blocks.attn.proj")
+    yield from layer(source + "mlp.0", "blocks.mlp.fc1")
+    yield from layer(source + "mlp.2", "blocks.mlp.fc2")
 
 
 def _unused(config: CLIPVisionConfig) -> dict[str, Shape]:
     """The block that is not run, and what comes after it."""
     dim, hidden = config.dim, 4 * config.dim
     kernels = {"attn.to_qkv": (3 * dim, dim), "attn.proj": (dim, dim), "mlp.0": (hidden, dim), "mlp.2": (dim, hidden)}
-    shapes = {f"{layer}.weight": shape for layer, shape in kernels.items()}
-    shapes |= {f"{layer}.bias": shape[:1] for layer, shape in kernels.items()}
-    shapes |= {f"{norm}.{name}": (dim,) for norm in ("norm1", "norm2") for name in ("weight", "bias")}
+    shapes = {f"{name}.weight": shape for name, shape in kernels.items()}
+    shapes |= {f"{name}.bias": shape[:1] for name, shape in kernels.items()}
+    shapes |= {f"{block_norm}.{name}": (dim,) for block_norm in ("norm1", "norm2") for name in ("weight", "bias")}
     last = f"visual.transformer.{config.depth - 1}"
     after = {f"visual.post_norm.{name}": (dim,) for name in ("weight", "bias")}
     return {f"{last}.{name}": shape for name, shape in shapes.items()} | after
@@ -64,7 +54,7 @@ TABLE = Table(
         Rule("visual.cls_embedding", "cls_token", copy),
         Rule("visual.pos_embedding", "pos_embed", copy),
         Rule("visual.patch_embedding.weight", "patch_embed.kernel", conv2d),
-        *_norm("visual.pre_norm", "pre_norm"),
+        *norm("visual.pre_norm", "pre_norm"),
         *_blocks(),
     ),
     read_config=_read_config,

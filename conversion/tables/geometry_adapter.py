@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from conversion.rules import Table, conv2d
-from conversion.tables.causal_autoencoder import decoder_rules, encoder_rules, latent_rules, layer
+from conversion.rules import Table, conv2d, layer
+from conversion.tables.causal_autoencoder import decoder_rules, encoder_rules, latent_rules
 from gen3r_jax.models.geometry_adapter import GeometryAdapter, GeometryAdapterConfig
 
 _FIELDS = ("latent_channels", "hidden_dim", "input_dim", "resample_scale")  # the same names as ours

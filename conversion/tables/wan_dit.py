@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from conversion.rules import Op, Rule, Table, Tensor, conv2d, linear, squeeze
+from conversion.rules import Op, Rule, Table, Tensor, conv2d, layer, norm, squeeze
 from gen3r_jax.errors import UserError
 from gen3r_jax.models.wan_dit import WanDiT, WanDiTConfig
 
@@ -109,45 +109,35 @@ def _split_unshuffle(x: np.ndarray) -> np.ndarray:
 _unshuffled_patches = Op("unshuffled patches", _join_unshuffle, _split_unshuffle)
 
 
-def _layer(source: str, target: str, op: Op = linear) -> Iterator[Rule]:
-    yield Rule(f"{source}.weight", f"{target}.kernel", op)
-    yield Rule(f"{source}.bias", f"{target}.bias")
-
-
-def _norm(source: str, target: str) -> Iterator[Rule]:
-    yield Rule(f"{source}.weight", f"{target}.scale")
-    yield Rule(f"{source}.bias", f"{target}.bias")
-
-
 def _embeddings() -> Iterator[Rule]:
-    yield from _layer("patch_embedding", "patch_embed", _patches)
+    yield from layer("patch_embedding", "patch_embed", _patches)
     for kind in ("text", "time"):
-        yield from _layer(f"{kind}_embedding.0", f"{kind}_mlp.up")
-        yield from _layer(f"{kind}_embedding.2", f"{kind}_mlp.down")
-    yield from _layer("time_projection.1", "time_projection")
-    yield from _norm("img_emb.proj.0", "image_embed.norm1")
-    yield from _layer("img_emb.proj.1", "image_embed.mlp.up")
-    yield from _layer("img_emb.proj.3", "image_embed.mlp.down")
-    yield from _norm("img_emb.proj.4", "image_embed.norm2")
-    yield from _layer("control_adapter.conv", "camera_adapter.project", _unshuffled_patches)
-    yield from _layer("control_adapter.residual_blocks.0.(conv1|conv2)", r"camera_adapter.\1", conv2d)
+        yield from layer(f"{kind}_embedding.0", f"{kind}_mlp.up")
+        yield from layer(f"{kind}_embedding.2", f"{kind}_mlp.down")
+    yield from layer("time_projection.1", "time_projection")
+    yield from norm("img_emb.proj.0", "image_embed.norm1")
+    yield from layer("img_emb.proj.1", "image_embed.mlp.up")
+    yield from layer("img_emb.proj.3", "image_embed.mlp.down")
+    yield from norm("img_emb.proj.4", "image_embed.norm2")
+    yield from layer("control_adapter.conv", "camera_adapter.project", _unshuffled_patches)
+    yield from layer("control_adapter.residual_blocks.0.(conv1|conv2)", r"camera_adapter.\1", conv2d)
 
 
 def _blocks() -> Iterator[Rule]:
     source, target = r"blocks.(?P<l>\d+).", "blocks."
     yield Rule(source + "modulation", target + "modulation", squeeze(0))
-    yield from _norm(source + "norm3", target + "cross_norm")
+    yield from norm(source + "norm3", target + "cross_norm")
     for attention in ("self_attn", "cross_attn"):
-        yield from _layer(source + f"{attention}.o", target + f"{attention}.out")
-    yield from _layer(source + r"self_attn.(?P<layer>q|k|v)", target + r"self_attn.\g<layer>")
+        yield from layer(source + f"{attention}.o", target + f"{attention}.out")
+    yield from layer(source + r"self_attn.(?P<layer>q|k|v)", target + r"self_attn.\g<layer>")
     yield Rule(source + r"self_attn.norm_(?P<layer>q|k).weight", target + r"self_attn.\g<layer>_norm.scale")
-    yield from _layer(source + "cross_attn.q", target + "cross_attn.q")
+    yield from layer(source + "cross_attn.q", target + "cross_attn.q")
     yield Rule(source + "cross_attn.norm_q.weight", target + "cross_attn.q_norm.scale")
     for suffix, ours in (("", "text_attn"), ("_img", "image_attn")):
-        yield from _layer(source + f"cross_attn.(?P<layer>k|v){suffix}", target + ours + r".\g<layer>")
+        yield from layer(source + f"cross_attn.(?P<layer>k|v){suffix}", target + ours + r".\g<layer>")
         yield Rule(source + f"cross_attn.norm_k{suffix}.weight", target + f"{ours}.k_norm.scale")
-    yield from _layer(source + "ffn.0", target + "mlp.up")
-    yield from _layer(source + "ffn.2", target + "mlp.down")
+    yield from layer(source + "ffn.0", target + "mlp.up")
+    yield from layer(source + "ffn.2", target + "mlp.down")
 
 
 TABLE = Table(
@@ -156,7 +146,7 @@ TABLE = Table(
         *_embeddings(),
         *_blocks(),
         Rule("head.modulation", "head_modulation", squeeze(0)),
-        *_layer("head.head", "head"),
+        *layer("head.head", "head"),
     ),
     read_config=_read_config,
     write_config=_write_config,
