@@ -12,6 +12,7 @@ def get_config(preset: str = "") -> ConfigDict:
         num_frames=49,
         side=560,
         num_scenes=200,  # at most
+        normalize=False,  # lengths in VGGT's unit (the mean distance of the points) instead of the data's own
         difficulty="easy",  # of procedural scenes
     )
     config.rows = dict(
@@ -37,7 +38,7 @@ def get_config(preset: str = "") -> ConfigDict:
     config.output = dict(pictures=12, dtype="")  # scenes on the contact sheet; dtype of the weights, "" by device
 
     if preset == "nano":
-        config.data.update(split="test", num_frames=9, side=112, num_scenes=64)
+        config.data.update(split="test", num_frames=9, side=112, num_scenes=64, normalize=True)
         config.sampling.update(steps=20, guidance_scale=2.0, negative_prompt="")
         config.metrics.update(voxel_size=0.02, num_points=4000)
     return config

@@ -46,12 +46,17 @@ PART = flags.DEFINE_string("part", "0/1", "This machine's part of the scenes: nu
 
 @dataclass(frozen=True)
 class DataOptions:
-    """The config group ``data``. num_scenes: at most; difficulty: of procedural scenes."""
+    """The config group ``data``.
+
+    num_scenes: at most. normalize: whether the unit of lengths is VGGT's instead of the data's own (where there is
+    depth), as it was when the weights were trained. difficulty: of procedural scenes.
+    """
 
     split: str
     num_frames: int
     side: int
     num_scenes: int
+    normalize: bool
     difficulty: str
 
 
@@ -97,7 +102,8 @@ def evaluate(
 ) -> None:
     """Writes ``scenes/*.json`` for the scenes of this part that have none yet."""
     data, (index, parts) = options.data, part
-    maker = ClipMaker((source,), (1,), data.num_frames, (data.side, data.side), training=False)
+    size = (data.side, data.side)
+    maker = ClipMaker((source,), (1,), data.num_frames, size, training=False, normalize=data.normalize)
     lpips = load_lpips(options.metrics.lpips) if options.metrics.lpips else None
     numbers = range(index, min(len(source), data.num_scenes), parts)
     for number in tqdm(numbers, unit="scene", disable=None):
@@ -131,7 +137,8 @@ def _read(maker: ClipMaker, source: Source, number: int) -> tuple[Truth, str, st
     capture = source.scene(number)
     if capture.length < maker.num_frames:
         raise UserError(f"scene {capture.id} has {capture.length} frames, fewer than {maker.num_frames}")
-    clip = replace(maker, depth=capture.depth is not None).clip(source, capture, 1)
+    known = capture.depth is not None
+    clip = replace(maker, depth=known, normalize=known and maker.normalize).clip(source, capture, 1)
     if clip["num_replaced"]:
         raise UserError(f"scene {capture.id} has {clip['num_replaced']} frames that cannot be read")
     c2w = clip["c2w"].astype(np.float64) if clip["has_cameras"] else None

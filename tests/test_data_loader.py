@@ -362,7 +362,24 @@ def test_depth_belongs_to_the_frames(tmp_path, kind):
         assert np.median(error) < 0.01
 
 
+def test_lengths_in_the_unit_of_vggt():
+    """Cameras and depth shrink together, until the points are at distance 1 from the first camera on average."""
+    settings = {"num_scenes": 2, "max_stride": 1, "cameras": True, "depth": True}
+    (plain,), (batch,) = (take(loader("procedural", normalize=on, **settings), 1) for on in (False, True))
+    unit = np.median(plain["depth"] / np.maximum(batch["depth"], 1e-3), axis=(1, 2, 3))
+    assert (unit > 1).all()
+    np.testing.assert_allclose(batch["c2w"][..., :3, 3] * unit[:, None, None], plain["c2w"][..., :3, 3], rtol=2e-3)
+    np.testing.assert_array_equal(batch["c2w"][..., :3, :3], plain["c2w"][..., :3, :3])
+    for depth, c2w, intrinsics in zip(batch["depth"], batch["c2w"], batch["intrinsics"], strict=True):
+        column, row = np.meshgrid(np.arange(112) + 0.5, np.arange(112) + 0.5)
+        rays = np.stack([column, row, np.ones_like(row)], axis=-1) @ np.linalg.inv(intrinsics).swapaxes(1, 2)[:, None]
+        points = (rays * depth[..., None]) @ c2w[:, None, :3, :3].swapaxes(2, 3) + c2w[:, None, None, :3, 3]
+        assert np.linalg.norm(points[depth > 0], axis=-1).mean() == pytest.approx(1, rel=2e-3)
+
+
 def test_no_depth_to_give(root, tmp_path):
+    with pytest.raises(UserError, match=r"has no depth, which data.normalize asks for"):
+        take(loader(root, normalize=True), 1)
     with pytest.raises(UserError, match=r"has no depth, which data.depth asks for"):
         take(loader(root, depth=True), 1)
     with pytest.raises(UserError, match=r"no scene of .* could be packed; the first failed with: .*has no depth"):

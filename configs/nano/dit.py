@@ -17,7 +17,7 @@ def get_config(preset: str = "") -> ConfigDict:
     config = full_recipe()
     config.model.update(preset="nano", remat="none", vae_chunk_frames=0, frozen_dtype="float32")
     config.weights.update(dir="runs/nano/weights", wan_dit="random", encoded="runs/nano/latents")
-    config.data.update(source="runs/nano/data", sets=(), workers=0)
+    config.data.update(source="runs/nano/data", sets=(), normalize=True, workers=0)
     config.optim.update(optimizer="muon", learning_rate=2e-3, warmup_steps=100, final_fraction=0.01, weight_decay=1e-2)
     config.optim.update(clip_norm=1.0, ema_decay=0.999)
     config.samples.update(steps=20, guidance_scale=2.0, negative_prompt="")

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import grain
 import numpy as np
+from jaxtyping import Float
 
 from gen3r_jax.data.captions import clean_caption
 from gen3r_jax.data.clips import (
@@ -18,7 +19,8 @@ from gen3r_jax.data.clips import (
 )
 from gen3r_jax.data.sources import Capture, Source
 from gen3r_jax.errors import UserError
-from gen3r_jax.geometry.cameras import rebase_to_first
+from gen3r_jax.geometry.cameras import invert_se3, rebase_to_first
+from gen3r_jax.geometry.points import unproject_depth
 
 MAX_DAMAGED = 100
 """A run stops when so many scenes in a row cannot be read."""
@@ -44,6 +46,7 @@ class ClipMaker(grain.transforms.RandomMap):
     training: bool
     official_crop: bool = False
     depth: bool = False
+    normalize: bool = False
 
     def random_map(self, place: Place, rng: np.random.Generator) -> dict[str, Any]:
         source, scene = self.sources[place.source], place.scene
@@ -91,13 +94,18 @@ class ClipMaker(grain.transforms.RandomMap):
                     for i, camera, size in zip(repaired, cameras.intrinsics, cameras.sizes, strict=True)
                 ]
             )
-        entries = {}
-        if self.depth:
+        depth = None
+        if self.depth or self.normalize:
             if capture.depth is None:
-                raise UserError(f"{source.name}: scene {capture.id} has no depth, which data.depth asks for")
+                wish = "data.depth" if self.depth else "data.normalize"
+                raise UserError(f"{source.name}: scene {capture.id} has no depth, which {wish} asks for")
             depths = {i: crop_depth(capture.depth(indices[i]), self.size) for i in set(repaired)}
-            entries["depth"] = np.stack([depths[i] for i in repaired]).astype(np.float16)
-        return entries | {
+            depth = np.stack([depths[i] for i in repaired])
+        if self.normalize:
+            unit = _mean_distance(depth, c2w, intrinsics)
+            depth = depth / unit
+            c2w[:, :3, 3] /= unit
+        return ({"depth": depth.astype(np.float16)} if self.depth else {}) | {
             "frames": np.stack([crops[i] for i in repaired]),
             "intrinsics": intrinsics.astype(np.float32),
             "c2w": c2w.astype(np.float32),
@@ -111,6 +119,16 @@ class ClipMaker(grain.transforms.RandomMap):
 def _scale(intrinsics: np.ndarray, size: np.ndarray, actual: tuple[int, int]) -> np.ndarray:
     """Intrinsics given for an image of `size`, for the file's `actual` size (height, width)."""
     return intrinsics * np.array([[actual[1] / size[1]], [actual[0] / size[0]], [1]])
+
+
+def _mean_distance(
+    depth: Float[np.ndarray, "t h w"], c2w: Float[np.ndarray, "t 4 4"], intrinsics: Float[np.ndarray, "t 3 3"]
+) -> float:
+    """Of the known points from the first camera, where `c2w` begins at the identity; 1 where nothing is known."""
+    known = depth > 0
+    centred = intrinsics - 0.5 * np.array([[0, 0, 1], [0, 0, 1], [0, 0, 0]])  # rays pass through pixel centres
+    points = unproject_depth(depth.astype(np.float64), invert_se3(c2w), centred)
+    return float(np.linalg.norm(points[known], axis=-1).mean()) if known.any() else 1.0
 
 
 def _caption(captions: tuple[str, ...], rng: np.random.Generator | None) -> str:

@@ -50,6 +50,8 @@ class DataOptions:
     max_stride: clips take every frame, every second, ... up to this, drawn uniformly.
     official_crop: whether principal points are rounded as the released loader does (by up to a pixel wrong).
     depth: whether batches have depth; scenes without it then count as damaged.
+    normalize: whether the unit of cameras and depth is VGGT's, the mean distance of the clip's points from its first
+      camera, instead of the data's own; scenes without depth then count as damaged.
     cameras: whether the cameras of image folders (``transforms.json``) are wanted; then its frame order holds too.
     num_scenes, difficulty, kinds: of procedural scenes ("easy", "full" or "shifted"; any of "rooms", "outdoors",
       "objects", "drives").
@@ -63,6 +65,7 @@ class DataOptions:
     official_crop: bool = False
     cameras: bool = False
     depth: bool = False
+    normalize: bool = False
     num_scenes: int = 10_000
     difficulty: Difficulty = "easy"
     kinds: tuple = KINDS
@@ -114,7 +117,8 @@ def make_loader(
         places.append(scenes.map(_Tag(number)))
     mixed = grain.MapDataset.mix(places, [entry.weight for entry in entries]) if len(places) > 1 else places[0]
     strides = tuple(entry.max_stride for entry in entries)
-    maker = ClipMaker(sources, strides, num_frames, (side, side), training, options.official_crop, options.depth)
+    kept = {name: getattr(options, name) for name in ("official_crop", "depth", "normalize")}
+    maker = ClipMaker(sources, strides, num_frames, (side, side), training, **kept)
     clips = mixed.seed(seed).random_map(maker)
     batches = clips[process_index::process_count].batch(batch_size)
     return Loader(batches, options.workers if training else 0, options.prefetch)

@@ -11,6 +11,11 @@ from gen3r_jax.evaluation.paper import reported
 from gen3r_jax.evaluation.tables import Record, summarise, to_csv, to_json, to_markdown
 from gen3r_jax.export.files import replacing
 
+UNITS = {
+    False: "the unit of the data's cameras",
+    True: "the mean distance of each scene's points from its first camera",
+}
+
 
 def write_report(output: Path) -> str:
     """Writes ``report.md``, ``.csv``, ``.json`` and ``sheet.jpg`` from ``scenes/*.json`` and ``pictures/``.
@@ -41,7 +46,7 @@ def write_report(output: Path) -> str:
         to_markdown(summary, references),
         "Rows are `method/task`; `+cameras`: the cameras were given. `gen3r` generates; `vae_only` decodes the clip's "
         "own latents; `vggt` sees the true frames that the task gives; `baseline` repeats the first, stands still, "
-        "and has one depth everywhere. Lengths are in the unit of the data's cameras.",
+        f"and has one depth everywhere. Lengths are in {UNITS[config['data']['normalize']]}.",
     ]
     if skipped:
         number, reason = skipped[0]
