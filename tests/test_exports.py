@@ -54,7 +54,7 @@ def test_all_formats_are_written(folder):
     names = {path.name for path in folder.iterdir()}
     assert names == {
         *("rgb.mp4", "depth.mp4", "depth.npz", "confidence.npz", "cameras.json", "prompts.txt", "points.ply"),
-        *("transforms.json", "images", "sparse", "scene.glb", "gaussians.ply", "viewer.html"),
+        *("sheet.png", "transforms.json", "images", "sparse", "scene.glb", "gaussians.ply", "viewer.html"),
     }
 
 
@@ -70,7 +70,7 @@ def test_formats_can_be_chosen(scene, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {
         *("cameras.json", "prompts.txt", "points.ply", "transforms.json", "images"),
     }
-    assert set(FORMATS) == {"video", "maps", "ply", "nerfstudio", "colmap", "glb", "gaussians", "viewer"}
+    assert set(FORMATS) == {"video", "sheet", "maps", "ply", "nerfstudio", "colmap", "glb", "gaussians", "viewer"}
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from gen3r_jax.reconstruct import main
 SIDE = "112"
 FILES = (
     *("rgb.mp4", "depth.mp4", "depth.npz", "confidence.npz", "cameras.json", "points.ply", "images", "transforms.json"),
-    *("sparse", "scene.glb", "gaussians.ply", "viewer.html", "run.json"),
+    *("sheet.png", "sparse", "scene.glb", "gaussians.ply", "viewer.html", "run.json"),
 )
 
 

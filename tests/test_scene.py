@@ -68,7 +68,7 @@ def test_a_scene_folder_holds_the_scene(scene, tmp_path):
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert names == {
         "rgb.mp4", "depth.mp4", "depth.npz", "confidence.npz", "cameras.json", "points.ply", "prompts.txt", "images",
-        "transforms.json", "sparse", "scene.glb", "gaussians.ply", "viewer.html",
+        "transforms.json", "sparse", "scene.glb", "gaussians.ply", "viewer.html", "sheet.png",
     }  # fmt: skip
     np.testing.assert_array_equal(np.load(tmp_path / "out/depth.npz")["depth"], scene.depth)
     confidence = np.load(tmp_path / "out/confidence.npz")["confidence"]

@@ -17,6 +17,7 @@ from gen3r_jax.export.colmap import write_colmap
 from gen3r_jax.export.files import replacing
 from gen3r_jax.export.gaussians import write_gaussians
 from gen3r_jax.export.glb import write_glb
+from gen3r_jax.export.grid import spread, write_grid
 from gen3r_jax.export.images import write_images
 from gen3r_jax.export.nerfstudio import write_transforms
 from gen3r_jax.export.pointcloud import DEFAULT_FILTER, CloudFilter, scene_cloud, write_ply
@@ -50,6 +51,12 @@ def _write_videos(job: _Job) -> None:
     write_video(job.folder / "depth.mp4", colorize_depth(job.scene.depth), job.fps)
 
 
+def _write_sheet(job: _Job) -> None:
+    times = spread(len(job.scene.rgb))
+    depth = colorize_depth(job.scene.depth)
+    write_grid(job.folder / "sheet.png", {"frames": job.scene.rgb[times], "depth": depth[times]})
+
+
 def _write_maps(job: _Job) -> None:
     # Half precision reaches to 65504, and VGGT's confidence is unbounded.
     confidence = np.minimum(job.scene.confidence, np.finfo(np.float16).max).astype(np.float16)
@@ -69,6 +76,7 @@ def _write_colmap(job: _Job) -> None:
 # What can be written, in this order; docs/formats.md describes the files.
 FORMATS: dict[str, Callable[[_Job], None]] = {
     "video": _write_videos,  # rgb.mp4, depth.mp4
+    "sheet": _write_sheet,  # sheet.png
     "maps": _write_maps,  # depth.npz, confidence.npz
     "ply": lambda job: write_ply(job.folder / "points.ply", *job.cloud),
     "nerfstudio": _write_nerfstudio,  # transforms.json, images/

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageOps
 
 from gen3r_jax.export.files import replacing
 
@@ -31,6 +31,6 @@ def write_grid(path: Path, rows: dict[str, UInt8[np.ndarray, "t h w 3"]]) -> Non
             # Small pictures are latents: their cells should be seen.
             method = Image.Resampling.NEAREST if len(tile) < TILE // 2 else Image.Resampling.LANCZOS
             place = (margin + column * (TILE + margin), top + header)
-            canvas.paste(Image.fromarray(tile).resize((TILE, TILE), method), place)
+            canvas.paste(ImageOps.pad(Image.fromarray(tile), (TILE, TILE), method, color="white"), place)
     with replacing(path) as temporary:
         canvas.save(temporary)
