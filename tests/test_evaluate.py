@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 from toy_scenes import write_root
 
+from gen3r_jax import programs
 from gen3r_jax.data.procedural import render_clip
 from gen3r_jax.errors import UserError
-from gen3r_jax.evaluation.protocol import MetricOptions, Prediction, Truth, score
+from gen3r_jax.evaluation import rows
+from gen3r_jax.evaluation.protocol import GEOMETRY, MetricOptions, Prediction, Truth, score
 from gen3r_jax.evaluation.report import write_report
 from gen3r_jax.geometry.cameras import invert_se3, rebase_to_first
 
@@ -65,6 +67,42 @@ def test_repeating_a_frame_is_judged_where_it_is_new(truth):
     assert set(values) == {"psnr", "psnr_new", "ssim", "lpips"}, "no more is claimed"
 
 
+class NoPipeline:
+    """Has no networks: what would run them is replaced."""
+
+    def network(self, name):
+        return name
+
+
+def test_points_through_a_vae_that_changes_nothing_are_those_of_vggt(truth, monkeypatch):
+    """And one that loses detail makes them worse: the row measures the VAE."""
+    vggt, seen = perfect(truth, scale=3.0), []
+
+    def encode(wan_vae, colours):
+        assert wan_vae == "wan_vae"
+        seen.append(colours)
+        return colours
+
+    monkeypatch.setattr(rows, "_appearance", encode)
+    monkeypatch.setattr(programs, "decode_video", lambda wan_vae, latents: latents)
+    prediction = rows._points_through_vae(NoPipeline(), vggt)
+    assert prediction.frames is prediction.depth is prediction.w2c is None
+    values, reasons = score(prediction, truth, OPTIONS)
+    expected, _ = score(vggt, truth, OPTIONS)
+    assert set(values) == set(GEOMETRY) and not reasons
+    for name in GEOMETRY:
+        assert values[name] == pytest.approx(expected[name], rel=1e-2, abs=1e-5)
+    spans = [np.ptp(seen[0][..., axis]) for axis in range(3)]
+    assert seen[0].shape == (1, 5, 56, 56, 3) and max(spans) == pytest.approx(1, abs=1e-5)
+    np.testing.assert_allclose(seen[0].min((0, 1, 2, 3)) + seen[0].max((0, 1, 2, 3)), 1, atol=1e-5)
+
+    monkeypatch.setattr(programs, "decode_video", lambda wan_vae, latents: np.round(16 * latents) / 16)
+    coarse, _ = score(rows._points_through_vae(NoPipeline(), vggt), truth, OPTIONS)
+    assert coarse["chamfer"] > 2 * expected["chamfer"]
+    bare = Truth(truth.frames, truth.intrinsics, truth.c2w, None)
+    assert set(score(prediction, bare, OPTIONS).reasons) == set(GEOMETRY)
+
+
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
     """Tiny random networks, as the command takes them."""
@@ -103,7 +141,7 @@ def test_the_command(weights, tmp_path):
     assert found["gen3r/1view+cameras", "psnr"]["scenes"] == "2"
     assert found["gen3r/1view", "chamfer"]["mean"] == "" and "no depth" in found["gen3r/1view", "chamfer"]["missing"]
     assert {mode for mode, _ in found} == {
-        "gen3r/1view+cameras", "gen3r/1view", "vggt/1view", "vae_only/allview", "baseline/1view"
+        "gen3r/1view+cameras", "gen3r/1view", "vggt/1view", "vae_only/allview", "wvd_vae_only/allview", "baseline/1view"
     }  # fmt: skip
     for name in ("report.md", "report.json", "sheet.jpg"):
         assert (tmp_path / "out" / name).exists()

@@ -47,7 +47,8 @@ class Truth:
 class Prediction:
     """What a row says of a clip; None where it says nothing.
 
-    frames: all of the clip, in [0, 1]. given: which of them were known. seen: which frames depth and cameras are of.
+    frames: all of the clip, in [0, 1]. given: which of them were known. seen: which frames the geometry is of, which is
+    depth and cameras, or points alone.
     """
 
     frames: Float32[np.ndarray, "t h w 3"] | None = None
@@ -56,6 +57,7 @@ class Prediction:
     depth: Float[np.ndarray, "k h w"] | None = None
     w2c: Float[np.ndarray, "k 4 4"] | None = None
     intrinsics: Float[np.ndarray, "k 3 3"] | None = None
+    points: Float[np.ndarray, "k h w 3"] | None = None
 
 
 class Scores(NamedTuple):
@@ -85,13 +87,15 @@ def score(prediction: Prediction, truth: Truth, options: MetricOptions, lpips: L
             not_available(("lpips",), "no LPIPS weights were given")
         else:
             values["lpips"] = lpips(prediction.frames, true_frames)
-    if prediction.depth is not None:
+    if prediction.depth is not None or prediction.points is not None:
+        wanted = GEOMETRY if prediction.depth is None else (*DEPTH, *GEOMETRY)
         if truth.depth is None:
-            not_available((*DEPTH, *GEOMETRY), "the data have no depth")
+            not_available(wanted, "the data have no depth")
         elif not (truth.depth[list(prediction.seen)] > 0).any():
-            not_available((*DEPTH, *GEOMETRY), "the depth of the scene is unknown everywhere")
+            not_available(wanted, "the depth of the scene is unknown everywhere")
         else:
-            values |= _score_depth(prediction, truth)
+            if prediction.depth is not None:
+                values |= _score_depth(prediction, truth)
             if truth.c2w is None:
                 not_available(GEOMETRY, "the data have no cameras")
             else:
@@ -114,7 +118,9 @@ def _score_depth(prediction: Prediction, truth: Truth) -> dict[str, float]:
 
 def _score_points(prediction: Prediction, truth: Truth, options: MetricOptions) -> dict[str, float]:
     """Points of the frames that were seen, aligned, against those of the whole clip."""
-    predicted = unproject_depth(prediction.depth, prediction.w2c, prediction.intrinsics)
+    predicted = prediction.points
+    if predicted is None:
+        predicted = unproject_depth(prediction.depth, prediction.w2c, prediction.intrinsics)
     # Unprojection counts pixels from their centres, true principal points from the corner.
     intrinsics = truth.intrinsics.copy()
     intrinsics[:, :2, 2] -= 0.5

@@ -4,6 +4,7 @@ Names of rows are ``METHOD/TASK`` or ``METHOD/TASK+cameras``:
 
     gen3r/1view+cameras   generated from the first frame and the cameras, and so on for every task
     vae_only/allview      the clip's own latents, decoded: the best a generation can be ("VAE only", Table 3)
+    wvd_vae_only/allview  VGGT's points through the video's VAE, as WVD keeps them ("WVD (VAE only)", Table 3)
     vggt/allview          VGGT on all true frames; vggt/1view, vggt/2view on the given ones alone
     baseline/1view        the first frame repeated, a camera that stands still, one depth everywhere
 """
@@ -20,6 +21,7 @@ from gen3r_jax.diffusion.conditioning import given_frames
 from gen3r_jax.evaluation.protocol import Prediction, Truth
 from gen3r_jax.generation import Gen3RPipeline, Gen3RPipelineOutput
 from gen3r_jax.geometry.cameras import decode_pose, plucker_map
+from gen3r_jax.geometry.points import unproject_depth
 from gen3r_jax.pipeline import Network, encode_tokens, encode_video
 from gen3r_jax.sharding import fetch
 
@@ -63,6 +65,8 @@ def predict(
             yield f"vggt/{task}", _vggt(pipeline, frames, given)
     if rows.autoencoders and pipeline.joint:
         yield "vae_only/allview", _of_output(pipeline.decode(_encode(pipeline, frames)), ())
+    if rows.autoencoders:
+        yield "wvd_vae_only/allview", _points_through_vae(pipeline, _vggt(pipeline, frames, range(count)))
     if rows.baselines:
         yield "baseline/1view", _baseline(truth, frames)
 
@@ -95,6 +99,22 @@ def _vggt(pipeline: Gen3RPipeline, frames: np.ndarray, given: tuple[int, ...]) -
     geometry = fetch(programs.reconstruct(pipeline.network("vggt"), frames[list(given)][None]))
     w2c, intrinsics = decode_pose(geometry.pose_encs[-1, 0], frames.shape[1:3])
     return Prediction(None, (), given, geometry.depth[0], _square(np.asarray(w2c)), np.asarray(intrinsics))
+
+
+def _points_through_vae(pipeline: Gen3RPipeline, vggt: Prediction) -> Prediction:
+    """The points of VGGT's depth and cameras as a video, through the VAE that was trained for colours.
+
+    Points are in the first camera's coordinates. The middle of their bounding box goes to the middle of the colours and
+    the longest side of the box to their whole range, so that x, y and z keep their proportions; both are of the whole
+    clip, and undone behind the VAE. The paper does not say how it maps points to [-1, 1].
+    """
+    points = unproject_depth(vggt.depth, vggt.w2c, vggt.intrinsics)
+    low, high = points.min(axis=(0, 1, 2)), points.max(axis=(0, 1, 2))
+    side = (high - low).max()
+    corner = (low + high - side) / 2
+    wan_vae = pipeline.network("wan_vae")
+    decoded = fetch(programs.decode_video(wan_vae, _appearance(wan_vae, ((points - corner) / side)[None])))[0]
+    return Prediction(seen=vggt.seen, points=corner + side * decoded)
 
 
 def _encode(pipeline: Gen3RPipeline, frames: np.ndarray) -> np.ndarray:
