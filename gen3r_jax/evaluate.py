@@ -23,6 +23,7 @@ from absl import app, flags, logging
 from tqdm import tqdm
 
 from gen3r_jax import command_line
+from gen3r_jax.checkpoint import load_network
 from gen3r_jax.command_line import CONFIG, parse_flags, read_part
 from gen3r_jax.data.clip_maker import ClipMaker
 from gen3r_jax.data.clips import require_clip_length, require_side
@@ -35,7 +36,9 @@ from gen3r_jax.evaluation.rows import RowOptions, SamplingOptions, predict
 from gen3r_jax.export.files import replacing
 from gen3r_jax.export.grid import spread, write_grid
 from gen3r_jax.generation import Gen3RPipeline
+from gen3r_jax.models.rgb_head import RGBHead
 from gen3r_jax.options import read_options
+from gen3r_jax.pipeline import Network
 
 flags.adopt_module_key_flags(command_line)
 WEIGHTS = flags.DEFINE_string("weights", None, "Folder of converted or trained weights.")
@@ -93,12 +96,17 @@ def main(arguments: Sequence[str]) -> None:
     source = _open(DATA.value, options.data)
     pipeline = Gen3RPipeline.from_pretrained(WEIGHTS.value, dtype=options.output.dtype or None)
     _claim(output, config | {"weights": WEIGHTS.value, "data_source": DATA.value})
-    evaluate(pipeline, source, options, output, part)
+    evaluate(pipeline, source, options, output, part, _rgb_head(Path(WEIGHTS.value)))
     print(write_report(output))
 
 
 def evaluate(
-    pipeline: Gen3RPipeline, source: Source, options: EvaluationOptions, output: Path, part: tuple[int, int] = (0, 1)
+    pipeline: Gen3RPipeline,
+    source: Source,
+    options: EvaluationOptions,
+    output: Path,
+    part: tuple[int, int] = (0, 1),
+    rgb_head: Network | None = None,
 ) -> None:
     """Writes ``scenes/*.json`` for the scenes of this part that have none yet."""
     data, (index, parts) = options.data, part
@@ -117,7 +125,7 @@ def evaluate(
             result["scene"] = name
             pictures = {"truth": truth.frames}
             result["rows"] = {}
-            for row, prediction in predict(pipeline, truth, caption, options.rows, options.sampling):
+            for row, prediction in predict(pipeline, truth, caption, options.rows, options.sampling, rgb_head):
                 result["rows"][row] = score(prediction, truth, options.metrics, lpips)._asdict()
                 if prediction.frames is not None:
                     pictures[row] = np.rint(255 * prediction.frames).astype(np.uint8)
@@ -155,6 +163,11 @@ def _open(name: str, data: DataOptions) -> Source:
         if split != "eval":
             raise
     return open_source(name, split="test", cameras=True, **size)
+
+
+def _rgb_head(weights: Path) -> Network | None:
+    """Not every folder of weights has one; only the ablation of Table 9 asks for it."""
+    return load_network(weights / "rgb_head", RGBHead) if (weights / "rgb_head").exists() else None
 
 
 def _claim(output: Path, config: Mapping[str, Any]) -> None:

@@ -30,6 +30,7 @@ from gen3r_jax.options import read_options
 from gen3r_jax.remote import local_copy
 from gen3r_jax.stages.adapter import AdapterStage
 from gen3r_jax.stages.dit import DiTStage
+from gen3r_jax.stages.rgb_head import RGBHeadStage
 from gen3r_jax.stages.vggt import VGGTStage
 from gen3r_jax.stages.wan_vae import WanVAEStage
 from gen3r_jax.training.distributed import initialize, wait_for_all
@@ -37,7 +38,13 @@ from gen3r_jax.training.loop import LoopOptions, MakeLoader, train
 from gen3r_jax.training.stage import Stage
 from gen3r_jax.training.workdir import claim_workdir
 
-STAGES: dict[str, type[Stage]] = {"adapter": AdapterStage, "dit": DiTStage, "vggt": VGGTStage, "wan_vae": WanVAEStage}
+STAGES: dict[str, type[Stage]] = {
+    "adapter": AdapterStage,
+    "dit": DiTStage,
+    "rgb_head": RGBHeadStage,
+    "vggt": VGGTStage,
+    "wan_vae": WanVAEStage,
+}
 
 flags.adopt_module_key_flags(command_line)
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run, also gs://...; made when it is missing.")

@@ -23,7 +23,12 @@ class Reported(NamedTuple):
 
 
 # The names of ours that differ from the paper's name in small letters.
-_METHODS = {"Gen3R (VAE only)": "vae_only", "Wan RGB VAE": "vae_only", "WVD (VAE only)": "wvd_vae_only"}
+_METHODS = {
+    "Gen3R (VAE only)": "vae_only",
+    "Wan RGB VAE": "vae_only",
+    "WVD (VAE only)": "wvd_vae_only",
+    "VGGT + RGB head": "rgb_head",
+}
 
 
 def reported(dataset: str) -> dict[str, dict[str, Reported]]:

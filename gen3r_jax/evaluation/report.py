@@ -45,9 +45,9 @@ def write_report(output: Path) -> str:
         "",
         to_markdown(summary, references),
         "Rows are `method/task`; `+cameras`: the cameras were given. `gen3r` generates; `vae_only` decodes the clip's "
-        "own latents; `wvd_vae_only` sends VGGT's points through the video's VAE; `vggt` sees the true frames that the "
-        "task gives; `baseline` repeats the first, stands still, and has one depth everywhere. Lengths are in "
-        f"{UNITS[config['data']['normalize']]}.",
+        "own latents; `wvd_vae_only` sends VGGT's points through the video's VAE; `rgb_head` reads colours from VGGT's "
+        "tokens; `vggt` sees the true frames that the task gives; `baseline` repeats the first, stands still, and has "
+        f"one depth everywhere. Lengths are in {UNITS[config['data']['normalize']]}.",
     ]
     if skipped:
         number, reason = skipped[0]

@@ -5,6 +5,7 @@ Names of rows are ``METHOD/TASK`` or ``METHOD/TASK+cameras``:
     gen3r/1view+cameras   generated from the first frame and the cameras, and so on for every task
     vae_only/allview      the clip's own latents, decoded: the best a generation can be ("VAE only", Table 3)
     wvd_vae_only/allview  VGGT's points through the video's VAE, as WVD keeps them ("WVD (VAE only)", Table 3)
+    rgb_head/allview      colours that a head reads from VGGT's tokens (Table 9), where there is such a head
     vggt/allview          VGGT on all true frames; vggt/1view, vggt/2view on the given ones alone
     baseline/1view        the first frame repeated, a camera that stands still, one depth everywhere
 """
@@ -22,6 +23,7 @@ from gen3r_jax.evaluation.protocol import Prediction, Truth
 from gen3r_jax.generation import Gen3RPipeline, Gen3RPipelineOutput
 from gen3r_jax.geometry.cameras import decode_pose, plucker_map
 from gen3r_jax.geometry.points import unproject_depth
+from gen3r_jax.models.vggt import SPECIAL_TOKENS
 from gen3r_jax.pipeline import Network, encode_tokens, encode_video
 from gen3r_jax.sharding import fetch
 
@@ -49,7 +51,12 @@ class SamplingOptions:
 
 
 def predict(
-    pipeline: Gen3RPipeline, truth: Truth, caption: str, rows: RowOptions, sampling: SamplingOptions
+    pipeline: Gen3RPipeline,
+    truth: Truth,
+    caption: str,
+    rows: RowOptions,
+    sampling: SamplingOptions,
+    rgb_head: Network | None = None,
 ) -> Iterator[tuple[str, Prediction]]:
     """All rows of one clip, one after the other; those that need cameras are left out where the truth has none."""
     frames = truth.frames.astype(np.float32) / 255
@@ -67,6 +74,8 @@ def predict(
         yield "vae_only/allview", _of_output(pipeline.decode(_encode(pipeline, frames)), ())
     if rows.autoencoders:
         yield "wvd_vae_only/allview", _points_through_vae(pipeline, _vggt(pipeline, frames, range(count)))
+    if rows.autoencoders and rgb_head:
+        yield "rgb_head/allview", Prediction(fetch(_colours(pipeline.network("vggt"), rgb_head, frames[None]))[0])
     if rows.baselines:
         yield "baseline/1view", _baseline(truth, frames)
 
@@ -131,6 +140,12 @@ def _appearance(wan_vae: Network, frames: jax.Array) -> jax.Array:
 @jax.jit
 def _geometry(vggt: Network, adapter: Network, frames: jax.Array) -> jax.Array:
     return module.merge(*adapter).encode(encode_tokens(module.merge(*vggt), frames), chunk_frames=4).mode()
+
+
+@jax.jit
+def _colours(vggt: Network, rgb_head: Network, frames: jax.Array) -> jax.Array:
+    patch_tokens = module.merge(*vggt).aggregate(frames)[..., SPECIAL_TOKENS:, :]
+    return module.merge(*rgb_head)(patch_tokens, frames.shape[2:4])
 
 
 def _baseline(truth: Truth, frames: np.ndarray) -> Prediction:
