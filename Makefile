@@ -6,7 +6,7 @@ PYTHON := $(VENV)/bin/python
 BASE_PYTHON ?= $(shell for p in python3 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: run test test-slow nano lint format clean
+.PHONY: run test test-slow nano ablations lint format clean
 
 run: $(VENV)/ready
 	$(PYTHON) -m gen3r_jax.train --config configs/adapter.py:tiny --workdir runs/adapter-tiny
@@ -36,6 +36,10 @@ nano: $(VENV)/ready
 	$(PYTHON) -m gen3r_jax.compact $(NANO)/weights $(NANO)/shipped
 	$(PYTHON) -m gen3r_jax.evaluate --config configs/eval.py:nano --weights $(NANO)/shipped --data procedural \
 	  --output $(NANO)/evaluation
+
+# The paper's ablations on the nano model, each trained with three seeds, from what `make nano` left.
+ablations: $(VENV)/ready
+	$(PYTHON) -m benchmarks.ablations --weights $(NANO)/weights --data $(NANO)/data --output $(NANO)/ablations --seeds 3
 
 lint: $(VENV)/ready
 	$(PYTHON) -m ruff check .
