@@ -10,6 +10,7 @@ The same command goes on where it was stopped. DIR gets ablations.md, which is a
 """
 
 import argparse
+import importlib
 import json
 import os
 import shlex
@@ -18,12 +19,11 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from ml_collections import ConfigDict
 
-from configs.nano import adapter, dit, rgb_head
 from gen3r_jax.data.encoded import make_encoded_loader
 from gen3r_jax.data.loader import DataOptions
 from gen3r_jax.errors import UserError, main_guard
@@ -42,17 +42,17 @@ ROWS = {
 
 
 class Variant(NamedTuple):
-    """A transformer. adapter: preset of the adapter's config. latents: preset of the transformer's."""
+    """A transformer and the adapter whose latents it learns: their configs in configs/nano, with a preset."""
 
     title: str
     adapter: str
-    latents: str
+    transformer: str
 
 
 VARIANTS = {
-    "joint": Variant("Gen3R", "", ""),
-    "two_stage": Variant("2-Stage", "", "appearance"),
-    "no_kl": Variant("w/o KL", "no_kl", ""),
+    "joint": Variant("Gen3R", "adapter", "dit"),
+    "two_stage": Variant("2-Stage", "adapter", "dit:appearance"),
+    "no_kl": Variant("w/o KL", "adapter:no_kl", "dit"),
 }
 
 
@@ -142,33 +142,29 @@ class Ablations:
     def seed(self, seed: int) -> Seed:
         """Trains and judges every variant once."""
         folder = self.output / f"seed{seed}"
-        self._train(rgb_head.get_config(), "rgb_head.py", folder / "rgb_head", seed, self.weights)
-        for preset in ("", "no_kl"):
-            name = f"adapter.py{':' * bool(preset)}{preset}"
-            self._train(adapter.get_config(preset), name, folder / f"adapter{preset}", seed, self.weights)
+        head = self._train("rgb_head", folder, seed, self.weights) / "rgb_head"
         found: Seed = {}
         for name, variant in VARIANTS.items():
-            place = folder / name
-            heads = {
-                "geometry_adapter": folder / f"adapter{variant.adapter}" / "weights" / "geometry_adapter",
-                "wan_dit": place / "weights" / "wan_dit",
-                **({"rgb_head": folder / "rgb_head" / "weights" / "rgb_head"} if name == "joint" else {}),
+            trained = {
+                "geometry_adapter": self._train(variant.adapter, folder, seed, self.weights) / "geometry_adapter"
             }
-            networks = assemble(folder / f"networks-{name}", self.weights, heads)
-            config, preset = dit.get_config(variant.latents), f"dit.py{':' * bool(variant.latents)}{variant.latents}"
-            # Latents of appearance alone know no adapter, so they are the same for all seeds.
-            latents = (self.output if variant.latents else folder) / f"latents-{name}"
-            self._encode(config, preset, latents, networks)
+            networks = assemble(folder / f"networks-{name}", self.weights, trained)
+            # Latents of appearance alone know no adapter: they are the same for all seeds.
+            latents = (self.output if name == "two_stage" else folder) / f"latents-{name}"
+            self._encode(variant.transformer, latents, networks)
             encoded = [f"--config.weights.encoded={latents}", "--config.samples.steps=0"]
-            self._train(config, preset, place, seed, networks, *encoded)
+            trained["wan_dit"] = self._train(variant.transformer, folder / name, seed, networks, *encoded) / "wan_dit"
+            if name == "joint":
+                trained["rgb_head"] = head
+            assemble(networks, self.weights, trained)
             found[name] = self._evaluate(folder / f"evaluation-{name}", networks, everything=name == "joint")
-            if not variant.latents:
-                found[name]["latents"] = {"frechet": self._distance(latents, config)}
+            if name != "two_stage":
+                found[name]["latents"] = {"frechet": self._distance(variant.transformer, latents)}
         return found
 
-    def _train(
-        self, config: ConfigDict, preset: str, workdir: Path, seed: int, networks: Path, *arguments: str
-    ) -> None:
+    def _train(self, recipe: str, folder: Path, seed: int, networks: Path, *arguments: str) -> Path:
+        """Trains in a folder below `folder`; returns that of the weights."""
+        config, workdir = read_recipe(recipe), folder / recipe.replace(":", "-")
         if self.steps:
             ((frames, _, clips),) = config.train.phases
             warmup = min(config.optim.warmup_steps, self.steps // 2)
@@ -176,14 +172,17 @@ class Ablations:
                 f"--config.train.phases=(({frames},{self.steps},{clips}),)",
                 f"--config.optim.warmup_steps={warmup}",
             )
-        command = [*self._config(preset, networks), f"--config.train.seed={seed}", *arguments]
+        command = [*self._config(recipe, networks), f"--config.train.seed={seed}", *arguments]
         self._run("gen3r_jax.train", *command, f"--workdir={workdir}")
+        return workdir / "weights"
 
-    def _encode(self, config: ConfigDict, preset: str, latents: Path, networks: Path) -> None:
+    def _encode(self, recipe: str, latents: Path, networks: Path) -> None:
         """Of the clips of the validation there are as many as scenes that are judged."""
-        clips = min(CLIPS, BATCH * -(-self.steps * config.train.batch_size // BATCH)) if self.steps else CLIPS
+        clips = CLIPS
+        if self.steps:
+            clips = min(CLIPS, BATCH * -(-self.steps * read_recipe(recipe).train.batch_size // BATCH))
         none = ["--config.weights.encoded=", f"--config.validation.clips={self.scenes}"]
-        command = [*self._config(preset, networks), *none, f"--clips={clips}", f"--batch={BATCH}"]
+        command = [*self._config(recipe, networks), *none, f"--clips={clips}", f"--batch={BATCH}"]
         self._run("gen3r_jax.training.encode", *command, f"--output={latents}")
 
     def _evaluate(self, output: Path, networks: Path, everything: bool) -> dict[str, dict[str, float]]:
@@ -198,10 +197,10 @@ class Ablations:
                 found.setdefault(entry["mode"], {})[entry["metric"]] = entry["mean"]
         return found
 
-    def _distance(self, latents: Path, config: ConfigDict) -> float:
+    def _distance(self, recipe: str, latents: Path) -> float:
         """Of samples of the appearance's and the geometry's latents of the test scenes, cell by cell."""
-        (frames, _, _), rng = config.train.phases[0], np.random.default_rng(0)
-        sizes: dict[str, Any] = {"num_frames": frames, "side": config.train.side, "batch_size": self.scenes}
+        train, rng = read_recipe(recipe).train, np.random.default_rng(0)
+        sizes = {"num_frames": train.phases[0][0], "side": train.side, "batch_size": self.scenes}
         batch = next(make_encoded_loader(latents, DataOptions(), split="test", seed=0, **sizes))
 
         def sample(name: str) -> np.ndarray:
@@ -211,9 +210,10 @@ class Ablations:
 
         return frechet_distance(sample("appearance"), sample("geometry"))
 
-    def _config(self, preset: str, networks: Path) -> list[str]:
+    def _config(self, recipe: str, networks: Path) -> list[str]:
+        name, colon, preset = recipe.partition(":")
         return [
-            f"--config=configs/nano/{preset}",
+            f"--config=configs/nano/{name}.py{colon}{preset}",
             f"--config.data.source={self.data}",
             f"--config.weights.dir={networks}",
         ]
@@ -226,6 +226,11 @@ class Ablations:
         done = subprocess.run(command, cwd=REPOSITORY, env=environment, stdout=sys.stderr)
         if done.returncode:
             raise UserError(f"{module} ended with status {done.returncode}, see above; the same command goes on there")
+
+
+def read_recipe(recipe: str) -> ConfigDict:
+    name, _, preset = recipe.partition(":")
+    return importlib.import_module(f"configs.nano.{name}").get_config(preset)
 
 
 def assemble(folder: Path, shared: Path, others: dict[str, Path]) -> Path:

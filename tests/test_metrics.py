@@ -423,6 +423,8 @@ def test_the_paper_s_numbers_are_found_under_our_names():
     numbers = paper.reported("co3d")
     assert numbers["vggt/1view"]["completeness"] == (4.3830, 2)
     assert numbers["vae_only/allview"]["chamfer"] == (0.9986, 3)
+    assert numbers["wvd_vae_only/allview"]["completeness"] == (1.3627, 3)
+    assert paper.reported("re10k")["rgb_head/allview"]["psnr"] == (23.3927, 9)
     assert numbers["gen3r/2view+cameras"]["chamfer"] == (0.9767, 2)
     assert paper.reported("dl3dv")["gen3r/1view"]["motion_smoothness"] == (0.9701, 7)
     assert paper.reported("kitchens") == {}
