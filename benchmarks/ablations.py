@@ -247,10 +247,10 @@ def report(seeds: Sequence[Seed], scenes: int, steps: int | None = None) -> str:
     lines = [
         "# Ablations of the nano model",
         "",
-        f"{len(seeds)} trainings of each variant, {scenes} test scenes; mean ± standard deviation over trainings. The "
+        f"Trainings of each variant: {len(seeds)}; test scenes: {scenes}. Mean ± standard deviation over trainings. The "
         "order is the paper's, best first; it holds if the means have it.",
         "",
-        "| paper | measured | best | second | third | holds | in trainings |",
+        "| paper | measured | its best | its second | its third | holds | in trainings |",
         "|---|---|---|---|---|---|---|",
     ]
     if steps:
