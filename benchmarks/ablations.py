@@ -247,8 +247,8 @@ def report(seeds: Sequence[Seed], scenes: int, steps: int | None = None) -> str:
     lines = [
         "# Ablations of the nano model",
         "",
-        f"Trainings of each variant: {len(seeds)}; test scenes: {scenes}. Mean ± standard deviation over trainings. The "
-        "order is the paper's, best first; it holds if the means have it.",
+        f"Trainings of each variant: {len(seeds)}; test scenes: {scenes}. Mean ± standard deviation over trainings. "
+        "The order is the paper's, best first; it holds if the means have it.",
         "",
         "| paper | measured | its best | its second | its third | holds | in trainings |",
         "|---|---|---|---|---|---|---|",
