@@ -8,8 +8,13 @@ BASE_PYTHON ?= $(shell for p in python3 python3.12 python3.11; do \
 
 .PHONY: run test test-slow nano ablations lint format clean
 
+# One image becomes a scene, by the small model that is part of the project; `make run IMAGE=photo.jpg CAMERAS=zoom_in`.
+IMAGE := pretrained/nano/example.png
+PROMPT := The camera orbits to the left around a cream and red shaded table. There is a green and olive shaded tree on the right.
+CAMERAS := orbit_left --camera_angle 15
 run: $(VENV)/ready
-	$(PYTHON) -m gen3r_jax.train --config configs/adapter.py:tiny --workdir runs/adapter-tiny
+	$(PYTHON) -m gen3r_jax.generate --pretrained_model_name_or_path pretrained/nano --frame_path "$(IMAGE)" \
+	  --prompts "$(PROMPT)" --cameras $(CAMERAS) --output_dir runs/scenes
 
 test: $(VENV)/ready
 	$(PYTHON) -m pytest -n auto --maxprocesses 4 --dist loadfile
@@ -22,15 +27,16 @@ NANO := runs/nano
 nano: $(VENV)/ready
 	$(PYTHON) -m gen3r_jax.stages.drawn_encoders $(NANO)/weights
 	for split in train test; do \
-	  scenes=$$([ $$split = train ] && echo 12000 || echo 64); \
+	  scenes=$$([ $$split = train ] && echo 4000 || echo 64); \
 	  $(PYTHON) -m gen3r_jax.data.pack procedural $(NANO)/data --split $$split --num_scenes $$scenes \
 	    --num_frames 9 --size 112 112 --depth --workers 2 || exit 1; \
 	done
-	for stage in wan_vae vggt adapter; do \
-	  $(PYTHON) -m gen3r_jax.train --config configs/nano/$$stage.py --workdir $(NANO)/$$stage || exit 1; \
-	  cp -r $(NANO)/$$stage/weights/. $(NANO)/weights; \
+	for stage in wan_vae vggt vggt:whole adapter; do \
+	  config=$${stage%%:*}.py$${stage#$${stage%%:*}}; workdir=$(NANO)/$${stage/:/-}; \
+	  $(PYTHON) -m gen3r_jax.train --config configs/nano/$$config --workdir $$workdir || exit 1; \
+	  mkdir -p $(NANO)/weights && cp -r $$workdir/weights/. $(NANO)/weights || exit 1; \
 	done
-	$(PYTHON) -m gen3r_jax.training.encode --config configs/nano/dit.py:frames --output $(NANO)/latents --clips 24000
+	$(PYTHON) -m gen3r_jax.training.encode --config configs/nano/dit.py:frames --output $(NANO)/latents --clips 3008 --batch 4
 	$(PYTHON) -m gen3r_jax.train --config configs/nano/dit.py --workdir $(NANO)/dit
 	cp -r $(NANO)/dit/weights/. $(NANO)/weights
 	$(PYTHON) -m gen3r_jax.compact $(NANO)/weights $(NANO)/shipped
