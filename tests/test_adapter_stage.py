@@ -207,7 +207,8 @@ def placed(mesh, trainable, frozen, batch):
 
 
 MESHES = [
-    MeshOptions(data=2, fsdp=2, seq=2),  # two samples for data x fsdp = 4: some devices hold copies
+    # Two samples for data x fsdp = 4: some devices hold copies.
+    pytest.param(MeshOptions(data=2, fsdp=2, seq=2), marks=pytest.mark.slow),
     pytest.param(MeshOptions(data=2, fsdp=4), marks=pytest.mark.slow),
     pytest.param(MeshOptions(data=1, fsdp=2, seq=2, tensor=2), marks=pytest.mark.slow),
     pytest.param(MeshOptions(fsdp=1, seq=4, tensor=2), marks=pytest.mark.slow),

@@ -112,6 +112,7 @@ def test_rows_on_several_devices_equal_one_device(network):
         assert error(lowered.compile()(params, z), expected) < 2e-6  # 6e-7
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", [GeometryAdapter], indirect=True)
 def test_gradient_in_chunks_and_with_remat_equals_the_plain_one(network):
     cls, _, params = network

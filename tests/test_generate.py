@@ -107,6 +107,7 @@ def test_cameras_can_be_looked_at_first(official, pictures, tmp_path, capsys):
     assert [path.name for path in tmp_path.iterdir()] == ["1view-cameras.png"]
 
 
+@pytest.mark.slow
 def test_a_step_cache_tells_what_it_did(official, pictures, tmp_path):
     run(official, tmp_path, "--frame_path", pictures / "first.png", "--prompts", "x", "--num_inference_steps", 5,
         "--step_cache", 1e9, "--check_step_cache", "--format", "maps")  # fmt: skip
@@ -218,8 +219,8 @@ def test_an_interrupted_run_leaves_nothing(official, pictures, tmp_path, monkeyp
     [
         ("1view", ["1-view/knossos.png"], "arc_left"),
         ("1view", ["1-view/knossos.png"], "free"),
-        ("2view", ["2-view/bedroom"], "2-view/bedroom/cameras.json"),
-        ("allview", ["all-view/garden.mp4"], "free"),
+        pytest.param("2view", ["2-view/bedroom"], "2-view/bedroom/cameras.json", marks=pytest.mark.slow),
+        pytest.param("allview", ["all-view/garden.mp4"], "free", marks=pytest.mark.slow),
     ],
 )
 def test_real_examples(official, tmp_path, task, frames, cameras):

@@ -122,6 +122,7 @@ def _weigh_arrays():
     return sum(x.nbytes for x in jax.live_arrays())
 
 
+@pytest.mark.slow
 def test_memory_modes_agree(weights, pipeline, result):
     """Measured: 6e-6 of latents up to 6."""
     staged, most, weigh = Gen3RPipeline.from_pretrained(weights, memory_mode="staged"), [], _weigh_arrays

@@ -124,6 +124,7 @@ def test_a_run_of_two_phases_goes_on_from_anywhere(tmp_path, two_phases, dies_at
     _assert_same_run(tmp_path, two_phases)
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_on_another_mesh(tmp_path, uninterrupted):
     def before(count):
         if count == 3:

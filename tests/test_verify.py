@@ -22,7 +22,14 @@ FILES = sorted([*RECORDED.glob("*.safetensors"), *RECORDED.glob("*.json")])
 CAMERA_HEAD = Path(__file__).parent / "recorded" / "vggt_camera_head.safetensors"
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+LONG = ("pipeline_full", "adapter_training_step")  # half a minute each
+
+
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(path, marks=pytest.mark.slow) if path.stem in LONG else path for path in FILES],
+    ids=lambda path: path.stem,
+)
 def test_recorded_file(path):
     report = verify(path)
     failed = [tensor for tensor in report.tensors if not tensor.passed]
