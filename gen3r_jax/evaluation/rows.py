@@ -12,6 +12,7 @@ Names of rows are ``METHOD/TASK`` or ``METHOD/TASK+cameras``:
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 
 import jax
 import jax.numpy as jnp
@@ -61,6 +62,7 @@ def predict(
     """All rows of one clip, one after the other; those that need cameras are left out where the truth has none."""
     frames = truth.frames.astype(np.float32) / 255
     count = len(frames)
+    reconstruct = cache(lambda given: _vggt(pipeline, frames, given))
     for task in rows.tasks:
         given = given_frames(task, count)
         for cameras in rows.cameras:
@@ -69,11 +71,11 @@ def predict(
             output = _generate(pipeline, truth, frames, given, caption, cameras, sampling)
             yield f"gen3r/{task}{'+cameras' * cameras}", _of_output(output, given)
         if rows.vggt:
-            yield f"vggt/{task}", _vggt(pipeline, frames, given)
+            yield f"vggt/{task}", reconstruct(given)
     if rows.autoencoders and pipeline.joint:
         yield "vae_only/allview", _of_output(pipeline.decode(_encode(pipeline, frames)), ())
     if rows.autoencoders:
-        yield "wvd_vae_only/allview", _points_through_vae(pipeline, _vggt(pipeline, frames, range(count)))
+        yield "wvd_vae_only/allview", _points_through_vae(pipeline, reconstruct(given_frames("allview", count)))
     if rows.autoencoders and rgb_head:
         yield "rgb_head/allview", Prediction(fetch(_colours(pipeline.network("vggt"), rgb_head, frames[None]))[0])
     if rows.baselines:
