@@ -22,7 +22,7 @@ test: $(VENV)/ready
 test-slow: $(VENV)/ready
 	$(PYTHON) -m pytest -m slow -n 2 --dist loadfile --timeout 900
 
-# The four stages of the nano model in order, each from what those before it wrote; what is done is not done again.
+# The stages of the nano model in order, each from what those before it wrote; what is done is not done again.
 NANO := runs/nano
 nano: $(VENV)/ready
 	$(PYTHON) -m gen3r_jax.stages.drawn_encoders $(NANO)/weights
@@ -31,12 +31,12 @@ nano: $(VENV)/ready
 	  $(PYTHON) -m gen3r_jax.data.pack procedural $(NANO)/data --split $$split --num_scenes $$scenes \
 	    --num_frames 9 --size 112 112 --depth --workers 2 || exit 1; \
 	done
-	for stage in wan_vae vggt vggt:whole adapter; do \
-	  config=$${stage%%:*}.py$${stage#$${stage%%:*}}; workdir=$(NANO)/$${stage/:/-}; \
-	  $(PYTHON) -m gen3r_jax.train --config configs/nano/$$config --workdir $$workdir || exit 1; \
-	  mkdir -p $(NANO)/weights && cp -r $$workdir/weights/. $(NANO)/weights || exit 1; \
+	for stage in wan_vae vggt adapter; do \
+	  $(PYTHON) -m gen3r_jax.train --config configs/nano/$$stage.py --workdir $(NANO)/$$stage || exit 1; \
+	  cp -r $(NANO)/$$stage/weights/. $(NANO)/weights || exit 1; \
 	done
-	$(PYTHON) -m gen3r_jax.training.encode --config configs/nano/dit.py:frames --output $(NANO)/latents --clips 3008 --batch 4
+	$(PYTHON) -m gen3r_jax.training.encode --config configs/nano/dit.py:frames --output $(NANO)/latents --clips 4000 --batch 4
+	$(PYTHON) -m gen3r_jax.train --config configs/nano/dit.py:appearance --workdir $(NANO)/dit-appearance
 	$(PYTHON) -m gen3r_jax.train --config configs/nano/dit.py --workdir $(NANO)/dit
 	cp -r $(NANO)/dit/weights/. $(NANO)/weights
 	$(PYTHON) -m gen3r_jax.compact $(NANO)/weights $(NANO)/shipped
@@ -45,7 +45,8 @@ nano: $(VENV)/ready
 
 # The paper's ablations on the nano model, each trained with three seeds, from what `make nano` left.
 ablations: $(VENV)/ready
-	$(PYTHON) -m benchmarks.ablations --weights $(NANO)/weights --data $(NANO)/data --output $(NANO)/ablations --seeds 3
+	$(PYTHON) -m benchmarks.ablations --weights $(NANO)/weights --wan_dit $(NANO)/dit-appearance/weights/wan_dit \
+	  --data $(NANO)/data --output $(NANO)/ablations
 
 lint: $(VENV)/ready
 	$(PYTHON) -m ruff check .

@@ -1,12 +1,15 @@
 """The paper's ablations on the nano model (Gen3R, Tables 3, 4, 5 and 9): trains, judges and compares all variants.
 
-    python -m benchmarks.ablations --weights runs/nano/weights --data runs/nano/data --output DIR [--seeds 3]
+    python -m benchmarks.ablations --weights runs/nano/weights --data runs/nano/data --output DIR \\
+        --wan_dit runs/nano/dit-appearance/weights/wan_dit [--share 0.25] [--seeds 0 1 2]
 
 For every seed: the adapter with and without its Kullback-Leibler term, a head that reads colours from VGGT's tokens,
 and three transformers: Gen3R, "2-Stage" (colours alone, VGGT reads the geometry) and "w/o KL" (on the latents of the
-adapter without that term). Video VAE, VGGT and the encoders are those of --weights in all of them.
+adapter without that term). All transformers start from --wan_dit, which generates colours alone, as the paper's start
+from Wan 2.1. Video VAE, VGGT and the encoders are those of --weights in all of them.
 
-The same command goes on where it was stopped. DIR gets ablations.md, which is also printed, and ablations.json.
+The same command goes on where it was stopped; several may run side by side, each with its own of the --seeds. DIR gets
+ablations.md, which is also printed, and ablations.json.
 """
 
 import argparse
@@ -14,6 +17,7 @@ import importlib
 import json
 import os
 import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -32,7 +36,7 @@ from gen3r_jax.evaluation.tables import METRICS
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SHARED = ("umt5", "clip_vision", "wan_vae", "vggt", "tokenizer", "scheduler.json")
-CLIPS, BATCH = 3008, 4
+CLIPS, BATCH = 4000, 4
 """Training clips that are encoded for the transformers, as `make nano` does, and at once."""
 ROWS = {
     True: ("tasks=('1view','2view','allview')", "baselines=False"),
@@ -42,17 +46,17 @@ ROWS = {
 
 
 class Variant(NamedTuple):
-    """A transformer and the adapter whose latents it learns: their configs in configs/nano, with a preset."""
+    """An adapter by its config in configs/nano, and what of its latents a transformer learns."""
 
     title: str
     adapter: str
-    transformer: str
+    latents: str
 
 
 VARIANTS = {
-    "joint": Variant("Gen3R", "adapter", "dit"),
-    "two_stage": Variant("2-Stage", "adapter", "dit:appearance"),
-    "no_kl": Variant("w/o KL", "adapter:no_kl", "dit"),
+    "joint": Variant("Gen3R", "adapter", "joint"),
+    "two_stage": Variant("2-Stage", "adapter", "appearance"),
+    "no_kl": Variant("w/o KL", "adapter:no_kl", "joint"),
 }
 
 
@@ -110,20 +114,27 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, required=True, help="folder with what all variants share")
     parser.add_argument("--data", type=Path, required=True, help="shards with depth, train and test")
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--seeds", type=int, default=3, help="trainings of every variant (default: 3)")
-    parser.add_argument("--steps", type=int, help="cut every training to so many steps, to see whether all of it runs")
+    parser.add_argument("--wan_dit", type=Path, required=True, help="transformer of colours that all start from")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="trainings (default: 0 1 2)")
+    parser.add_argument(
+        "--share", type=float, default=1.0, help="of the recipes' steps and clips that are trained (default: 1)"
+    )
     parser.add_argument("--scenes", type=int, default=64, help="test scenes that are judged (default: 64)")
     arguments = parser.parse_args()
-    for name in ("seeds", "steps", "scenes"):
-        if (value := getattr(arguments, name)) is not None and value < 1:
-            raise UserError(f"--{name} {value}: it must be at least 1")
+    if not 0 < arguments.share <= 1:
+        raise UserError(f"--share {arguments.share}: it must be above 0 and at most 1")
+    if arguments.scenes < 1 or min(arguments.seeds) < 0:
+        raise UserError("--scenes must be at least 1, --seeds at least 0")
     if missing := [name for name in SHARED if not (arguments.weights / name).exists()]:
         raise UserError(f"{arguments.weights} lacks {', '.join(missing)}; `make nano` trains and draws them")
+    if not arguments.wan_dit.is_dir():
+        raise UserError(f"{arguments.wan_dit} is no folder; `make nano` trains configs/nano/dit.py:appearance")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # ends what runs at the time, too
     output = arguments.output.absolute()
-    limits = arguments.scenes, arguments.steps
-    ablations = Ablations(arguments.weights.absolute(), arguments.data.absolute(), output, *limits)
-    seeds = [ablations.seed(seed) for seed in range(arguments.seeds)]
-    text = report(seeds, *limits)
+    places = arguments.weights.absolute(), arguments.wan_dit.absolute(), arguments.data.absolute()
+    ablations = Ablations(*places, output, arguments.scenes, arguments.share)
+    seeds = [ablations.seed(seed) for seed in arguments.seeds]
+    text = report(seeds, arguments.scenes, arguments.share)
     (output / "ablations.md").write_text(text, encoding="utf-8")
     (output / "ablations.json").write_text(json.dumps(seeds, indent=1))
     print(text, end="")
@@ -131,13 +142,20 @@ def main() -> None:
 
 @dataclass(frozen=True)
 class Ablations:
-    """The commands of all trainings, in folders below `output`. Paths are absolute; `steps` None trains in full."""
+    """The commands of all trainings, in folders below `output`. Paths are absolute.
+
+    Attributes:
+      wan_dit: weights that all transformers start from.
+      scenes: test scenes that are judged.
+      share: of the steps of each recipe and of the clips that are encoded.
+    """
 
     weights: Path
+    wan_dit: Path
     data: Path
     output: Path
     scenes: int
-    steps: int | None
+    share: float
 
     def seed(self, seed: int) -> Seed:
         """Trains and judges every variant once."""
@@ -145,45 +163,46 @@ class Ablations:
         head = self._train("rgb_head", folder, seed, self.weights) / "rgb_head"
         found: Seed = {}
         for name, variant in VARIANTS.items():
-            trained = {
-                "geometry_adapter": self._train(variant.adapter, folder, seed, self.weights) / "geometry_adapter"
-            }
+            adapter = self._train(variant.adapter, folder, seed, self.weights) / "geometry_adapter"
+            trained = {"geometry_adapter": adapter}
             networks = assemble(folder / f"networks-{name}", self.weights, trained)
-            # Latents of appearance alone know no adapter: they are the same for all seeds.
-            latents = (self.output if name == "two_stage" else folder) / f"latents-{name}"
-            self._encode(variant.transformer, latents, networks)
-            encoded = [f"--config.weights.encoded={latents}", "--config.samples.steps=0"]
-            trained["wan_dit"] = self._train(variant.transformer, folder / name, seed, networks, *encoded) / "wan_dit"
+            latents = folder / f"latents-{variant.adapter.replace(':', '-')}"
+            self._encode(latents, networks)
+            options = (
+                f"--config.model.latents={variant.latents}",
+                f"--config.weights.wan_dit={self.wan_dit}",
+                f"--config.weights.encoded={latents}",
+                "--config.samples.steps=0",
+            )
+            trained["wan_dit"] = self._train("dit", folder / name, seed, networks, *options) / "wan_dit"
             if name == "joint":
                 trained["rgb_head"] = head
             assemble(networks, self.weights, trained)
             found[name] = self._evaluate(folder / f"evaluation-{name}", networks, everything=name == "joint")
-            if name != "two_stage":
-                found[name]["latents"] = {"frechet": self._distance(variant.transformer, latents)}
+            if variant.latents == "joint":
+                found[name]["latents"] = {"frechet": self._distance(latents)}
         return found
 
     def _train(self, recipe: str, folder: Path, seed: int, networks: Path, *arguments: str) -> Path:
         """Trains in a folder below `folder`; returns that of the weights."""
         config, workdir = read_recipe(recipe), folder / recipe.replace(":", "-")
-        if self.steps:
-            ((frames, _, clips),) = config.train.phases
-            warmup = min(config.optim.warmup_steps, self.steps // 2)
-            arguments += (
-                f"--config.train.phases=(({frames},{self.steps},{clips}),)",
-                f"--config.optim.warmup_steps={warmup}",
-            )
-        command = [*self._config(recipe, networks), f"--config.train.seed={seed}", *arguments]
+        ((frames, steps, clips),) = config.train.phases
+        steps = max(1, round(self.share * steps))
+        command = [
+            *self._config(recipe, networks),
+            f"--config.train.seed={seed}",
+            f"--config.train.phases=(({frames},{steps},{clips}),)",
+            f"--config.optim.warmup_steps={min(config.optim.warmup_steps, steps // 4)}",
+            *arguments,
+        ]
         self._run("gen3r_jax.train", *command, f"--workdir={workdir}")
         return workdir / "weights"
 
-    def _encode(self, recipe: str, latents: Path, networks: Path) -> None:
+    def _encode(self, latents: Path, networks: Path) -> None:
         """Of the clips of the validation there are as many as scenes that are judged."""
-        clips = CLIPS
-        if self.steps:
-            clips = min(CLIPS, BATCH * -(-self.steps * read_recipe(recipe).train.batch_size // BATCH))
-        none = ["--config.weights.encoded=", f"--config.validation.clips={self.scenes}"]
-        command = [*self._config(recipe, networks), *none, f"--clips={clips}", f"--batch={BATCH}"]
-        self._run("gen3r_jax.training.encode", *command, f"--output={latents}")
+        clips = BATCH * max(2, round(self.share * CLIPS / BATCH))
+        options = [f"--config.validation.clips={self.scenes}", f"--clips={clips}", f"--batch={BATCH}"]
+        self._run("gen3r_jax.training.encode", *self._config("dit:frames", networks), *options, f"--output={latents}")
 
     def _evaluate(self, output: Path, networks: Path, everything: bool) -> dict[str, dict[str, float]]:
         """Means over the scenes, by row and metric."""
@@ -197,9 +216,9 @@ class Ablations:
                 found.setdefault(entry["mode"], {})[entry["metric"]] = entry["mean"]
         return found
 
-    def _distance(self, recipe: str, latents: Path) -> float:
+    def _distance(self, latents: Path) -> float:
         """Of samples of the appearance's and the geometry's latents of the test scenes, cell by cell."""
-        train, rng = read_recipe(recipe).train, np.random.default_rng(0)
+        train, rng = read_recipe("dit").train, np.random.default_rng(0)
         sizes = {"num_frames": train.phases[0][0], "side": train.side, "batch_size": self.scenes}
         batch = next(make_encoded_loader(latents, DataOptions(), split="test", seed=0, **sizes))
 
@@ -242,19 +261,17 @@ def assemble(folder: Path, shared: Path, others: dict[str, Path]) -> Path:
     return folder
 
 
-def report(seeds: Sequence[Seed], scenes: int, steps: int | None = None) -> str:
+def report(seeds: Sequence[Seed], scenes: int, share: float = 1.0) -> str:
     """All comparisons as a Markdown table. An order holds where every entry is better than the next one."""
     lines = [
         "# Ablations of the nano model",
         "",
-        f"Trainings of each variant: {len(seeds)}; test scenes: {scenes}. Mean ± standard deviation over trainings. "
-        "The order is the paper's, best first; it holds if the means have it.",
+        f"Trainings of each variant: {len(seeds)}, with {share:.1%} of the recipes' steps; test scenes: {scenes}. Mean "
+        "± standard deviation over trainings. The order is the paper's, best first; it holds if the means have it.",
         "",
         "| paper | measured | its best | its second | its third | holds | in trainings |",
         "|---|---|---|---|---|---|---|",
     ]
-    if steps:
-        lines.insert(3, f"Every training was cut to {steps} steps: the numbers mean nothing.")
     for comparison in COMPARISONS:
         lines.append("| " + " | ".join(compare(comparison, seeds)) + " |")
     return "\n".join(lines) + "\n"

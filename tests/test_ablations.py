@@ -73,6 +73,7 @@ def test_bad_input_is_one_line(tmp_path):
         "benchmarks.ablations",
         f"--weights={tmp_path}",
         "--data=x",
+        "--wan_dit=x",
         f"--output={tmp_path}",
     ]
     done = subprocess.run(command, capture_output=True, text=True)

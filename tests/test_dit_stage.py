@@ -10,6 +10,7 @@ import pytest
 
 from configs.dit import get_config
 from gen3r_jax import module
+from gen3r_jax.data.encoded import Header
 from gen3r_jax.diffusion.conditioning import TASKS, camera_condition, camera_maps
 from gen3r_jax.errors import UserError
 from gen3r_jax.geometry.cameras import plucker_map
@@ -229,6 +230,22 @@ def test_appearance_alone(inputs):
     shapes = jax.eval_shape(stage.init, jax.random.key(0))
     loss, metrics = jax.eval_shape(stage.loss, shapes, {}, {name: batch[name] for name in stage.loss_reads}, keys)
     assert loss.shape == () and "geometry_loss" not in metrics
+
+
+@pytest.mark.parametrize(("latents", "there"), [("appearance", True), ("appearance", False), ("joint", True)])
+def test_latents_that_hold_enough(latents, there, tmp_path):
+    stage = replace(STAGE, model=replace(MODEL, latents=latents), weights=WeightsOptions("", "", str(tmp_path)))
+    nothing = {"": np.zeros((CONFIG.text_len, CONFIG.text_dim))}
+    Header(4 * F - 3, 8 * SIDE, there, "float16", {}, nothing).write(tmp_path)
+    assert stage.load_frozen() == {}
+    assert ("geometry_mean" in stage.batch_axes) == (latents == "joint")
+
+
+def test_geometry_cannot_be_learnt_from_latents_of_appearance(tmp_path):
+    stage = replace(STAGE, weights=WeightsOptions("", "", str(tmp_path)))
+    Header(4 * F - 3, 8 * SIDE, False, "float16", {}, {}).write(tmp_path)
+    with pytest.raises(UserError, match="latents of appearance alone"):
+        stage.load_frozen()
 
 
 def test_frames_and_stored_latents_give_the_same_loss(params):

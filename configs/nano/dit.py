@@ -1,6 +1,8 @@
 """The diffusion transformer of the nano model: `configs/dit.py` at 112 x 112 and 9 frames, from latents encoded before.
 
-Needs `weights/` of the stages before (`make nano` runs all in order).
+Needs `weights/` of the stages before (`make nano` runs all in order). As the paper's transformer begins as one of
+videos, Wan 2.1, so this one begins as that of `:appearance`, which learns from nothing to make colours alone: half the
+tokens, so a step takes half the time. `:frames` is what `training.encode` wants.
 """
 
 import runpy
@@ -16,7 +18,8 @@ def get_config(preset: str = "") -> ConfigDict:
         raise ValueError(f"configs/nano/dit.py has no preset {preset!r}; it has frames, appearance")
     config = full_recipe()
     config.model.update(preset="nano", remat="none", vae_chunk_frames=0, frozen_dtype="float32")
-    config.weights.update(dir="runs/nano/weights", wan_dit="random", encoded="runs/nano/latents")
+    config.weights.update(dir="runs/nano/weights", encoded="runs/nano/latents")
+    config.weights.wan_dit = "runs/nano/dit-appearance/weights/wan_dit"
     config.data.update(source="runs/nano/data", sets=(), normalize=True, workers=0)
     config.optim.update(optimizer="muon", learning_rate=4e-3, warmup_steps=100, final_fraction=0.01, weight_decay=1e-2)
     config.optim.update(clip_norm=1.0, ema_decay=0.995)
@@ -24,9 +27,10 @@ def get_config(preset: str = "") -> ConfigDict:
     config.train.update(batch_size=8, side=112, phases=((9, 1_500, 8),), dtype="float32")
     config.validation.update(every=1000, clips=4)
     config.checkpoint.update(every=500, keep=2, keep_every=0)
-    if preset == "frames":
-        config.weights.encoded = ""
     if preset == "appearance":
         config.model.latents = "appearance"
-        config.weights.encoded = "runs/nano/latents-appearance"
+        config.weights.wan_dit = "random"
+        config.train.phases = ((9, 7_000, 8),)
+    if preset == "frames":
+        config.weights.update(wan_dit="random", encoded="")
     return config

@@ -1,10 +1,6 @@
 """VGGT of the nano model, from nothing: 112 x 112, 9 frames, 3.7 million parameters, on scenes with exact geometry.
 
 Samples of three frames from anywhere in the clip are cheap: 2 000 steps took 42 minutes of one CPU core.
-`:whole` goes on from the weights of that run with whole clips:
-
-    --config configs/nano/vggt.py:whole --config.weights.vggt=WORKDIR/weights/vggt
-
 Rotations left the identity after about three minutes (pairs of frames, cameras alone) with `losses.match` and
 `losses.track` together with attention that begins by comparing (`VGGTConfig.matching`), which were tried as one.
 
@@ -20,8 +16,8 @@ base = runpy.run_path(str(Path(__file__).parent / "base.py"))["get_config"]
 
 
 def get_config(preset: str = "") -> ConfigDict:
-    if preset not in ("", "whole", "overfit"):
-        raise ValueError(f"configs/nano/vggt.py has no preset {preset!r}; it has whole, overfit")
+    if preset not in ("", "overfit"):
+        raise ValueError(f"configs/nano/vggt.py has no preset {preset!r}; it has overfit")
     config = base()
     config.stage = "vggt"
     config.model = dict(preset="nano", remat="none")
@@ -50,12 +46,6 @@ def get_config(preset: str = "") -> ConfigDict:
     config.optim.beta2 = 0.99
     config.train.phases = ((9, 2_000, 4),)  # (frames, steps, clips per device)
 
-    if preset == "whole":
-        config.weights.vggt = "runs/nano/vggt/weights/vggt"
-        config.samples.update(frames=0, per_clip=1)
-        config.losses.dense_frames = 2
-        config.optim.learning_rate = 2e-3
-        config.train.update(batch_size=2, phases=((9, 600, 2),))
     if preset == "overfit":
         config.samples.update(frames=0, per_clip=1, reverse=False, flip=False, permute_colors=False)
         config.losses.dense_frames = 2

@@ -277,9 +277,8 @@ class DiTStage:
 
     def _refuse_other_weights(self) -> None:
         """What decodes samples must belong to what encoded the latents."""
-        if self.header.joint != self.joint:
-            there = "joint" if self.header.joint else "appearance"
-            holds = f"{self.weights.encoded} holds {there!r} latents"
+        if self.joint and not self.header.joint:
+            holds = f"{self.weights.encoded} holds latents of appearance alone"
             raise UserError(f"{holds}, config.model.latents is {self.model.latents!r}")
         if not self.samples.steps:
             return
