@@ -24,6 +24,7 @@ from gen3r_jax.errors import UserError, main_guard
 from gen3r_jax.estimate import describe, estimate
 from gen3r_jax.export.camera_plot import plot_cameras
 from gen3r_jax.export.folder import FORMATS, scene_folder, unique_folder, write_scene
+from gen3r_jax.export.grid import stack_pictures
 from gen3r_jax.export.pointcloud import CloudFilter
 from gen3r_jax.export.run_report import RunReport
 from gen3r_jax.generation import Gen3RPipeline, Gen3RPipelineOutput, default_dtype
@@ -34,6 +35,7 @@ from gen3r_jax.sharding import MeshOptions, make_mesh
 
 SETTINGS = ("num_frames", "height", "width", "num_inference_steps", "guidance_scale", "negative_prompt")
 """What weights may say in their ``generation.json`` that they were made for; flags override it."""
+MOST_SHEETS = 32
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -73,7 +75,10 @@ def main(arguments: list[str] | None = None) -> int:
 def _generate_all(
     pipeline: Gen3RPipeline, jobs: list[tuple[str, Request | UserError]], options: argparse.Namespace
 ) -> int:
-    """Makes one scene after the other; returns the exit status. Of many, one that fails does not stop the others."""
+    """Makes one scene after the other; returns the exit status. Of many, one that fails does not stop the others.
+
+    The sheets of the first MOST_SHEETS go into one picture, ``sheet.png``.
+    """
     failed = 0
     for name, request in jobs:
         if name and (options.output_dir / name / "run.json").exists():
@@ -89,6 +94,9 @@ def _generate_all(
                 raise
             failed += 1
             print(f"{name}: error: {error}", file=sys.stderr)
+    sheets = {name: options.output_dir / name / "sheet.png" for name, _ in jobs[:MOST_SHEETS] if name}
+    if sheets := {name: file for name, file in sheets.items() if file.exists()}:
+        stack_pictures(options.output_dir / "sheet.png", sheets)
     if failed:
         print(f"{failed} of {len(jobs)} jobs failed", file=sys.stderr)
     return 1 if failed else 0

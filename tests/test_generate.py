@@ -152,11 +152,13 @@ def test_jobs_go_on_where_they_stopped(official, pictures, tmp_path, capsys):
     ]
     file = pictures / "jobs.jsonl"
     file.write_text("\n".join(map(json.dumps, jobs)) + "\n{not json\n")
-    assert run(official, tmp_path, "--jobs", file, "--format", "maps") == 1
+    assert run(official, tmp_path, "--jobs", file, "--format", "maps", "sheet") == 1
     errors = capsys.readouterr().err
     assert "broken: error:" in errors and "unknown key job.speed" in errors and "job0005: error: not JSON" in errors
     assert "3 of 5 jobs failed" in errors
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "two"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "sheet.png", "two"]
+    heights = [Image.open(tmp_path / name / "sheet.png").height for name in (".", "one", "two")]
+    assert heights[0] > heights[1] + heights[2]
     before = (tmp_path / "one" / "run.json").stat().st_mtime_ns
     file.write_text("\n".join(map(json.dumps, jobs[:1] + jobs[2:3])))
     assert run(official, tmp_path, "--jobs", file, "--format", "maps") == 0

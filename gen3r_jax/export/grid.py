@@ -34,3 +34,17 @@ def write_grid(path: Path, rows: dict[str, UInt8[np.ndarray, "t h w 3"]]) -> Non
             canvas.paste(ImageOps.pad(Image.fromarray(tile), (TILE, TILE), method, color="white"), place)
     with replacing(path) as temporary:
         canvas.save(temporary)
+
+
+def stack_pictures(path: Path, pictures: dict[str, Path]) -> None:
+    """Picture files below each other, each under its name."""
+    header = 16
+    images = {name: Image.open(file).convert("RGB") for name, file in pictures.items()}
+    size = (max(image.width for image in images.values()), sum(image.height + header for image in images.values()))
+    canvas, top = Image.new("RGB", size, "white"), 0
+    for name, image in images.items():
+        ImageDraw.Draw(canvas).text((4, top + 2), name, fill="black")
+        canvas.paste(image, (0, top + header))
+        top += image.height + header
+    with replacing(path) as temporary:
+        canvas.save(temporary)
