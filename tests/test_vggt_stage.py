@@ -260,7 +260,7 @@ def test_untrained_cameras_stand_at_the_origin():
     np.testing.assert_allclose(4 * bias, [0, 0, 0, 0, 0, 0, 1, 1, 1])
 
 
-@pytest.mark.parametrize("preset", ["", "whole", "overfit"])
+@pytest.mark.parametrize("preset", ["", "overfit"])
 def test_recipes_can_be_read(preset):
     stage, options = read_config(recipe.get_config(preset).to_dict())
     assert isinstance(stage, VGGTStage) and stage.samples.frames <= options.train.phases[0][0]
