@@ -11,6 +11,9 @@ from typing import Literal
 import pytest
 
 from configs import adapter, dit
+from configs.nano import adapter as nano_adapter
+from configs.nano import dit as nano_dit
+from configs.nano import rgb_head, vggt, wan_vae
 from gen3r_jax.errors import UserError
 from gen3r_jax.options import read_options
 from gen3r_jax.train import read_config
@@ -56,6 +59,24 @@ def test_the_full_recipe_is_the_papers():
     assert (losses.reconstruction, losses.similarity, losses.alignment, losses.kl) == (0.5, 0.1, 2.0, "align")
     assert (losses.image_token, losses.camera_token, losses.camera, losses.depth, losses.point) == (1, 1, 10, 2, 1)
     assert options.data.max_stride == 2
+
+
+@pytest.mark.parametrize(
+    ("recipe", "presets"),
+    [
+        (wan_vae, ("", "overfit")),
+        (vggt, ("", "overfit")),
+        (nano_adapter, ("", "no_kl", "overfit")),
+        (nano_dit, ("", "frames", "appearance", "overfit")),
+        (rgb_head, ("", "tiny")),
+    ],
+)
+def test_the_nano_recipes_can_be_read(recipe, presets):
+    for preset in presets:
+        _, options = read_config(recipe.get_config(preset).to_dict())
+        assert (options.train.side, options.train.phases[0][0]) == (112, 5 if preset == "tiny" else 9)
+    with pytest.raises(ValueError, match="no preset 'none'"):
+        recipe.get_config("none")
 
 
 def test_the_full_recipe_asks_for_data():

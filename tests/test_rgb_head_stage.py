@@ -8,7 +8,6 @@ import numpy as np
 import optax
 import pytest
 
-from configs.nano import rgb_head as recipe
 from gen3r_jax import module
 from gen3r_jax.checkpoint import load_network
 from gen3r_jax.data.procedural import render_clip
@@ -18,7 +17,6 @@ from gen3r_jax.models.rgb_head import RGBHead, RGBHeadConfig
 from gen3r_jax.models.vggt import VGGT, VGGTConfig
 from gen3r_jax.stages.random_weights import random_weights
 from gen3r_jax.stages.rgb_head import ModelOptions, RGBHeadStage, SampleOptions, WeightsOptions
-from gen3r_jax.train import read_config
 from gen3r_jax.training.stage import run_encoders
 
 STAGE = RGBHeadStage(
@@ -100,9 +98,3 @@ def test_more_frames_than_a_clip_has(frozen, trainable, batch):
         with pytest.raises(UserError, match=message):
             stage = replace(STAGE, samples=SampleOptions(frames))
             jax.eval_shape(lambda p, stage=stage: stage.loss(p, {}, entries, KEYS), trainable)
-
-
-@pytest.mark.parametrize("preset", ["", "tiny"])
-def test_recipes_can_be_read(preset):
-    stage, _ = read_config(recipe.get_config(preset).to_dict())
-    assert isinstance(stage, RGBHeadStage)

@@ -8,7 +8,6 @@ import numpy as np
 import optax
 import pytest
 
-from configs.nano import vggt as recipe
 from gen3r_jax import module
 from gen3r_jax.checkpoint import load_network
 from gen3r_jax.data.procedural import render_clip
@@ -21,7 +20,6 @@ from gen3r_jax.stages.random_weights import random_network
 from gen3r_jax.stages.vggt import TRACK, LossOptions, ModelOptions, VGGTStage, WeightsOptions, vggt_loss
 from gen3r_jax.stages.vggt_clips import Clip, SampleOptions, change, draw_samples, make_targets, mirror
 from gen3r_jax.stages.vggt_losses import match_loss, places_in_first, track_loss
-from gen3r_jax.train import read_config
 
 SIDE = 56
 SAMPLES = SampleOptions(frames=2, per_clip=2, window=0, shuffle=True, reverse=True, flip=True, permute_colors=True)
@@ -258,9 +256,3 @@ def test_validation_of_the_truth(batch, clip, tmp_path):
 def test_untrained_cameras_stand_at_the_origin():
     bias = jax.jit(lambda key: STAGE.init(key)["camera_head"]["pose_branch"]["fc2"]["bias"])(jax.random.key(0))
     np.testing.assert_allclose(4 * bias, [0, 0, 0, 0, 0, 0, 1, 1, 1])
-
-
-@pytest.mark.parametrize("preset", ["", "overfit"])
-def test_recipes_can_be_read(preset):
-    stage, options = read_config(recipe.get_config(preset).to_dict())
-    assert isinstance(stage, VGGTStage) and stage.samples.frames <= options.train.phases[0][0]

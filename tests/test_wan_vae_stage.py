@@ -8,7 +8,6 @@ import numpy as np
 import optax
 import pytest
 
-from configs.nano import wan_vae as recipe
 from gen3r_jax import module, pipeline
 from gen3r_jax.checkpoint import load_network
 from gen3r_jax.errors import UserError
@@ -24,7 +23,6 @@ from gen3r_jax.stages.wan_vae import (
     WeightsOptions,
     crop,
 )
-from gen3r_jax.train import read_config
 
 STAGE = WanVAEStage(
     ModelOptions("nano", remat="none"),
@@ -143,9 +141,3 @@ def test_validation_knows_the_still_picture(trainable, batch, tmp_path):
     errors = np.square(frames - frames[:, :1]).mean((1, 2, 3, 4)) / 255**2
     np.testing.assert_allclose(metrics["psnr_of_first_frame"], np.mean(-10 * np.log10(errors)), rtol=1e-5)
     assert 3 < metrics["psnr"] < metrics["psnr_of_first_frame"]  # nothing was learned
-
-
-@pytest.mark.parametrize("preset", ["", "overfit"])
-def test_recipes_can_be_read(preset):
-    stage, options = read_config(recipe.get_config(preset).to_dict())
-    assert isinstance(stage, WanVAEStage) and stage.crops.side <= options.train.side

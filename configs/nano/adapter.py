@@ -1,6 +1,7 @@
 """The geometry adapter of the nano model: `configs/adapter.py` at 112 x 112 and 9 frames, between nano networks.
 
-Needs `weights/vggt` and `weights/wan_vae` of the two stages before (`make nano` runs all in order).
+Needs `weights/vggt` and `weights/wan_vae` of the two stages before (`make nano` runs all in order). `:no_kl` is the
+paper's ablation, `:overfit` learns 16 rendered clips by heart.
 """
 
 import runpy
@@ -12,8 +13,8 @@ full_recipe = runpy.run_path(str(Path(__file__).parent.parent / "adapter.py"))["
 
 
 def get_config(preset: str = "") -> ConfigDict:
-    if preset not in ("", "no_kl"):
-        raise ValueError(f"configs/nano/adapter.py has no preset {preset!r}; it has no_kl (the paper's ablation)")
+    if preset not in ("", "no_kl", "overfit"):
+        raise ValueError(f"configs/nano/adapter.py has no preset {preset!r}; it has no_kl, overfit")
     config = full_recipe()
     config.model.update(preset="nano", remat="none", vae_chunk_frames=0, frozen_dtype="float32")
     config.weights.dir = "runs/nano/weights"
@@ -27,4 +28,8 @@ def get_config(preset: str = "") -> ConfigDict:
     config.checkpoint.update(every=250, keep=2, keep_every=0)
     if preset == "no_kl":
         config.losses.kl = "none"
+    if preset == "overfit":
+        config.data.update(source="procedural", num_scenes=16)
+        config.train.phases = ((9, 1_000, 2),)
+        config.validation.update(every=250, clips=16, split="train")
     return config

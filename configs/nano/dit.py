@@ -2,7 +2,8 @@
 
 Needs `weights/` of the stages before (`make nano` runs all in order). As the paper's transformer begins as one of
 videos, Wan 2.1, so this one begins as that of `:appearance`, which learns from nothing to make colours alone: half the
-tokens, so a step takes half the time. `:frames` is what `training.encode` wants.
+tokens, so a step takes half the time. `:frames` is what `training.encode` wants. `:overfit` learns 16 rendered clips by
+heart, from nothing; `training.encode` takes it, too.
 """
 
 import runpy
@@ -14,8 +15,8 @@ full_recipe = runpy.run_path(str(Path(__file__).parent.parent / "dit.py"))["get_
 
 
 def get_config(preset: str = "") -> ConfigDict:
-    if preset not in ("", "frames", "appearance"):
-        raise ValueError(f"configs/nano/dit.py has no preset {preset!r}; it has frames, appearance")
+    if preset not in ("", "frames", "appearance", "overfit"):
+        raise ValueError(f"configs/nano/dit.py has no preset {preset!r}; it has frames, appearance, overfit")
     config = full_recipe()
     config.model.update(preset="nano", remat="none", vae_chunk_frames=0, frozen_dtype="float32")
     config.weights.update(dir="runs/nano/weights", encoded="runs/nano/latents")
@@ -31,6 +32,12 @@ def get_config(preset: str = "") -> ConfigDict:
         config.model.latents = "appearance"
         config.weights.wan_dit = "random"
         config.train.phases = ((9, 7_000, 8),)
-    if preset == "frames":
+    if preset in ("frames", "overfit"):
         config.weights.update(wan_dit="random", encoded="")
+    if preset == "overfit":
+        config.data.update(source="procedural", num_scenes=16)
+        config.conditions.update(text_drop=0.0, camera_drop=0.0)
+        config.samples.guidance_scale = 1.0
+        config.train.phases = ((9, 2_000, 8),)
+        config.validation.split = "train"
     return config
