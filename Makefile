@@ -27,7 +27,7 @@ NANO := runs/nano
 nano: $(VENV)/ready
 	$(PYTHON) -m gen3r_jax.stages.drawn_encoders $(NANO)/weights
 	for split in train test; do \
-	  scenes=$$([ $$split = train ] && echo 4000 || echo 64); \
+	  scenes=$$([ $$split = train ] && echo 12000 || echo 64); \
 	  $(PYTHON) -m gen3r_jax.data.pack procedural $(NANO)/data --split $$split --num_scenes $$scenes \
 	    --num_frames 9 --size 112 112 --depth --workers 2 || exit 1; \
 	done

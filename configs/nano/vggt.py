@@ -44,7 +44,7 @@ def get_config(preset: str = "") -> ConfigDict:
     )
     config.data.depth = True
     config.optim.beta2 = 0.99
-    config.train.phases = ((9, 4_500, 4),)  # (frames, steps, clips per device)
+    config.train.phases = ((9, 7_000, 4),)  # (frames, steps, clips per device)
 
     if preset == "overfit":
         config.samples.update(frames=0, per_clip=1, reverse=False, flip=False, permute_colors=False)
