@@ -7,6 +7,7 @@ Features of a text are kept without the zeros behind its end. What the entries a
 """
 
 import json
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -54,8 +55,9 @@ class Header:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             texts = {str(i): np.asarray(features) for i, features in enumerate(self.texts.values())}
-            save_file(texts, folder / f".{HEADER}", metadata={"header": json.dumps(self._settings())})
-            (folder / f".{HEADER}").replace(folder / HEADER)
+            partial = folder / f".{HEADER}.{uuid.uuid4().hex}"  # of this writer alone: parts begin side by side
+            save_file(texts, partial, metadata={"header": json.dumps(self._settings())})
+            partial.replace(folder / HEADER)
         except OSError as error:
             raise UserError(f"cannot write to {folder}: {error.strerror}") from None
 

@@ -60,7 +60,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def encode(stage: DiTStage, options: RunOptions, num_frames: int, frozen: module.Params, folder: Path) -> None:
-    """Writes the header and every file of this part that is not there."""
+    """Writes the header and every file of this part that is not there; parts may run side by side."""
     texts = ["", stage.samples.negative_prompt]
     features = np.asarray(fetch(stage.inputs.encode_texts(frozen, texts)), DTYPE.value)
     header = Header(
@@ -75,8 +75,9 @@ def encode(stage: DiTStage, options: RunOptions, num_frames: int, frozen: module
     loader = functools.partial(
         make_loader, options.data, num_frames=num_frames, side=options.train.side, seed=options.train.seed
     )
-    _write(stage, frozen, folder, "test", loader, options.validation.clips, (0, 1))
-    _write(stage, frozen, folder, "train", loader, CLIPS.value, read_part(PART.value))
+    part = read_part(PART.value)
+    _write(stage, frozen, folder, "test", loader, options.validation.clips, part)
+    _write(stage, frozen, folder, "train", loader, CLIPS.value, part)
 
 
 def _write(
