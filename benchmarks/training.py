@@ -47,7 +47,7 @@ def measure(arguments: argparse.Namespace, mesh_sizes: str) -> None:
     from gen3r_jax.training.step import Phase, step_programs, training_mesh
 
     config = load_config(arguments.config)
-    config["weights"]["dir"] = ""
+    config["weights"] = dict.fromkeys(config["weights"], "")
     config["data"]["source"] = "procedural"
     config["train"]["side"] = arguments.side or config["train"]["side"]
     config["mesh"] = {"data": 1, "fsdp": -1, "seq": 1, "tensor": 1}
