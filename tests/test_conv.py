@@ -45,11 +45,17 @@ def test_value_and_gradients(size, stride, padding):
         np.testing.assert_allclose(mine, theirs, atol=1e-5)
 
 
-def test_in_a_loop_the_gradients_keep_the_layout_of_the_fast_kernels():
-    def scanned(x, kernels):
-        return jax.lax.scan(lambda x, kernel: (convolve(x, kernel), None), x, kernels)[0].sum()
+@pytest.mark.parametrize(("size", "padding"), [(3, "SAME"), (2, ((1, 1), (1, 1)))], ids=str)
+def test_in_a_loop_the_gradients_keep_the_layout_of_the_fast_kernels(size, padding):
+    """Also where there are more outputs than inputs."""
 
-    x, kernels = jnp.ones((2, 6, 6, 4)), jnp.ones((3, 3, 3, 4, 4))
+    def scanned(x, kernels):
+        def body(x, kernel):
+            return convolve(x, kernel, padding=padding)[:, : x.shape[1], : x.shape[2]], None
+
+        return jax.lax.scan(body, x, kernels)[0].sum()
+
+    x, kernels = jnp.ones((2, 6, 6, 4)), jnp.ones((3, size, size, 4, 4))
     compiled = jax.jit(jax.grad(scanned, (0, 1))).lower(x, kernels).compile().as_text()
     layouts = [line.split("dim_labels=")[1].split(",")[0] for line in compiled.splitlines() if " convolution(" in line]
     assert layouts == ["b01f_01io->b01f"] * 3

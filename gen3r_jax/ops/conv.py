@@ -117,6 +117,10 @@ def _backward(strides: tuple[int, ...], pads: Pads, inputs: tuple[Array, Array],
     to_x = _convolve(grad, jnp.flip(kernel, (0, 1)).swapaxes(2, 3), (1, 1), around, strides)
     # Channels of x take the place of samples, samples that of channels, and the gradient that of the kernel.
     around = tuple((low, k - 1 + s - n - low) for k, n, s, (low, _) in axes)
+    if any(s > n for _, n, s, _ in axes):
+        # XLA would let the larger of the two be the input, in a layout without a fast kernel: 20 to 40 times slower.
+        edges = [(0, 0, 0), *((low, high, 0) for low, high in around), (0, 0, 0)]
+        x, around = jax.lax.pad(x, jnp.zeros((), x.dtype), edges), ((0, 0), (0, 0))
     x, grad = x.transpose(3, 1, 2, 0), grad.transpose(1, 2, 0, 3)
     to_kernel = _convolve(x, grad, (1, 1), around, rhs_dilation=strides)
     return to_x, to_kernel.transpose(1, 2, 0, 3)
