@@ -11,7 +11,8 @@ def get_config(preset: str = "") -> ConfigDict:
         split="eval",  # the lists of `gen3r prepare`; test scenes where there are none
         num_frames=49,
         side=560,
-        num_scenes=200,  # at most
+        num_scenes=300,  # at most: as many as the longest list of a set has
+        cameras=True,  # whether they are read; without them scenes of images can be judged that have none
         normalize=False,  # lengths in VGGT's unit (the mean distance of the points) instead of the data's own
         difficulty="easy",  # of procedural scenes
     )

@@ -12,11 +12,12 @@ goes on where it was stopped. To share the work among machines, give each its --
 """
 
 import json
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from absl import app, flags, logging
@@ -29,7 +30,7 @@ from gen3r_jax.data.clip_maker import ClipMaker
 from gen3r_jax.data.clips import require_clip_length, require_side
 from gen3r_jax.data.sources import Source, open_source
 from gen3r_jax.errors import UserError, main_guard
-from gen3r_jax.evaluation.appearance import load_lpips
+from gen3r_jax.evaluation.appearance import Lpips, load_lpips
 from gen3r_jax.evaluation.protocol import MetricOptions, Truth, score
 from gen3r_jax.evaluation.report import write_report
 from gen3r_jax.evaluation.rows import RowOptions, SamplingOptions, predict
@@ -51,16 +52,24 @@ PART = flags.DEFINE_string("part", "0/1", "This machine's part of the scenes: nu
 class DataOptions:
     """The config group ``data``.
 
-    num_scenes: at most. normalize: whether the unit of lengths is VGGT's instead of the data's own (where there is
-    depth), as it was when the weights were trained. difficulty: of procedural scenes.
+    split: "eval" or "test"; where there is no "eval", the test scenes are taken. num_scenes: at most. cameras: whether
+    they are read; then each scene must have them. normalize: whether the unit of lengths is VGGT's instead of the
+    data's own (where there is depth), as it was when the weights were trained. difficulty: of procedural scenes.
     """
 
-    split: str
+    split: Literal["eval", "test"]
     num_frames: int
     side: int
     num_scenes: int
+    cameras: bool
     normalize: bool
     difficulty: str
+
+    def __post_init__(self) -> None:
+        require_side(self.side)
+        require_clip_length(self.num_frames)
+        if self.num_frames < 5 or self.num_scenes < 1:
+            raise UserError("data.num_frames must be at least 5, data.num_scenes at least 1")
 
 
 @dataclass(frozen=True)
@@ -68,7 +77,7 @@ class OutputOptions:
     """pictures: scenes on the contact sheet. dtype: of the weights, "" by the device."""
 
     pictures: int
-    dtype: str
+    dtype: Literal["", "bfloat16", "float16", "float32"]
 
 
 @dataclass(frozen=True)
@@ -89,14 +98,17 @@ def main(arguments: Sequence[str]) -> None:
     logging.set_verbosity(logging.WARNING)
     config = CONFIG.value.to_dict()
     options = read_options(EvaluationOptions, config)
-    require_side(options.data.side)
-    require_clip_length(options.data.num_frames)
     output = Path(OUTPUT.value)
     part = read_part(PART.value)
-    source = _open(DATA.value, options.data)
+    source, split = _open(DATA.value, options.data)
     pipeline = Gen3RPipeline.from_pretrained(WEIGHTS.value, dtype=options.output.dtype or None)
-    _claim(output, config | {"weights": WEIGHTS.value, "data_source": DATA.value})
-    evaluate(pipeline, source, options, output, part, _rgb_head(Path(WEIGHTS.value)))
+    lpips = load_lpips(options.metrics.lpips) if options.metrics.lpips else None
+    place = {"weights": WEIGHTS.value, "data_source": DATA.value, "split": split, "scenes": len(source)}
+    _claim(output, config | place)
+    evaluate(pipeline, source, options, output, part, lpips, _rgb_head(Path(WEIGHTS.value)))
+    if part[0] >= min(len(source), options.data.num_scenes) and not any((output / "scenes").glob("*.json")):
+        print(f"part {PART.value}: there are fewer scenes than parts, and none for this one")
+        return
     print(write_report(output))
 
 
@@ -106,13 +118,13 @@ def evaluate(
     options: EvaluationOptions,
     output: Path,
     part: tuple[int, int] = (0, 1),
+    lpips: Lpips | None = None,
     rgb_head: Network | None = None,
 ) -> None:
-    """Writes ``scenes/*.json`` for the scenes of this part that have none yet."""
+    """Writes ``scenes/*.json`` for the scenes of this part that have none yet; scenes that cannot be read say so."""
     data, (index, parts) = options.data, part
     size = (data.side, data.side)
     maker = ClipMaker((source,), (1,), data.num_frames, size, training=False, normalize=data.normalize)
-    lpips = load_lpips(options.metrics.lpips) if options.metrics.lpips else None
     numbers = range(index, min(len(source), data.num_scenes), parts)
     for number in tqdm(numbers, unit="scene", disable=None):
         record = output / "scenes" / f"{number:06d}.json"
@@ -121,23 +133,22 @@ def evaluate(
         result: dict[str, Any] = {"number": number}
         started = time.perf_counter()
         try:
-            truth, caption, name = _read(maker, source, number)
-            result["scene"] = name
+            truth, caption, result["scene"] = _read(maker, source, number)
+        except (UserError, OSError) as error:
+            result["skipped"] = str(error)
+        else:
             pictures = {"truth": truth.frames}
             result["rows"] = {}
             for row, prediction in predict(pipeline, truth, caption, options.rows, options.sampling, rgb_head):
                 result["rows"][row] = score(prediction, truth, options.metrics, lpips)._asdict()
                 if prediction.frames is not None:
-                    pictures[row] = np.rint(255 * prediction.frames).astype(np.uint8)
+                    pictures[row] = np.rint(255 * np.nan_to_num(prediction.frames)).astype(np.uint8)
             if number < options.output.pictures:
-                write_grid(
-                    output / "pictures" / f"{number:06d}.png", {n: p[spread(len(p))] for n, p in pictures.items()}
-                )
-        except (UserError, OSError) as error:
-            result["skipped"] = str(error)
+                grid = {name: frames[spread(len(frames))] for name, frames in pictures.items()}
+                write_grid(output / "pictures" / f"{number:06d}.png", grid)
         result["seconds"] = time.perf_counter() - started
         with replacing(record) as file:
-            file.write_text(json.dumps(result, indent=1))
+            file.write_text(json.dumps(result, indent=1, allow_nan=False))
 
 
 def _read(maker: ClipMaker, source: Source, number: int) -> tuple[Truth, str, str]:
@@ -154,15 +165,18 @@ def _read(maker: ClipMaker, source: Source, number: int) -> tuple[Truth, str, st
     return Truth(clip["frames"], clip["intrinsics"].astype(np.float64), c2w, depth), clip["caption"], capture.id
 
 
-def _open(name: str, data: DataOptions) -> Source:
+def _open(name: str, data: DataOptions) -> tuple[Source, str]:
+    """The scenes, and of which split they are."""
     size = {"num_scenes": data.num_scenes, "num_frames": data.num_frames, "size": (data.side, data.side)}
     split = "test" if name == "procedural" else data.split
     try:
-        return open_source(name, split=split, cameras=True, difficulty=data.difficulty, **size)
-    except UserError:
+        return open_source(name, split=split, cameras=data.cameras, difficulty=data.difficulty, **size), split
+    except UserError as error:
         if split != "eval":
             raise
-    return open_source(name, split="test", cameras=True, **size)
+        found = open_source(name, split="test", cameras=data.cameras, **size)
+        print(f"no evaluation subset, so test scenes are judged: {error}", file=sys.stderr)
+        return found, "test"
 
 
 def _rgb_head(weights: Path) -> Network | None:
@@ -173,7 +187,7 @@ def _rgb_head(weights: Path) -> Network | None:
 def _claim(output: Path, config: Mapping[str, Any]) -> None:
     """A folder belongs to one evaluation: numbers of two configs must not mix."""
     file, text = output / "config.json", json.dumps(config, indent=1)
-    if file.exists() and file.read_text() != text:
+    if file.exists() and file.read_text() != text and any((output / "scenes").glob("*.json")):
         raise UserError(f"{output} holds an evaluation with another config, weights or data; give another --output")
     with replacing(file) as partial:
         partial.write_text(text)

@@ -4,18 +4,24 @@ import csv
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from toy_scenes import write_root
 
-from gen3r_jax import programs
+from configs.eval import get_config
+from gen3r_jax import evaluate, programs
+from gen3r_jax.data.clip_maker import ClipMaker
 from gen3r_jax.data.procedural import render_clip
 from gen3r_jax.errors import UserError
+from gen3r_jax.evaluate import EvaluationOptions
 from gen3r_jax.evaluation import rows
+from gen3r_jax.evaluation.paper import reported
 from gen3r_jax.evaluation.protocol import GEOMETRY, MetricOptions, Prediction, Truth, score
 from gen3r_jax.evaluation.report import write_report
 from gen3r_jax.geometry.cameras import invert_se3, rebase_to_first
+from gen3r_jax.options import read_options
 
 OPTIONS = MetricOptions(lpips="", scale="variance", voxel_size=0.02, num_points=500)
 
@@ -65,6 +71,84 @@ def test_repeating_a_frame_is_judged_where_it_is_new(truth):
     values, _ = score(Prediction(frames, (0,)), truth, OPTIONS)
     assert values["psnr_new"] < 30 < values["psnr"], "the first frame alone would be perfect"
     assert set(values) == {"psnr", "psnr_new", "ssim", "lpips"}, "no more is claimed"
+
+
+def test_predictions_that_are_not_finite(truth):
+    """A few pixels count as missed, a broken network as not available; neither ends the evaluation."""
+    good = perfect(truth)
+    holes = good.depth.copy()
+    holes[:, :20] = np.inf
+    values, reasons = score(replace(good, depth=holes), truth, replace(OPTIONS, num_points=20_000))
+    assert "chamfer" not in reasons and values["accuracy"] < 0.02 < values["completeness"]
+    nothing = np.full_like(good.depth, np.nan)
+    broken = replace(good, frames=good.frames * np.nan, depth=nothing, w2c=good.w2c * np.nan)
+    values, reasons = score(broken, truth, OPTIONS)
+    assert {reasons[name] for name in ("psnr", "psnr_new", "ssim", *GEOMETRY)} == {"the prediction is not finite"}
+    assert values["abs_rel"] == 1 and values["auc_30"] == 0
+
+
+def test_true_cameras_that_stand_still(truth):
+    still = replace(truth, c2w=np.repeat(truth.c2w[:1], 5, axis=0))
+    values, reasons = score(perfect(still), still, OPTIONS)
+    assert values["rta_15"] is None and reasons["rta_15"] == "the true cameras stand still"
+    assert values["auc_30"] > 0.99
+    json.dumps(values, allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    ("group", "key", "value", "message"),
+    [
+        ("rows", "tasks", ("3view",), "3view; they are some of 1view, 2view, allview"),
+        ("output", "dtype", "foo", "must be one of '', 'bfloat16'"),
+        ("metrics", "num_points", 0, "num_points at least 1"),
+        ("sampling", "solver", "heun", "none of euler"),
+        ("sampling", "steps", 0, "at least 1"),
+        ("data", "num_frames", 1, "at least 5"),
+        ("data", "split", "train", "must be one of 'eval', 'test'"),
+    ],
+)
+def test_options_that_make_no_sense(group, key, value, message):
+    config = get_config("nano").to_dict()
+    config[group][key] = value
+    with pytest.raises(UserError, match=message):
+        read_options(EvaluationOptions, config)
+
+
+def small_options(**data) -> EvaluationOptions:
+    config = get_config("nano").to_dict()
+    config["data"].update({"num_frames": 5, "num_scenes": 2, **data})
+    return read_options(EvaluationOptions, config)
+
+
+def test_only_scenes_that_cannot_be_read_are_skipped(monkeypatch, tmp_path):
+    """What fails otherwise ends the command: a rerun judges the scene."""
+
+    def fail(*_):
+        raise UserError("the weights are damaged")
+
+    monkeypatch.setattr(evaluate, "predict", fail)
+    source, _ = evaluate._open("procedural", small_options().data)
+    with pytest.raises(UserError, match="the weights are damaged"):
+        evaluate.evaluate(None, source, small_options(), tmp_path)
+    assert not list(tmp_path.glob("scenes/*"))
+
+
+def test_which_scenes_are_judged(tmp_path, capsys):
+    """The evaluation subset, else the test scenes, with a notice; without cameras if they are not wanted."""
+    root = write_root(tmp_path, {"re10k": 2}, frames=6, split="test")
+    options = small_options(split="eval").data
+    source, split = evaluate._open(str(root), options)
+    assert (len(source), split) == (2, "test") and "test scenes are judged" in capsys.readouterr().err
+    for file in root.glob("test_*.txt"):
+        lines = file.read_text().splitlines()[:1]
+        (root / file.name.replace("test_", "eval_")).write_text("\n".join(lines) + "\n")
+    source, split = evaluate._open(str(root), options)
+    assert (len(source), split) == (1, "eval") and not capsys.readouterr().err
+    for file in root.glob("*_cameras_paths.txt"):
+        file.unlink()
+    source, _ = evaluate._open(str(root), replace(options, cameras=False))
+    maker = ClipMaker((source,), (1,), 5, (112, 112), training=False)
+    assert evaluate._read(maker, source, 0)[0].c2w is None
 
 
 class NoPipeline:
@@ -167,6 +251,24 @@ def test_bad_input(weights, tmp_path):
         done = run(*arguments, "--output", tmp_path / "out")
         assert done.returncode == 2, arguments
         assert message in done.stderr.strip().splitlines()[-1], done.stderr
+
+
+def test_a_report_says_what_it_is_of(tmp_path):
+    """Which split, what is still to come; the paper's lengths only beside lengths in the same unit."""
+    config = get_config("nano").to_dict() | {"weights": "w", "data_source": "x/co3d", "split": "test", "scenes": 9}
+    config["data"]["num_scenes"] = 4
+    (tmp_path / "scenes").mkdir()
+    values = {"values": {"psnr": 20.0, "chamfer": 0.5}, "reasons": {}}
+    scene = {"number": 0, "scene": "a", "seconds": 1.0, "rows": {"gen3r/1view+cameras": values}}
+    (tmp_path / "scenes" / "000000.json").write_text(json.dumps(scene))
+    published = reported("co3d")["gen3r/1view+cameras"]
+    for normalize in (True, False):
+        config["data"]["normalize"] = normalize
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        text = write_report(tmp_path)
+        assert "1 of the 9 scenes of `x/co3d` (split test)" in text and "3 of 4 scenes are still to be judged" in text
+        assert f"{published['psnr'].value:.2f} (T" in text
+        assert (f"{published['chamfer'].value:.4f} (T" in text) != normalize
 
 
 def test_a_report_of_nothing(tmp_path):

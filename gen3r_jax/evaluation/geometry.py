@@ -58,7 +58,8 @@ def aligned_chamfer(
     a voxel is kept, and of those `num_points` by farthest point sampling.
 
     Args:
-      mask: pixels with a true point; by default every pixel where both maps are finite.
+      mask: pixels with a true point; by default every pixel where both maps are finite. Where the predicted point is
+        not finite there is no pair, but the true point is still to be reached.
       frames: which true frames `predicted` holds; by default all. The comparison is with the whole true cloud.
       scale: ``variance`` (the released evaluation), ``least_squares`` (Umeyama 1991) or ``none``.
       voxel_size: in units of the true cloud; None compares all valid points, without sampling.
@@ -73,8 +74,9 @@ def aligned_chamfer(
     if mask is None:
         mask = np.isfinite(target).all(axis=-1)
         mask[seen] &= np.isfinite(predicted).all(axis=-1)
-    predicted_cloud, target_cloud = predicted[mask[seen]], target[mask]
-    predicted_cloud = umeyama(predicted_cloud, target[seen][mask[seen]], scale).apply(predicted_cloud)
+    pairs = mask[seen] & np.isfinite(predicted).all(axis=-1)
+    predicted_cloud, target_cloud = predicted[pairs], target[mask]
+    predicted_cloud = umeyama(predicted_cloud, target[seen][pairs], scale).apply(predicted_cloud)
     if voxel_size is not None:
         predicted_cloud, target_cloud = (
             _thin(cloud, voxel_size, num_points, pad_with_origin) for cloud in (predicted_cloud, target_cloud)

@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from jaxtyping import Float, Float32, UInt8
 
+from gen3r_jax.errors import UserError
 from gen3r_jax.evaluation.appearance import Lpips, psnr, ssim
 from gen3r_jax.evaluation.depth import depth_errors
 from gen3r_jax.evaluation.geometry import aligned_chamfer
@@ -31,6 +32,10 @@ class MetricOptions:
     scale: Literal["variance", "least_squares"]
     voxel_size: float
     num_points: int
+
+    def __post_init__(self) -> None:
+        if not self.voxel_size > 0 or self.num_points < 1:
+            raise UserError("metrics.voxel_size must be above 0, metrics.num_points at least 1")
 
 
 @dataclass(frozen=True)
@@ -99,7 +104,12 @@ def score(prediction: Prediction, truth: Truth, options: MetricOptions, lpips: L
             if truth.c2w is None:
                 not_available(GEOMETRY, "the data have no cameras")
             else:
-                values |= _score_points(prediction, truth, options)
+                points = _points(prediction)
+                known = truth.depth[list(prediction.seen)] > 0
+                if np.isfinite(points[known]).all(axis=-1).sum() < 3:
+                    not_available(GEOMETRY, "the prediction is not finite")
+                else:
+                    values |= _score_points(points, prediction.seen, truth, options)
     if prediction.w2c is not None:
         if truth.c2w is None:
             not_available(POSES, "the data have no cameras")
@@ -107,6 +117,10 @@ def score(prediction: Prediction, truth: Truth, options: MetricOptions, lpips: L
             not_available(POSES, "one frame has no relative pose")
         else:
             values |= _score_poses(prediction, truth)
+            if np.isnan(values["rta_15"]):
+                not_available(("rta_15",), "the true cameras stand still")
+    not_finite = [name for name, value in values.items() if value is not None and not np.isfinite(value)]
+    not_available(not_finite, "the prediction is not finite")
     return Scores(values, reasons)
 
 
@@ -116,11 +130,16 @@ def _score_depth(prediction: Prediction, truth: Truth) -> dict[str, float]:
     return {"abs_rel": errors.abs_rel, "delta_1_25": errors.delta}
 
 
-def _score_points(prediction: Prediction, truth: Truth, options: MetricOptions) -> dict[str, float]:
+def _points(prediction: Prediction) -> Float[np.ndarray, "k h w 3"]:
+    if prediction.points is not None:
+        return prediction.points
+    return unproject_depth(prediction.depth, prediction.w2c, prediction.intrinsics)
+
+
+def _score_points(
+    predicted: Float[np.ndarray, "k h w 3"], seen: Sequence[int], truth: Truth, options: MetricOptions
+) -> dict[str, float]:
     """Points of the frames that were seen, aligned, against those of the whole clip."""
-    predicted = prediction.points
-    if predicted is None:
-        predicted = unproject_depth(prediction.depth, prediction.w2c, prediction.intrinsics)
     # Unprojection counts pixels from their centres, true principal points from the corner.
     intrinsics = truth.intrinsics.copy()
     intrinsics[:, :2, 2] -= 0.5
@@ -129,7 +148,7 @@ def _score_points(prediction: Prediction, truth: Truth, options: MetricOptions) 
         predicted,
         points,
         truth.depth > 0,
-        frames=prediction.seen,
+        frames=seen,
         scale=options.scale,
         voxel_size=options.voxel_size,
         num_points=options.num_points,

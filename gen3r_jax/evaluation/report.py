@@ -11,6 +11,7 @@ from gen3r_jax.evaluation.paper import reported
 from gen3r_jax.evaluation.tables import Record, summarise, to_csv, to_json, to_markdown
 from gen3r_jax.export.files import replacing
 
+LENGTHS = ("accuracy", "completeness", "chamfer")
 UNITS = {
     False: "the unit of the data's cameras",
     True: "the mean distance of each scene's points from its first camera",
@@ -34,11 +35,14 @@ def write_report(output: Path) -> str:
         {"scene": scene["scene"], "mode": row, **scores} for scene in judged for row, scores in scene["rows"].items()
     ]
     references = reported(Path(config["data_source"]).name)
+    if config["data"]["normalize"]:  # the paper's lengths are in the data's own unit
+        references = {row: {k: v for k, v in found.items() if k not in LENGTHS} for row, found in references.items()}
     summary = summarise(records)
     lines = [
         f"# Evaluation of {config['weights']}",
         "",
-        f"{len(judged)} scenes of `{config['data_source']}`, clips of {config['data']['num_frames']} frames at "
+        f"{len(judged)} of the {config['scenes']} scenes of `{config['data_source']}` (split {config['split']}), clips "
+        f"of {config['data']['num_frames']} frames at "
         f"{config['data']['side']} x {config['data']['side']}, {config['sampling']['steps']} steps, guidance "
         f"{config['sampling']['guidance_scale']:g}, seed {config['sampling']['seed']}. "
         f"Median time of a scene: {statistics.median(scene['seconds'] for scene in judged):.1f} s.",
@@ -49,6 +53,9 @@ def write_report(output: Path) -> str:
         "tokens; `vggt` sees the true frames that the task gives; `baseline` repeats the first, stands still, and has "
         f"one depth everywhere. Lengths are in {UNITS[config['data']['normalize']]}.",
     ]
+    wanted = min(config["scenes"], config["data"]["num_scenes"])
+    if len(scenes) < wanted:
+        lines.append(f"\n{wanted - len(scenes)} of {wanted} scenes are still to be judged.")
     if skipped:
         number, reason = skipped[0]
         lines.append(f"\n{len(skipped)} scenes were skipped; the first, number {number}: {reason}.")

@@ -19,7 +19,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from gen3r_jax import module, programs
-from gen3r_jax.diffusion.conditioning import given_frames
+from gen3r_jax.diffusion.conditioning import TASKS, given_frames
+from gen3r_jax.diffusion.solvers import make_schedule
+from gen3r_jax.errors import UserError
 from gen3r_jax.evaluation.protocol import Prediction, Truth
 from gen3r_jax.generation import Gen3RPipeline, Gen3RPipelineOutput
 from gen3r_jax.geometry.cameras import decode_pose, plucker_map
@@ -39,6 +41,10 @@ class RowOptions:
     vggt: bool
     baselines: bool
 
+    def __post_init__(self) -> None:
+        if unknown := [str(task) for task in self.tasks if task not in TASKS]:
+            raise UserError(f"rows.tasks: {', '.join(unknown)}; they are some of {', '.join(TASKS)}")
+
 
 @dataclass(frozen=True)
 class SamplingOptions:
@@ -49,6 +55,9 @@ class SamplingOptions:
     negative_prompt: str
     solver: str
     seed: int
+
+    def __post_init__(self) -> None:
+        make_schedule(self.solver, self.steps, shift=1.0)  # says what is wrong with them
 
 
 def predict(
