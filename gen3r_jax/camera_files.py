@@ -8,6 +8,7 @@ from jaxtyping import Float
 
 from gen3r_jax.data.clips import crop_intrinsics
 from gen3r_jax.data.format import read_transforms
+from gen3r_jax.data.images import natural_key
 from gen3r_jax.errors import UserError
 from gen3r_jax.export.cameras import read_cameras as read_official
 from gen3r_jax.geometry.cameras import OPENGL_AXES, quaternion_to_matrix
@@ -118,13 +119,15 @@ def _read_transforms(path: Path, opengl: bool) -> tuple[Poses, Intrinsics, np.nd
     told = _AXES.get(str(document.get("camera_convention")))
     if told and (told == "nerfstudio") != opengl:
         raise UserError(f"{path} says that it is {told}; leave --camera_format away")
+    if "FISHEYE" in str(document.get("camera_model")):
+        raise UserError(f"{path}: its lens is a fisheye; undistort the images first")
     if any(frame.get(key) for frame in (document, *document["frames"]) for key in _DISTORTION):
         raise UserError(f"{path}: its lens is distorted (k1, ...); undistort the images first")
     return cameras.c2w @ OPENGL_AXES if opengl else cameras.c2w, cameras.intrinsics, cameras.sizes
 
 
 def _read_colmap(path: Path) -> tuple[Poses, Intrinsics, np.ndarray]:
-    """Images in the order of their names."""
+    """Images in the order of their names, numbers counted as numbers."""
     models = {}
     for line in _lines(path / "cameras.txt"):
         number, model, width, height, *numbers = _words(line, 5, path / "cameras.txt")
@@ -150,7 +153,7 @@ def _read_colmap(path: Path) -> tuple[Poses, Intrinsics, np.ndarray]:
         images.append((name, np.linalg.inv(w2c), *models[camera]))
     if not images:
         raise UserError(f"{path} holds no images")
-    _, c2w, intrinsics, sizes = zip(*sorted(images, key=lambda image: image[0]), strict=True)
+    _, c2w, intrinsics, sizes = zip(*sorted(images, key=lambda image: natural_key(Path(image[0]))), strict=True)
     return np.stack(c2w), np.stack(intrinsics), np.array(sizes)
 
 

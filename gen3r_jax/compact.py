@@ -17,10 +17,14 @@ from gen3r_jax.generation import NETWORKS
 
 
 def compact(weights: Path, output: Path, dtype: str) -> list[str]:
-    """Returns a line a network. Raises UserError where `weights` holds none."""
+    """Returns a line a network. Raises UserError where `weights` holds none, and where `output` is not free."""
+    if output.resolve() == weights.resolve():
+        raise UserError(f"{output} cannot be made small in its place; give another folder")
     found = [name for name in NETWORKS if holds_weights(weights / name)]
     if not found:
         raise UserError(f"{weights} holds no weights; give a folder with some of {', '.join(NETWORKS)}")
+    if taken := [name for name in NETWORKS if (output / name / "params").exists()]:
+        raise UserError(f"{output} holds weights of another kind ({', '.join(taken)}); give another folder")
     lines, total = [], 0
     for name in found:
         config = read_config(weights / name, NETWORKS[name])

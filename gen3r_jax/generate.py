@@ -27,6 +27,7 @@ from gen3r_jax.export.folder import FORMATS, scene_folder, unique_folder, write_
 from gen3r_jax.export.grid import stack_pictures
 from gen3r_jax.export.pointcloud import CloudFilter
 from gen3r_jax.export.run_report import RunReport
+from gen3r_jax.export.video import require_fps
 from gen3r_jax.generation import Gen3RPipeline, Gen3RPipelineOutput, default_dtype
 from gen3r_jax.geometry.cameras import plucker_map
 from gen3r_jax.geometry.trajectories import PRESETS
@@ -46,6 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
         parser.set_defaults(**_read_settings(own))
         options = parser.parse_args(arguments)
     require_clip_length(options.num_frames)
+    require_fps(options.fps)
     require_side(options.height)
     require_side(options.width)
     defaults = {name: getattr(options, name) for name in FIELDS if getattr(options, name, None) is not None}
@@ -117,7 +119,8 @@ def _generate(pipeline: Gen3RPipeline, request: Request, options: argparse.Names
             return picture
         cameras = plucker_map(intrinsics, c2w, size)[None].astype(np.float32)
     elif options.preview_cameras:
-        raise UserError("--preview_cameras: the cameras are free, there is no path to draw; give --cameras")
+        advice = "allview finds the cameras itself" if request.task == "allview" else "give --cameras"
+        raise UserError(f"--preview_cameras: the cameras are free, there is no path to draw; {advice}")
     elif request.cameras != "free":
         print("allview finds the cameras itself; --cameras is not used", file=sys.stderr)
     folder = _output_folder(request, options.output_dir)

@@ -63,8 +63,11 @@ def _scene(folder: Path) -> list[str]:
         lines.append(f"prompt: {(folder / 'prompts.txt').read_text().strip()}")
     if (folder / "run.json").exists():
         run = _read(folder / "run.json")
-        seconds = sum(stage["seconds"] for stage in run["stages"])
-        lines.append(f"made in {seconds:.1f} s on {run['device']}")
+        try:
+            seconds = sum(stage["seconds"] for stage in run["stages"])
+            lines.append(f"made in {seconds:.1f} s on {run['device']}")
+        except (KeyError, TypeError):
+            raise UserError(f"{folder / 'run.json'} is damaged: it tells no stages and device") from None
     else:
         lines.append("without run.json: it was not written to the end")
     return [*lines, f"files: {', '.join(sorted(path.name for path in folder.iterdir()))}"]

@@ -55,6 +55,8 @@ def _fits(value: Any, wanted: Any) -> bool:
         return value in typing.get_args(wanted)
     if kind is Any:
         return True
+    if kind is tuple and typing.get_args(wanted)[1:] == (...,):
+        return isinstance(value, tuple) and all(_fits(item, typing.get_args(wanted)[0]) for item in value)
     return isinstance(value, kind) and not (kind is int and isinstance(value, bool))
 
 

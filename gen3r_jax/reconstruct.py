@@ -21,6 +21,7 @@ from gen3r_jax.errors import UserError, main_guard
 from gen3r_jax.export.folder import FORMATS, write_scene
 from gen3r_jax.export.pointcloud import CloudFilter
 from gen3r_jax.export.run_report import RunReport
+from gen3r_jax.export.video import require_fps
 from gen3r_jax.models.geometry_adapter import GeometryAdapter
 from gen3r_jax.models.vggt import VGGT
 
@@ -94,8 +95,7 @@ def _check(options: argparse.Namespace) -> None:
     for name in ("num_frames", "stride"):
         if getattr(options, name) is not None and getattr(options, name) < 1:
             raise UserError(f"--{name} {getattr(options, name)} is not a positive number")
-    if options.fps <= 0:
-        raise UserError(f"--fps {options.fps} is not a positive number")
+    require_fps(options.fps)
     vggt = _network_config(options.weights, "vggt", VGGT)
     if options.through_adapter:
         adapter = _network_config(options.weights, "geometry_adapter", GeometryAdapter)

@@ -54,15 +54,19 @@ class Request:
     def __post_init__(self) -> None:
         if self.task not in TASKS:
             raise UserError(f"task {self.task!r} is none of {', '.join(TASKS)}")
-        if self.cameras not in PRESETS and not Path(self.cameras).exists():
+        if self.cameras not in PRESETS and not _exists(Path(self.cameras)):
             raise UserError(f"cameras {self.cameras!r} is neither a file nor one of {', '.join(PRESETS)}")
+        if not self.frame_path:
+            raise UserError("frame_path is empty; give an image, a folder or a video")
+        if not 0 <= self.seed < 2**63:
+            raise UserError(f"seed {self.seed} is not a number from 0 to 2**63 - 1")
         self.text()
 
     def text(self) -> str:
         """The prompt: stripped, and the first line where `prompts` names a file."""
         text = self.prompts
-        if len(text) < 256 and Path(text).is_file():
-            lines = Path(text).read_text(encoding="utf-8").splitlines()
+        if _exists(Path(text)) and Path(text).is_file():
+            lines = _read_lines(Path(text))
             text = lines[0] if lines else ""
         if not text.strip():
             raise UserError(f"no prompt in {self.prompts!r}: say what the scene shows")
@@ -84,8 +88,7 @@ class Request:
         if len(paths) > 1 and len(paths) != len(given):
             raise UserError(f"{len(paths)} images for {self.task}, which takes {len(given)}{self._places()}")
         if len(paths) == 1 and self.task == "2view" and self.frame_index is None:
-            pictures = read_frames(paths)  # a video or a folder: its first and its last
-            pictures = [pictures[0], pictures[-1]] if len(pictures) > 1 else pictures
+            pictures = read_frames(paths, ends=True)  # of a video or a folder
         else:
             pictures = read_frames(paths, at_most=len(given))
         if len(pictures) != len(given):
@@ -107,9 +110,10 @@ class Request:
         """Camera-to-world matrices, the first the identity, and intrinsics; a preset's scale is VGGT's median depth."""
         size = images.shape[1:3]
         if self.cameras in PRESETS:
+            options = {"angle": self.camera_angle, "distance": self.camera_distance}
+            camera_path(self.cameras, num_frames, 1.0, **options)  # says what is wrong before VGGT runs
             _, intrinsics, depth = pipeline.reconstruct_cameras(images)
-            angle, distance = self.camera_angle, self.camera_distance
-            c2w = camera_path(self.cameras, num_frames, 0.8 * depth, angle=angle, distance=distance)
+            c2w = camera_path(self.cameras, num_frames, 0.8 * depth, **options)
             return c2w, np.repeat(intrinsics[:1], num_frames, axis=0)
         c2w, intrinsics = read_camera_file(Path(self.cameras), num_frames, size, self.camera_format)
         if intrinsics is None:  # the form has none
@@ -126,12 +130,8 @@ def read_jobs(path: Path, defaults: dict) -> list[tuple[str, Request | UserError
     Each line is a JSON object with keys of :class:`Request`; what is left out is as in `defaults`.
     Raises UserError for a file that is unreadable or empty, or names that repeat.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from None
     jobs = []
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(_read_lines(path), 1):
         if not line.strip():
             continue
         name = f"job{number:04}"
@@ -166,6 +166,23 @@ def _resolved(fields: dict, folder: Path) -> dict:
         fields["frame_path"] = [str(folder / str(frame)) for frame in frames]
     for key in ("cameras", "prompts"):
         value = fields.get(key)
-        if isinstance(value, str) and len(value) < 256 and (folder / value).is_file():
+        if isinstance(value, str) and value.strip() and _exists(folder / value):
             fields[key] = str(folder / value)
     return fields
+
+
+def _exists(path: Path) -> bool:
+    """Also of what may be no path at all, such as a long prompt."""
+    try:
+        return path.exists()
+    except OSError:
+        return False
+
+
+def _read_lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8-sig").splitlines()
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is not UTF-8 text; save it as that") from None

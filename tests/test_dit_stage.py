@@ -235,15 +235,22 @@ def test_appearance_alone(inputs):
 @pytest.mark.parametrize(("latents", "there"), [("appearance", True), ("appearance", False), ("joint", True)])
 def test_latents_that_hold_enough(latents, there, tmp_path):
     stage = replace(STAGE, model=replace(MODEL, latents=latents), weights=WeightsOptions("", "", str(tmp_path)))
-    nothing = {"": np.zeros((CONFIG.text_len, CONFIG.text_dim))}
-    Header(4 * F - 3, 8 * SIDE, there, "float16", {}, nothing).write(tmp_path)
+    texts = dict.fromkeys(("", "bad detailed"), np.zeros((CONFIG.text_len, CONFIG.text_dim)))
+    Header(4 * F - 3, 8 * SIDE, there, "float16", {}, {}, texts).write(tmp_path)
     assert stage.load_frozen() == {}
     assert ("geometry_mean" in stage.batch_axes) == (latents == "joint")
 
 
+def test_a_negative_prompt_that_was_not_encoded(tmp_path):
+    stage = replace(STAGE, weights=WeightsOptions("", "", str(tmp_path)))
+    Header(4 * F - 3, 8 * SIDE, True, "float16", {}, {}, {"": np.zeros((1, 1))}).write(tmp_path)
+    with pytest.raises(UserError, match="negative_prompt 'bad detailed', but of ''"):
+        stage.load_frozen()
+
+
 def test_geometry_cannot_be_learnt_from_latents_of_appearance(tmp_path):
     stage = replace(STAGE, weights=WeightsOptions("", "", str(tmp_path)))
-    Header(4 * F - 3, 8 * SIDE, False, "float16", {}, {}).write(tmp_path)
+    Header(4 * F - 3, 8 * SIDE, False, "float16", {}, {}, {}).write(tmp_path)
     with pytest.raises(UserError, match="latents of appearance alone"):
         stage.load_frozen()
 

@@ -12,6 +12,7 @@ from gen3r_jax.data.images import Video
 from gen3r_jax.errors import UserError
 from gen3r_jax.export.folder import FORMATS, scene_folder, unique_folder, write_scene
 from gen3r_jax.export.gaussians import SH_C0
+from gen3r_jax.export.glb import to_linear
 from gen3r_jax.export.pointcloud import CloudFilter, scene_cloud
 from gen3r_jax.export.read import read_scene
 from gen3r_jax.geometry.cameras import invert_se3
@@ -118,7 +119,12 @@ def test_glb_holds_points_and_cameras(scene, folder):
     cloud = next(geometry for geometry in loaded.dump() if isinstance(geometry, trimesh.PointCloud))
     points, colors = scene_cloud(scene, EVERYTHING)
     np.testing.assert_allclose(np.asarray(cloud.vertices) * [1, -1, -1], points, atol=1e-5)
-    np.testing.assert_array_equal(np.asarray(cloud.colors)[:, :3], colors)
+    np.testing.assert_array_equal(np.asarray(cloud.colors)[:, :3], to_linear(colors))
+
+
+def test_colours_of_vertices_are_in_linear_light():
+    grey = np.array([[0, 10, 188], [255, 128, 64]], np.uint8)
+    np.testing.assert_array_equal(to_linear(grey), [[0, 1, 128], [255, 55, 13]])
 
 
 def test_gaussians_have_the_columns_of_the_original(scene, folder):

@@ -15,10 +15,12 @@ from conversion.pipeline_folder import find_weights
 from gen3r_jax import generate, info
 from gen3r_jax.errors import UserError
 from gen3r_jax.export.cameras import write_cameras
+from gen3r_jax.export.folder import scene_folder
 from gen3r_jax.export.read import read_scene
 from gen3r_jax.export.video import write_video
 from gen3r_jax.geometry.cameras import invert_se3
 from gen3r_jax.geometry.trajectories import camera_path
+from gen3r_jax.requests import Request, read_jobs
 
 FRAMES, SIDE = 5, 112
 SMALL = ["--num_frames", FRAMES, "--height", SIDE, "--width", SIDE, "--num_inference_steps", 2]
@@ -183,6 +185,9 @@ def test_jobs_go_on_where_they_stopped(official, pictures, tmp_path, capsys):
         (["--frame_path", "{}/first.png", "--prompts", "x", "--guidance_scale", "-2"], "is negative"),
         (["--frame_path", "{}/first.png", "--prompts", "x", "--frame_index", "7"], "different indices"),
         (["--frame_path", "{}/first.png", "--prompts", "x", "--preview_cameras"], "there is no path to draw"),
+        (["--frame_path", "{}/first.png", "--prompts", "x", "--fps", "nan"], "--fps nan is not a number of frames"),
+        (["--frame_path", "{}/first.png", "--prompts", "x", "--seed", "-1"], "seed -1 is not a number from 0"),
+        (["--frame_path", "{}/first.png", "--prompts", "x", "--cameras", "zoom_in", "--camera_angle", "9"], "zoom_in"),
         (["--frame_path", "{}/first.png", "--prompts", "x", "--mesh", "rows=2"], "with the axes data, fsdp, seq"),
         (["--frame_path", "{}/first.png", "--prompts", "x", "--mesh", "seq=3"], "does not fit 8 devices"),
         (
@@ -258,3 +263,40 @@ def test_one_command_for_everything(official, tmp_path):
     assert described.returncode == 0 and "weights of 6 networks" in described.stdout
     nothing = gen3r("info", tmp_path)
     assert nothing.returncode == 2 and nothing.stderr.count("\n") == 1
+
+
+def test_prompts_that_are_no_paths():
+    """Three bytes a character: more than a file's name may have."""
+    request = Request("1view", ("a.png",), "一" * 200)
+    assert request.text() == "一" * 200
+
+
+def test_texts_with_a_mark_or_in_another_code(tmp_path):
+    (tmp_path / "marked.txt").write_bytes("\ufeffa room".encode())
+    assert Request("1view", ("a.png",), str(tmp_path / "marked.txt")).text() == "a room"
+    (tmp_path / "latin.txt").write_bytes("café".encode("latin-1"))
+    with pytest.raises(UserError, match=r"latin\.txt is not UTF-8"):
+        Request("1view", ("a.png",), str(tmp_path / "latin.txt"))
+
+
+def test_jobs_that_make_no_sense_do_not_stop_the_others(tmp_path):
+    (tmp_path / "sparse").mkdir()
+    jobs = [
+        {"frame_path": [], "prompts": "x"},
+        {"frame_path": "a.png", "prompts": "x", "frame_index": ["a"]},
+        {"frame_path": "a.png", "prompts": "x", "seed": 10**20},
+        {"frame_path": "a.png", "prompts": "x", "cameras": "sparse"},
+    ]
+    (tmp_path / "jobs.jsonl").write_text("\n".join(map(json.dumps, jobs)))
+    found = [request for _, request in read_jobs(tmp_path / "jobs.jsonl", {"task": "1view"})]
+    for request, message in zip(found, ("frame_path is empty", "job.frame_index must be", "seed 1000"), strict=False):
+        assert isinstance(request, UserError) and message in str(request)
+    assert found[3].cameras == str(tmp_path / "sparse")
+
+
+def test_a_folder_that_is_taken_is_refused_before_the_work(tmp_path):
+    (tmp_path / "scene").mkdir()
+    with scene_folder(tmp_path / "scene") as partial:  # reserved
+        (partial / "run.json").write_text("{}")
+    with pytest.raises(UserError, match="it is there already"), scene_folder(tmp_path / "scene"):
+        raise AssertionError("the work began")

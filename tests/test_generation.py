@@ -1,7 +1,7 @@
 """The pipeline with tiny random networks: what a sample depends on, what compiles, what is refused."""
 
 import dataclasses
-from functools import cache
+import functools
 
 import jax
 import numpy as np
@@ -9,12 +9,13 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from conversion.__main__ import main as convert
-from gen3r_jax import programs
+from gen3r_jax import module, programs
 from gen3r_jax.diffusion.step_cache import evaluated_steps
 from gen3r_jax.errors import UserError
-from gen3r_jax.generation import Gen3RPipeline
+from gen3r_jax.generation import NETWORKS, Gen3RPipeline
 from gen3r_jax.geometry.cameras import plucker_map
 from gen3r_jax.sharding import MeshOptions, make_mesh
+from gen3r_jax.stages.networks import PRESETS
 
 FRAMES, SIDE, STEPS = 5, 112, 2
 SETTINGS = {"num_frames": FRAMES, "num_inference_steps": STEPS}
@@ -33,12 +34,12 @@ def pipeline(weights):
     return Gen3RPipeline.from_pretrained(weights)
 
 
-@cache
+@functools.cache
 def images(samples=1, frames=1):
     return np.random.default_rng(0).random((samples, frames, SIDE, SIDE, 3)).astype(np.float32)
 
 
-@cache
+@functools.cache
 def cameras(samples=1):
     c2w = np.tile(np.eye(4, dtype=np.float32), (samples, FRAMES, 1, 1))
     c2w[:, :, 0, 3] = np.linspace(0, 1, FRAMES)
@@ -233,3 +234,11 @@ def test_partial_folders_are_refused(weights, tmp_path):
 def test_results_are_plain_arrays(result):
     for field in dataclasses.fields(result):
         assert all(isinstance(x, np.ndarray | int) for x in jax.tree.leaves(getattr(result, field.name))), field.name
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_network_that_is_loaded_again_is_the_same_to_the_compiler(name):
+    """Memory mode "staged" loads networks for every scene; programs are compiled for the first alone."""
+    build = functools.partial(NETWORKS[name], PRESETS["tiny"][name])
+    graphdefs = [module.abstract(lambda rngs: build(rngs=rngs))[0] for _ in range(2)]
+    assert graphdefs[0] == graphdefs[1] and hash(graphdefs[0]) == hash(graphdefs[1])

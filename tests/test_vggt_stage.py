@@ -107,6 +107,22 @@ def test_the_truth_has_no_loss(clip):
     np.testing.assert_allclose(off, 2 * metrics["camera_loss"] + metrics["depth_loss"] + metrics["points_loss"])
 
 
+def test_a_micro_batch_of_two_is_the_mean_of_two_of_one(clip):
+    """Also where more is known of the one than of the other."""
+    whole = jax.tree.map(lambda x: x[None], make_targets(clip))
+    half = replace(whole, known=whole.known.at[:, :, : SIDE // 2].set(False))
+    both = jax.tree.map(lambda *x: jnp.concatenate(x), whole, half)
+    losses = replace(LOSSES, dense_frames=0, camera=0.0, points=0.0, match=0.0, track=0.0)
+    error = jnp.linspace(0, 0.5, SIDE)[:, None]
+
+    def loss(sample):
+        keys = jax.random.split(jax.random.key(1), len(sample.images))
+        return vggt_loss(losses, Oracle(sample, error), {}, sample, keys)[0]
+
+    assert abs(loss(whole) - loss(half)) > 0.05
+    np.testing.assert_allclose(loss(both), (loss(whole) + loss(half)) / 2, rtol=1e-5)
+
+
 def assert_consistent(sample: dict, frames: np.ndarray):
     """Cameras, depth, points and frames of a sample tell the same story; the first camera is at the origin."""
     w2c, intrinsics = decode_pose(np.asarray(sample.pose_enc), frames.shape[1:3])

@@ -7,6 +7,7 @@ Features of a text are kept without the zeros behind its end. What the entries a
 """
 
 import json
+import logging
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -22,7 +23,9 @@ from gen3r_jax.data.loader import ENDLESS, DataOptions, Loader
 from gen3r_jax.data.shards import SUFFIX, RecordWriter, list_shards, read_json_index, read_record
 from gen3r_jax.errors import UserError
 
-FORMAT = "gen3r_jax.latents/1"
+log = logging.getLogger(__name__)
+
+FORMAT = "gen3r_jax.latents/2"
 HEADER = "header.safetensors"
 AGAIN = "encode clips with python -m gen3r_jax.training.encode"
 
@@ -36,6 +39,7 @@ class Header:
       joint: whether there are geometry latents.
       dtype: in which latents and features are kept.
       networks: fingerprint of each network that encoded.
+      clips: what the samples are of: their number by split, and all that decides which clips and captions they are.
       texts: features [n c] of texts that belong to no sample.
     """
 
@@ -44,13 +48,17 @@ class Header:
     joint: bool
     dtype: str
     networks: dict[str, str]
+    clips: dict[str, Any]
     texts: dict[str, np.ndarray]
 
     def write(self, folder: Path) -> None:
         """Writes the header, or makes sure that the one that is there is the same. Raises UserError if it is not."""
         if (folder / HEADER).exists():
-            if read_header(folder)._settings() != self._settings():
-                raise UserError(f"{folder} holds latents that were made otherwise; choose another folder")
+            there, here = read_header(folder)._settings(), json.loads(json.dumps(self._settings()))
+            if others := [name for name in here if here[name] != there[name]]:
+                raise UserError(
+                    f"{folder} holds latents that were made with other {', '.join(others)}; choose another folder"
+                )
             return
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -116,6 +124,9 @@ def make_encoded_loader(
             has = f"{folder} holds clips of {name} {getattr(header, name)}"
             raise UserError(f"{has}, the config wants {wanted}; {AGAIN}")
     counts = {file: read_json_index(file, FORMAT, AGAIN)["count"] for file in list_shards(folder, split)}
+    if counts and sum(counts.values()) < header.clips[split]:
+        some = f"{sum(counts.values())} of {header.clips[split]} clips of the split {split!r}"
+        log.warning("%s holds %s, which will do; the command that encodes goes on with the others", folder, some)
     places = [(file, index) for file, count in counts.items() for index in range(count)]
     if not places:
         raise UserError(f"{folder} holds no samples of the split {split!r}; {AGAIN}")
@@ -137,7 +148,10 @@ class _Read(grain.transforms.Map):
 def read_sample(file: Path, index: int) -> dict[str, Any]:
     """One sample, latents and features in float32, with its ``sample_id``."""
     record = read_record(file, index)
-    arrays = load(record)
+    try:
+        arrays = load(record)
+    except SafetensorError as error:
+        raise UserError(f"{file}: sample {index} is damaged ({error}); delete the file and encode again") from None
     arrays |= {name: array.astype(np.float32) for name, array in arrays.items() if array.dtype.kind == "f"}
     size = int.from_bytes(record[:8], "little")
     metadata = json.loads(record[8 : 8 + size])["__metadata__"]

@@ -31,6 +31,8 @@ def read_image(source: Path | bytes) -> Picture:
     try:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as file:
             image = ImageOps.exif_transpose(file)
+            if image.mode == "F":
+                raise ValueError("its pixels are floating-point numbers; convert it to 8 or 16 bits")
             if image.mode.startswith("I"):
                 return _grey_to_rgb(np.clip(np.rint(np.asarray(image, np.float64) / 257), 0, 255))
             return np.array(image.convert("RGB"))
@@ -52,12 +54,12 @@ def encode_image(image: Picture, suffix: str = ".jpg", quality: int = 95) -> byt
 
 def list_images(folder: Path) -> list[Path]:
     """The images of a folder in the order of their names, numbers counted as numbers (`2.png` before `10.png`)."""
-    return sorted((path for path in folder.iterdir() if is_image(path)), key=_natural_key)
+    return sorted((path for path in folder.iterdir() if is_image(path)), key=natural_key)
 
 
 def list_videos(folder: Path) -> list[Path]:
     """The videos of a folder, ordered like :func:`list_images`."""
-    return sorted((path for path in folder.iterdir() if is_video(path)), key=_natural_key)
+    return sorted((path for path in folder.iterdir() if is_video(path)), key=natural_key)
 
 
 def is_image(path: Path) -> bool:
@@ -143,12 +145,18 @@ class Video:
 
 
 def read_frames(
-    inputs: Sequence[Path], num_frames: int | None = None, *, stride: int = 1, at_most: int | None = None
+    inputs: Sequence[Path],
+    num_frames: int | None = None,
+    *,
+    stride: int = 1,
+    at_most: int | None = None,
+    ends: bool = False,
 ) -> list[Picture]:
     """Reads what a user names as frames: one video, one folder of images, or images in the given order.
 
     Args:
       num_frames: how many to read, `stride` apart, from the beginning; by default all there are, up to `at_most`.
+      ends: only the first and the last are read.
 
     Returns:
       RGB images, whose sizes may differ. Raises UserError when there are fewer than asked for or one is unreadable.
@@ -156,7 +164,9 @@ def read_frames(
     inputs = [Path(path) for path in inputs]
     name = str(inputs[0]) if len(inputs) == 1 else f"{len(inputs)} images"
 
-    def choose(available: int) -> range:
+    def choose(available: int) -> Sequence[int]:
+        if ends:
+            return sorted({0, available - 1})
         chosen = range(0, available, stride)
         require_frames(name if stride == 1 else f"{name}, {stride} frames apart,", len(chosen), num_frames)
         return chosen[: num_frames or at_most]
@@ -197,7 +207,7 @@ def _grey_to_rgb(grey: np.ndarray) -> Picture:
     return np.repeat(grey.astype(np.uint8)[..., None], 3, axis=-1)
 
 
-def _natural_key(path: Path) -> list[tuple[int, int | str]]:
+def natural_key(path: Path) -> list[tuple[int, int | str]]:
     return [(0, int(part)) if part.isdigit() else (1, part) for part in re.split(r"(\d+)", path.name) if part]
 
 

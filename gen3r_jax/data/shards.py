@@ -12,6 +12,7 @@ Records are stored one by one and uncompressed, for images are compressed alread
 over the frames, with the meaning of :class:`gen3r_jax.data.format.Cameras`.
 """
 
+import fcntl
 import functools
 import json
 import os
@@ -80,7 +81,7 @@ class RecordWriter:
     """Writes one file of records, the last of which is its `index` in JSON; it appears only when it is whole.
 
     Use as a context manager; an exception inside leaves nothing behind. Raises UserError when the disk is full or
-    cannot be written to.
+    cannot be written to, or when another process writes the same file.
     """
 
     def __init__(self, file: Path, index: dict[str, Any]):
@@ -91,7 +92,12 @@ class RecordWriter:
     def __enter__(self) -> Self:
         try:
             self.file.parent.mkdir(parents=True, exist_ok=True)
-            self._partial.write_bytes(b"")  # the writer itself is silent about a folder that it cannot write to
+            # The writer itself is silent about a folder that it cannot write to, and about others.
+            self._lock = self._partial.open("ab")
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._lock.close()
+            raise UserError(f"another process is writing {self.file}; give each its own part of the work") from None
         except OSError as error:
             raise UserError(f"cannot write to {self.file.parent}: {error.strerror}") from None
         self._writer = ArrayRecordWriter(str(self._partial), "group_size:1,uncompressed")
@@ -114,6 +120,7 @@ class RecordWriter:
                 os.replace(self._partial, self.file)
         finally:
             self._partial.unlink(missing_ok=True)
+            self._lock.close()
             _reader.cache_clear()
 
     def _close(self) -> None:

@@ -228,8 +228,11 @@ def open_source(
 def _open_folder(path: Path, split: str, cameras: bool, min_frames: int) -> Source | None:
     name = path.resolve().name
     if files := shards.list_shards(path, split):
-        scenes = (scene for file in files for scene in shards.read_index(file))
-        return Shards(tuple(scene for scene in scenes if scene.length >= min_frames), name)
+        scenes = [scene for file in files for scene in shards.read_index(file)]
+        long_enough = tuple(scene for scene in scenes if scene.length >= min_frames)
+        if not long_enough:
+            raise UserError(f"{path} holds {len(scenes)} scenes, all with fewer than {min_frames or 1} frames")
+        return Shards(long_enough, name)
     if scenes := find_scenes(path, split, cameras=cameras, min_frames=min_frames):
         return Folders(tuple(scenes), name, cameras)
     if list_images(path):

@@ -122,6 +122,8 @@ def scene_folder(path: Path) -> Iterator[Path]:
     So what stands at `path` is whole. Raises UserError when it cannot be written, or `path` holds something already.
     """
     partial = path.with_name(f".{path.name}.partial")
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise UserError(f"cannot write {path}: it is there already; remove it or give another name")
     try:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)

@@ -19,7 +19,14 @@ def write_glb(
 ) -> None:
     """Writes at most ``MOST_POINTS`` points and the frustum of every camera; axes as glTF has them (y up)."""
     with replacing(path) as temporary:
-        temporary.write_bytes(build_scene(scene, points, colors, MOST_POINTS).export(file_type="glb"))
+        temporary.write_bytes(build_scene(scene, points, to_linear(colors), MOST_POINTS).export(file_type="glb"))
+
+
+def to_linear(colors: UInt8[np.ndarray, "n 3"]) -> UInt8[np.ndarray, "n 3"]:
+    """From sRGB to linear light, which colours of vertices are in (glTF 2.0, section 3.9.2)."""
+    srgb = np.arange(256) / 255
+    linear = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
+    return np.rint(255 * linear).astype(np.uint8)[colors]
 
 
 def build_scene(

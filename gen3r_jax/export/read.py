@@ -1,6 +1,7 @@
 """Reads a scene folder back."""
 
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -27,7 +28,7 @@ def read_scene(directory: Path | str) -> Scene:
     try:
         depth = np.load(directory / "depth.npz")["depth"]
         confidence = np.load(directory / "confidence.npz")["confidence"].astype(np.float32)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, EOFError, BadZipFile, ValueError, KeyError) as error:
         raise UserError(f"{directory}: depth.npz or confidence.npz is damaged ({error})") from None
     video = Video(directory / "rgb.mp4")
     frames = video.read(range(len(video)))

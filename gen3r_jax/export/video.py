@@ -8,6 +8,7 @@ import matplotlib
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from gen3r_jax.errors import UserError
 from gen3r_jax.export.files import replacing
 
 
@@ -19,12 +20,20 @@ def write_video(path: Path | str, frames: UInt8[np.ndarray, "t h w 3"], fps: flo
     h, w = frames.shape[1:3]
     frames = np.pad(frames, ((0, 0), (0, h % 2), (0, w % 2), (0, 0)), mode="edge")
     with replacing(path) as temporary, av.open(temporary, "w", format="mp4", options={"movflags": "faststart"}) as file:
-        stream = file.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001), options={"crf": "17"})
+        stream = file.add_stream(
+            "libx264", rate=Fraction(fps).limit_denominator(1001 if fps >= 1 else 100_000), options={"crf": "17"}
+        )
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = "yuv420p"
         for frame in frames:
             file.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         file.mux(stream.encode())
+
+
+def require_fps(fps: float) -> None:
+    """Raises UserError for a speed that no video can have."""
+    if not 0.001 <= fps <= 1000:
+        raise UserError(f"--fps {fps:g} is not a number of frames a second from 0.001 to 1000")
 
 
 def colorize_depth(

@@ -3,7 +3,6 @@
 Heads compute in float32 whatever the dtype of tokens and weights.
 """
 
-import functools
 import math
 from collections.abc import Callable
 
@@ -16,7 +15,7 @@ from jaxtyping import Array, Float
 from gen3r_jax import module
 from gen3r_jax.models.dinov2 import MLP, Block, layer_norm
 from gen3r_jax.module import Remat
-from gen3r_jax.ops.conv import convolve
+from gen3r_jax.ops.conv import convolution
 from gen3r_jax.ops.groups import chunks
 from gen3r_jax.ops.resize import resize_align_corners
 from gen3r_jax.sharding import shard
@@ -198,8 +197,8 @@ class ConvTranspose(nnx.Module):
 
 
 def conv3x3(inputs: int, outputs: int, rngs: nnx.Rngs, **options: int | bool) -> nnx.Conv:
-    frame_by_frame = functools.partial(convolve, split="frames")
-    return nnx.Conv(inputs, outputs, (3, 3), padding=1, conv_general_dilated=frame_by_frame, rngs=rngs, **options)
+    options = {"conv_general_dilated": convolution("frames"), **options}
+    return nnx.Conv(inputs, outputs, (3, 3), padding=1, rngs=rngs, **options)
 
 
 def position_map(shape: tuple[int, int, int], image_size: tuple[int, int]) -> Float[Array, "h w c"]:

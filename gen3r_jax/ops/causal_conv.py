@@ -11,7 +11,6 @@ layer here can be called in two ways that give the same numbers:
 
 import math
 from collections.abc import Callable
-from functools import partial
 from typing import Any, Literal
 
 import jax
@@ -19,7 +18,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from gen3r_jax.ops.conv import convolve
+from gen3r_jax.ops.conv import convolution, convolve
 from gen3r_jax.ops.patches import from_patches, to_patches
 from gen3r_jax.ops.platform import target_platform
 
@@ -61,7 +60,7 @@ def conv2d(
         strides=strides,
         padding=padding,
         kernel_init=zeros,
-        conv_general_dilated=partial(convolve, split=split),
+        conv_general_dilated=convolution(split),
         rngs=rngs,
     )
     layer.kernel[...], layer.bias[...] = uniform((3, 3), inputs, outputs, rngs)

@@ -1,7 +1,7 @@
 """2D convolution whose gradient is fast inside loops on the CPU, and right where pictures are split over devices."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import jax
@@ -40,6 +40,12 @@ def convolve(
         return _convolve_tiles(x, kernel, strides, pads, mesh)
     # Said in so many words: where the kernel lies in slices, the compiler might rather gather the pictures.
     return _convolve_here(shard(x, "samples"), shard(kernel), strides, pads)
+
+
+@functools.cache
+def convolution(split: Literal["tiles", "frames"]) -> Callable[..., Array]:
+    """:func:`convolve` with this `split`, always the same object: modules that hold it are compared by it."""
+    return functools.partial(convolve, split=split)
 
 
 def _convolve_tiles(x: Array, kernel: Array, strides: tuple[int, ...], pads: Pads, mesh: AbstractMesh) -> Array:

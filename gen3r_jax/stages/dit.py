@@ -280,6 +280,12 @@ class DiTStage:
         if self.joint and not self.header.joint:
             holds = f"{self.weights.encoded} holds latents of appearance alone"
             raise UserError(f"{holds}, config.model.latents is {self.model.latents!r}")
+        if self.samples.negative_prompt not in self.header.texts:
+            known = ", ".join(map(repr, self.header.texts))
+            raise UserError(
+                f"{self.weights.encoded} has no features of config.samples.negative_prompt "
+                f"{self.samples.negative_prompt!r}, but of {known}; give one of these, or encode again"
+            )
         if not self.samples.steps:
             return
         for name in DECODERS:

@@ -35,7 +35,9 @@ def write_encoders(output: Path) -> None:
         save_weights(output / name, NETWORKS[name], config, random_network(NETWORKS[name], config, SEEDS[name]))
     tokenizer = Tokenizer.of_words(VOCABULARY)
     if tokenizer.size > PRESETS["nano"]["umt5"].vocab_size:
-        raise UserError(f"the captions have {tokenizer.size} words, the text encoder {PRESETS['nano']['umt5']}")
+        raise UserError(
+            f"the captions have {tokenizer.size} words, the text encoder {PRESETS['nano']['umt5'].vocab_size}"
+        )
     tokenizer.save(output / "tokenizer")
     (output / "scheduler.json").write_text(json.dumps({"shift": SHIFT}) + "\n")
     (output / "generation.json").write_text(json.dumps(GENERATION, indent=1) + "\n")

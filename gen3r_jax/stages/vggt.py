@@ -8,7 +8,7 @@ short runs on one core rotations did not leave the identity before such losses w
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -125,6 +125,8 @@ class VGGTStage:
             raise UserError("this stage trains on exact depth, and the data has none; give --config.data.depth=True")
         if not np.all(batch.get("has_cameras", True)):
             raise UserError("this stage trains on exact cameras, and scenes of the data have none; take other data")
+        if batch["frames"].shape[1] < 2:
+            raise UserError("one frame has no relative pose; train with 5 frames or more")
         return batch
 
     def batch_shapes(self, num_frames: int, side: int) -> dict[str, jax.ShapeDtypeStruct]:
@@ -192,7 +194,7 @@ def _without_track(trainable: Params) -> Params:
 def vggt_loss(
     weights: LossOptions, vggt: VGGT, track: Params, sample: Sample, keys: Key[Array, "b"]
 ) -> tuple[Float[Array, ""], Metrics]:
-    """The loss of samples and its parts.
+    """The loss of samples and its parts; every sample counts alike, however much of it is known or seen.
 
     track: the linear layer that says where patches go. keys: draw the frames whose dense maps are judged.
     """
@@ -207,15 +209,15 @@ def vggt_loss(
         find = jax.vmap(lambda *arrays: places_in_first(*arrays, config.patch_size))
         places, seen = find(sample.points, sample.depth, sample.intrinsics[:, 0])
         seen = seen.at[:, 0].set(False)  # its own places would be too easy
-        count = jnp.maximum(seen.sum(), 1)
+        count = jnp.maximum(seen.sum(axis=(1, 2, 3)), 1)
         if weights.match:
             within = tokens[MATCHING, ..., : config.embed_dim]
             scores = vggt.aggregator.scores(within, config.layers[MATCHING], size)
-            terms["match"] = jax.vmap(match_loss)(scores, places, seen).sum() / count
+            terms["match"] = (jax.vmap(match_loss)(scores, places, seen).sum(axis=(1, 2, 3)) / count).mean()
         if weights.track:
             x = patches[MATCHING, ..., config.embed_dim :].reshape(*seen.shape, -1).astype(jnp.float32)
             moves = x @ track["kernel"].astype(jnp.float32) + track["bias"].astype(jnp.float32)
-            terms["track"] = jax.vmap(track_loss)(moves, places, seen).sum() / count
+            terms["track"] = (jax.vmap(track_loss)(moves, places, seen).sum(axis=(1, 2, 3)) / count).mean()
     if weights.depth or weights.points:
         total = sample.images.shape[1]
         count = weights.dense_frames or total
@@ -241,13 +243,13 @@ def dense_terms(
 ) -> dict[str, Float[Array, ""]]:
     """The terms of depth and points in frames with the tokens `patches`."""
     terms, size = {}, depth.shape[2:]
-    alpha = weights.confidence
+    confident = jax.vmap(partial(confidence_loss, alpha=weights.confidence))
     if weights.depth:
         predicted, confidence = vggt.depth(patches, size)
         predicted, target = (jnp.log(jnp.maximum(x, 1e-3)) for x in (predicted, depth))
-        terms["depth"] = confidence_loss(predicted[..., None], target[..., None], confidence, known, alpha=alpha)
-        terms["gradient"] = gradient_loss(predicted, target, known)
+        terms["depth"] = confident(predicted[..., None], target[..., None], confidence, known).mean()
+        terms["gradient"] = jax.vmap(gradient_loss)(predicted, target, known).mean()
     if weights.points:
         predicted, confidence = vggt.points(patches, size)
-        terms["points"] = confidence_loss(predicted, points, confidence, known, alpha=alpha)
+        terms["points"] = confident(predicted, points, confidence, known).mean()
     return terms

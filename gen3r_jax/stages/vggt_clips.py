@@ -38,6 +38,13 @@ class SampleOptions:
     flip: bool
     permute_colors: bool
 
+    def __post_init__(self) -> None:
+        if self.frames < 0 or self.frames == 1 or self.per_clip < 1:
+            given = f"samples.frames {self.frames}, samples.per_clip {self.per_clip}"
+            raise UserError(f"{given}: frames are 0 (all) or at least 2, per_clip is at least 1")
+        if self.window and not self.window >= self.frames > 0:
+            raise UserError(f"samples.window {self.window} must be 0 or at least samples.frames {self.frames}")
+
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
@@ -78,8 +85,6 @@ def draw_samples(clips: Clip, keys: Key[Array, "b"], options: SampleOptions) -> 
             f"samples.frames {options.frames} and samples.window {options.window} must be at most the {total} frames "
             "of a clip"
         )
-    if 0 < options.window < options.frames:
-        raise UserError(f"samples.window {options.window} must be 0 or at least samples.frames {options.frames}")
     keys = jax.vmap(lambda key: jax.random.split(key, options.per_clip))(keys)
     draw = jax.vmap(jax.vmap(lambda clip, key: make_targets(change(clip, key, options)), in_axes=(None, 0)))
     return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), draw(clips, keys))

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
+from gen3r_jax.errors import UserError
 from gen3r_jax.evaluation.depth import depth_errors
 from gen3r_jax.evaluation.poses import pose_errors
 from gen3r_jax.export.grid import spread, write_grid
@@ -33,6 +34,10 @@ def judge(
         w2c, _ = decode_pose(np.asarray(pose_enc[i]), clip.shape[1:3])
         cameras = pose_errors(invert_se3(w2c), clips["c2w"][i])
         still = pose_errors(np.tile(np.eye(4), (len(clip), 1, 1)), clips["c2w"][i])
+        if not (true_depth[i] > 0).any():
+            raise UserError(
+                f"no depth is known in clip {i} of the validation; give fewer config.validation.clips, or others"
+            )
         found = depth_errors(depth[i], true_depth[i])
         constant = depth_errors(np.ones_like(true_depth[i]), true_depth[i])
         results.append(

@@ -95,9 +95,14 @@ class LossOptions:
 
 @dataclass(frozen=True)
 class StatisticsOptions:
-    """clips: the last so many training clips give mean and standard deviation of the exported latents."""
+    """clips: the last so many clips that were seen give mean and standard deviation of the exported latents. After a
+    resume that are those since then, with those of the validation, where training ends before there are enough."""
 
     clips: int
+
+    def __post_init__(self) -> None:
+        if self.clips < 1:
+            raise UserError(f"statistics.clips must be at least 1, not {self.clips}")
 
 
 @dataclass(frozen=True)

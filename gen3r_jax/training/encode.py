@@ -9,6 +9,7 @@ validation. Crops, strides and captions of a clip are thereby fixed; noise, task
 The same command goes on where it was stopped. To share the work among machines, give each its --part: 0/4, 1/4, ...
 """
 
+import dataclasses
 import functools
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
@@ -34,7 +35,9 @@ flags.adopt_module_key_flags(command_line)
 OUTPUT = flags.DEFINE_string("output", None, "Folder for the latents; it is made when it is missing.")
 CLIPS = flags.DEFINE_integer("clips", 10_000, "Training clips.", lower_bound=1)
 PER_FILE = flags.DEFINE_integer("clips_per_file", 64, "A multiple of --batch.", lower_bound=1)
-BATCH = flags.DEFINE_integer("batch", 1, "Clips that are encoded at once, by all devices.", lower_bound=1)
+BATCH = flags.DEFINE_integer(
+    "batch", 1, "Clips that are encoded at once; as many are written as fill whole batches.", lower_bound=1
+)
 DTYPE = flags.DEFINE_enum("dtype", "float16", ["float16", "float32"], "Of latents and features on the disk.")
 PART = flags.DEFINE_string("part", "0/1", "This machine's part of the files: number/of how many.")
 
@@ -48,6 +51,7 @@ def main(arguments: Sequence[str]) -> None:
     stage, options = read_config(CONFIG.value.to_dict())
     if not isinstance(stage, DiTStage) or stage.weights.encoded:
         raise UserError("only a config of the stage dit, without config.weights.encoded, can be encoded")
+    part = read_part(PART.value)
     if PER_FILE.value % BATCH.value:
         raise UserError(f"--clips_per_file {PER_FILE.value} is not a multiple of --batch {BATCH.value}")
     if len(phases := make_phases(options.train.phases)) > 1:
@@ -56,10 +60,17 @@ def main(arguments: Sequence[str]) -> None:
     with jax.set_mesh(mesh):
         frozen = stage.load_frozen()
         frozen = jax.device_put(frozen, param_shardings(frozen, mesh))
-        encode(stage, options, phases[0].num_frames, frozen, Path(OUTPUT.value))
+        encode(stage, options, phases[0].num_frames, frozen, Path(OUTPUT.value), part)
 
 
-def encode(stage: DiTStage, options: RunOptions, num_frames: int, frozen: module.Params, folder: Path) -> None:
+def encode(
+    stage: DiTStage,
+    options: RunOptions,
+    num_frames: int,
+    frozen: module.Params,
+    folder: Path,
+    part: tuple[int, int] = (0, 1),
+) -> None:
     """Writes the header and every file of this part that is not there; parts may run side by side."""
     texts = ["", stage.samples.negative_prompt]
     features = np.asarray(fetch(stage.inputs.encode_texts(frozen, texts)), DTYPE.value)
@@ -68,6 +79,19 @@ def encode(stage: DiTStage, options: RunOptions, num_frames: int, frozen: module
         side=options.train.side,
         joint=stage.joint,
         dtype=DTYPE.value,
+        clips={
+            "train": CLIPS.value,
+            "test": options.validation.clips,
+            "batch": BATCH.value,
+            "per_file": PER_FILE.value,
+            "seed": options.train.seed,
+            "validation_split": options.validation.split,
+            "data": {
+                name: value
+                for name, value in dataclasses.asdict(options.data).items()
+                if name not in ("workers", "prefetch")
+            },
+        },
         networks={name: module.fingerprint(fetch(frozen[name])) for name in stage.inputs.frozen},
         texts=dict(zip(texts, features, strict=True)),
     )
@@ -75,7 +99,6 @@ def encode(stage: DiTStage, options: RunOptions, num_frames: int, frozen: module
     loader = functools.partial(
         make_loader, options.data, num_frames=num_frames, side=options.train.side, seed=options.train.seed
     )
-    part = read_part(PART.value)
     _write(stage, frozen, folder, "test", loader, options.validation.clips, part)
     _write(stage, frozen, folder, "train", loader, CLIPS.value, part)
 
