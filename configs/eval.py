@@ -40,6 +40,6 @@ def get_config(preset: str = "") -> ConfigDict:
 
     if preset == "nano":
         config.data.update(split="test", num_frames=9, side=112, num_scenes=64, normalize=True)
-        config.sampling.update(steps=20, guidance_scale=2.0, negative_prompt="")
+        config.sampling.update(steps=4, guidance_scale=1.0, negative_prompt="")
         config.metrics.update(voxel_size=0.02, num_points=4000)
     return config

@@ -135,7 +135,7 @@ def test_long_clips_are_cut_at_49_frames(weights, tmp_path, network_input):
         (["--side", "0"], "nearest: 112"),
         (["--num_frames", "0"], "--num_frames 0 is not a positive number"),
         (["--stride", "-1"], "--stride -1 is not a positive number"),
-        (["--fps", "0"], "--fps 0.0 is not a positive number"),
+        (["--fps", "0"], "--fps 0 is not a number of frames a second"),
         (["--num_frames", "9"], "has 5 frames, 9 are needed"),
         (["--num_frames", "4", "--through_adapter"], "takes 4k+1 frames, not 4; add --num_frames 1"),
     ],

@@ -49,7 +49,6 @@ def mean(tmp_path_factory) -> Callable[[str, str], float]:
     config = get_config("nano")
     config.data.num_scenes = 4
     config.rows.update(tasks=("1view", "2view"), cameras=(True,), vggt=False)
-    config.sampling.steps = 8
     options, output = read_options(EvaluationOptions, config.to_dict()), tmp_path_factory.mktemp("evaluation")
     source = open_source("procedural", split="test", num_scenes=4, num_frames=9, size=(112, 112), cameras=True)
     evaluate(Gen3RPipeline.from_pretrained(NANO), source, options, output)

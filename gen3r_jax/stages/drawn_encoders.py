@@ -23,8 +23,8 @@ GENERATION = {
     "num_frames": 9,
     "height": 112,
     "width": 112,
-    "num_inference_steps": 20,
-    "guidance_scale": 2.0,
+    "num_inference_steps": 4,
+    "guidance_scale": 1.0,
     "negative_prompt": "",
 }
 
