@@ -1,6 +1,7 @@
 """Every format of a scene folder, read back by the tools that it is for."""
 
 import dataclasses
+import json
 import shutil
 
 import numpy as np
@@ -67,7 +68,11 @@ def test_a_shorter_scene_leaves_no_frame_of_a_longer_one(scene, tmp_path):
 
 
 def test_formats_can_be_chosen(scene, tmp_path):
-    write_scene(scene, tmp_path, formats=["ply", "nerfstudio"])
+    write_scene(scene, tmp_path / "alone", formats=["nerfstudio"])
+    assert "ply_file_path" not in json.loads((tmp_path / "alone" / "transforms.json").read_text())
+    shutil.rmtree(tmp_path / "alone")
+    write_scene(scene, tmp_path, formats=["nerfstudio", "ply"])
+    assert json.loads((tmp_path / "transforms.json").read_text())["ply_file_path"] == "points.ply"
     assert {path.name for path in tmp_path.iterdir()} == {
         *("cameras.json", "prompts.txt", "points.ply", "transforms.json", "images"),
     }

@@ -111,8 +111,9 @@ def write_scene(
     if scene.prompt:
         with replacing(job.folder / "prompts.txt") as temporary:
             temporary.write_text(scene.prompt + "\n", encoding="utf-8")
-    for name in FORMATS if formats is None else formats:
-        FORMATS[name](job)
+    for name, write in FORMATS.items():
+        if formats is None or name in formats:
+            write(job)
 
 
 @contextmanager

@@ -10,7 +10,10 @@ from gen3r_jax.scene import Scene
 
 
 def write_transforms(path: Path | str, scene: Scene) -> None:
-    """Camera-to-world matrices in OpenGL axes (x right, y up, z backward), intrinsics of every frame in pixels."""
+    """Camera-to-world matrices in OpenGL axes (x right, y up, z backward), intrinsics of every frame in pixels.
+
+    Names ``points.ply`` beside `path`, if it is there.
+    """
     height, width = scene.rgb.shape[1:3]
     c2w = invert_se3(scene.w2c.astype("float64")) @ OPENGL_AXES
     frames = [
@@ -26,11 +29,9 @@ def write_transforms(path: Path | str, scene: Scene) -> None:
         }
         for name, k, pose in zip(image_names(len(scene.rgb)), scene.intrinsics, c2w, strict=True)
     ]
-    document = {
-        "camera_model": "OPENCV",
-        "camera_convention": "opengl_c2w",
-        "ply_file_path": "points.ply",
-        "frames": frames,
-    }
+    document = {"camera_model": "OPENCV", "camera_convention": "opengl_c2w"}
+    if Path(path).with_name("points.ply").exists():
+        document["ply_file_path"] = "points.ply"
+    document["frames"] = frames
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(document, indent=1) + "\n")
