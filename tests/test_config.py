@@ -132,13 +132,14 @@ class Options:
     count: int
     rate: float
     mode: Literal["a", "b"]
-    sizes: tuple[int, ...] = ()
+    sizes: tuple = ()
+    names: tuple[str, ...] = ()
     limit: float | None = None
 
 
 def test_plain_types_are_checked_and_made_hashable():
     options = read_options(Options, {"count": 2, "rate": 1, "mode": "a", "sizes": [1, [2, 3]], "limit": 3})
-    assert options == Options(2, 1.0, "a", (1, (2, 3)), 3.0)
+    assert options == Options(2, 1.0, "a", (1, (2, 3)), (), 3.0)
     assert isinstance(options.rate, float)
     assert isinstance(options.limit, float)
     hash(options)
@@ -151,6 +152,7 @@ def test_plain_types_are_checked_and_made_hashable():
         ("count", True, "config.count must be int, not True"),
         ("rate", "fast", "config.rate must be float, not 'fast'"),
         ("mode", "c", "config.mode must be one of 'a', 'b', not 'c'"),
+        ("names", ("a", 1), "config.names must be tuple[str, ...], not ('a', 1)"),
         ("limit", "none", "config.limit must be float | None, not 'none'"),
     ],
 )

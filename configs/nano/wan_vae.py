@@ -5,7 +5,7 @@ than few large ones. To go on with whole frames, start another run from its weig
 
     --config.weights.wan_vae=WORKDIR/weights/wan_vae --config.crops.side=0 --config.train.phases='((9, 500, 4),)'
 
-`:overfit` trains on 16 rendered clips alone; after ten minutes of a core they come back with 23 dB.
+`:overfit` trains on 16 rendered clips alone, whole, one a step; they come back with 30.9 dB.
 """
 
 import runpy
