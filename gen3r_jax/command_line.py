@@ -24,11 +24,3 @@ def parse_flags(arguments: Sequence[str]) -> list[str]:
         last_line = str(error).strip().splitlines()[-1].strip()
         raise UserError(re.sub(r"^\w*Error: ", "", last_line)) from error
     return rest
-
-
-def read_part(text: str) -> tuple[int, int]:
-    """``"1/4"`` -> (1, 4): the second of four machines that share the work."""
-    number, _, count = text.partition("/")
-    if not (number.isdigit() and count.isdigit() and int(number) < int(count)):
-        raise UserError(f"--part {text!r} must be number/of how many, such as 0/4 to 3/4")
-    return int(number), int(count)

@@ -23,9 +23,9 @@ import numpy as np
 from absl import app, flags, logging
 from tqdm import tqdm
 
-from gen3r_jax import command_line
+from gen3r_jax import command_line, shared_work
 from gen3r_jax.checkpoint import load_network
-from gen3r_jax.command_line import CONFIG, parse_flags, read_part
+from gen3r_jax.command_line import CONFIG, parse_flags
 from gen3r_jax.data.clip_maker import ClipMaker
 from gen3r_jax.data.clips import require_clip_length, require_side
 from gen3r_jax.data.sources import Source, open_source
@@ -40,12 +40,12 @@ from gen3r_jax.generation import Gen3RPipeline
 from gen3r_jax.models.rgb_head import RGBHead
 from gen3r_jax.options import read_options
 from gen3r_jax.pipeline import Network
+from gen3r_jax.shared_work import OUTPUT, PART, read_part
 
 flags.adopt_module_key_flags(command_line)
+flags.adopt_module_key_flags(shared_work)
 WEIGHTS = flags.DEFINE_string("weights", None, "Folder of converted or trained weights.")
 DATA = flags.DEFINE_string("data", None, "A prepared root or set, shards, or `procedural`.")
-OUTPUT = flags.DEFINE_string("output", None, "Folder for the report; it is made when it is missing.")
-PART = flags.DEFINE_string("part", "0/1", "This machine's part of the scenes: number/of how many.")
 
 
 @dataclass(frozen=True)

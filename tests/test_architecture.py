@@ -42,6 +42,7 @@ FLOORS = {
     "gen3r_jax.view": 4,
     "gen3r_jax.info": 4,
     "gen3r_jax.command_line": 1,
+    "gen3r_jax.shared_work": 1,
     "gen3r_jax.evaluate": 4,
     "gen3r_jax.compact": 4,
     "conversion": 4,

@@ -255,6 +255,7 @@ def test_geometry_cannot_be_learnt_from_latents_of_appearance(tmp_path):
         stage.load_frozen()
 
 
+@pytest.mark.slow
 def test_frames_and_stored_latents_give_the_same_loss(params):
     """Encoded in the step, or before: the same samples, keys and noise."""
     rng = np.random.default_rng(0)

@@ -72,6 +72,7 @@ def test_shapes_and_ranges(result):
     np.testing.assert_array_equal(scene.points, result.pcds[0])
 
 
+@pytest.mark.slow
 def test_everything_that_steers_matters(pipeline, result):
     changes = {
         "prompt": pipeline("a loud street", images(), cameras(), **SETTINGS),
@@ -108,6 +109,7 @@ def test_nothing_is_compiled_twice(pipeline, result):
     assert compiled == []
 
 
+@pytest.mark.slow
 def test_a_sample_depends_on_seed_and_index_alone(pipeline):
     """Measured: 7e-6 of latents up to 6."""
     batch = np.concatenate([images(), 1 - images()])

@@ -99,6 +99,7 @@ def test_a_killed_process_ends_the_job_and_it_goes_on(tmp_path, alone):
     assert_same(tmp_path, alone)
 
 
+@pytest.mark.slow
 def test_a_signal_to_one_stops_both_after_the_same_step(tmp_path, alone):
     jobs = start(tmp_path, 2, 4, wait_after=2)
     while not (tmp_path / "waiting").exists():

@@ -70,6 +70,7 @@ def uninterrupted(tmp_path_factory):
     return workdir
 
 
+@pytest.mark.slow
 def test_killed_after_three_steps_of_six(tmp_path, uninterrupted):
     status, errors = _run_toy(tmp_path, "--kill_after=4")  # at the fifth batch: step 4 is done but not saved
     assert status == -signal.SIGKILL, errors

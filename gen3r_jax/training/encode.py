@@ -21,25 +21,25 @@ import numpy as np
 from absl import app, flags, logging
 from tqdm import tqdm
 
-from gen3r_jax import command_line, module
-from gen3r_jax.command_line import CONFIG, parse_flags, read_part
+from gen3r_jax import command_line, module, shared_work
+from gen3r_jax.command_line import CONFIG, parse_flags
 from gen3r_jax.data.encoded import Header, SampleWriter
 from gen3r_jax.data.loader import make_loader
 from gen3r_jax.errors import UserError, main_guard
 from gen3r_jax.sharding import fetch, param_shardings
+from gen3r_jax.shared_work import OUTPUT, PART, read_part
 from gen3r_jax.stages.dit import DiTStage
 from gen3r_jax.train import RunOptions, read_config
 from gen3r_jax.training.step import make_phases, training_mesh
 
 flags.adopt_module_key_flags(command_line)
-OUTPUT = flags.DEFINE_string("output", None, "Folder for the latents; it is made when it is missing.")
+flags.adopt_module_key_flags(shared_work)
 CLIPS = flags.DEFINE_integer("clips", 10_000, "Training clips.", lower_bound=1)
 PER_FILE = flags.DEFINE_integer("clips_per_file", 64, "A multiple of --batch.", lower_bound=1)
 BATCH = flags.DEFINE_integer(
     "batch", 1, "Clips that are encoded at once; as many are written as fill whole batches.", lower_bound=1
 )
 DTYPE = flags.DEFINE_enum("dtype", "float16", ["float16", "float32"], "Of latents and features on the disk.")
-PART = flags.DEFINE_string("part", "0/1", "This machine's part of the files: number/of how many.")
 
 
 def main(arguments: Sequence[str]) -> None:
