@@ -284,7 +284,8 @@ class Gen3RPipeline:
         if new:
             ids, mask = self._tokenize(new, self._text_length)
             with self._network("umt5", "Encoding the text") as umt5:
-                features = fetch(programs.encode_text(umt5, ids, mask))
+                # One by one: the first call has a negative prompt beside the prompt, and later calls have not.
+                features = [fetch(programs.encode_text(umt5, ids[i, None], mask[i, None]))[0] for i in range(len(new))]
             self._prompts |= zip(new, features, strict=True)
         return np.stack([self._prompts[text] for text in texts])
 

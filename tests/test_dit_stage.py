@@ -114,6 +114,7 @@ def test_any_mesh_gives_the_same_step(options, params, inputs, reference):
     assert_same_step(jax.device_get(step), reference)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("remat", ["full", "offload"])
 def test_what_is_kept_for_the_gradient_does_not_change_it(remat, params, inputs, reference):
     stage = replace(STAGE, model=replace(MODEL, remat=remat))

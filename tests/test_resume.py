@@ -103,6 +103,7 @@ class Dies(Exception):
     pass
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dies_at", [(1, 0), (1, 3)], ids=lambda at: f"phase{at[0]}-batch{at[1]}")
 def test_a_run_of_two_phases_goes_on_from_anywhere(tmp_path, two_phases, dies_at):
     """Phase 1 begins at step 3; checkpoints are at 2, 3 (its beginning), 4, 6 and 7."""
