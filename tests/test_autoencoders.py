@@ -115,19 +115,23 @@ def test_rows_on_several_devices_equal_one_device(network):
 @pytest.mark.slow
 @pytest.mark.parametrize("network", [GeometryAdapter], indirect=True)
 def test_gradient_in_chunks_and_with_remat_equals_the_plain_one(network):
+    """In float64: where both of its channels happen to be near 0, a norm makes 2e-5 to 9e-5 of float32's rounding."""
     cls, _, params = network
     z = random(1, 2, *SHAPES[cls][1])
 
-    def gradient(remat, chunk):
-        graphdef, _ = module.abstract(lambda rngs: cls(replace(CONFIGS[cls], remat=remat), rngs=rngs))
+    def graph(remat):
+        return module.abstract(lambda rngs: cls(replace(CONFIGS[cls], remat=remat), rngs=rngs))[0]
 
-        def loss(decoder, z):
-            merged = module.merge(graphdef, params | {"decoder": decoder})
-            return jnp.mean(merged.decode(z, chunk) ** 2)
+    def gradient(graphdef, chunk):
+        def loss(params, z):
+            return jnp.mean(module.merge(graphdef, params).decode(z, chunk) ** 2)
 
-        return jit(jax.grad(loss, (0, 1)))(params["decoder"], z)
+        gradients, to_z = jit(jax.grad(loss, (0, 1)))(*jax.tree.map(lambda leaf: leaf.astype("float64"), (params, z)))
+        return gradients["decoder"], to_z
 
-    assert error(gradient("full", 1), gradient("none", None)) < 3e-5  # 6e-6
+    full, none = graph("full"), graph("none")
+    with jax.enable_x64(True):
+        assert error(gradient(full, 1), gradient(none, None)) < 5e-6  # 9e-7
 
 
 def test_bfloat16_stays_near_float32(network):

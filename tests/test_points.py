@@ -137,10 +137,20 @@ def test_radius_inliers_follow_their_definition(rng):
     assert 0 < expected.sum() < 200
 
 
-def test_farthest_points_follow_their_definition(rng):
-    points = rng.standard_normal((300, 3)) + 1000
+@pytest.mark.parametrize("number", [200, 300, 3000])  # in one box, in two, in many
+def test_farthest_points_follow_their_definition(rng, number):
+    points = rng.standard_normal((number, 3)) + 1000
     chosen = [0]
-    while len(chosen) < 40:
+    while len(chosen) < 60:
         chosen.append(int(distances(points, points[chosen]).min(axis=1).argmax()))
-    assert farthest_points(points, 40).tolist() == chosen
-    assert sorted(farthest_points(points, 1000)) == list(range(300))
+    assert farthest_points(points, 60).tolist() == chosen
+    assert sorted(farthest_points(points, 4000)) == list(range(number))
+
+
+def test_farthest_points_of_few():
+    assert farthest_points(np.zeros((0, 3)), 5).tolist() == []
+    assert farthest_points(np.ones((1, 3)), 5).tolist() == [0]
+    same = np.ones((600, 3))
+    assert farthest_points(same, 3).max() < 600
+    same[400] = 2
+    assert farthest_points(same, 2).tolist() == [0, 400]

@@ -148,14 +148,45 @@ def radius_inliers(points: Float[np.ndarray, "n 3"], radius: float, neighbors: i
 def farthest_points(points: Float[np.ndarray, "n 3"], count: int) -> Int[np.ndarray, "k"]:
     """Indices of ``min(count, n)`` points: point 0, then always the one farthest from those already chosen.
 
-    Costs `count` passes over the cloud (20 000 of 200 000 points: about 5 s on one core), in float32.
+    The points lie in boxes, and only boxes that a new point may be near to are looked at, as in QuickFPS (Han et al.
+    2023): 20 000 of 200 000 points take 1.4 s on one core, of three million 18 s. Distances are float32; where several
+    points are farthest, any of them may come.
     """
-    # Centred first: float32 distances then keep their digits far from the origin. One row an axis, for speed.
-    rows = np.ascontiguousarray((points - np.mean(points, axis=0)).T, np.float32)
-    chosen = np.zeros(min(count, len(points)), np.int64)
-    distance = np.full(len(points), np.inf, np.float32)
-    for i in range(1, len(chosen)):
-        step = rows - rows[:, chosen[i - 1], None]
-        np.minimum(distance, np.einsum("cn,cn->n", step, step), out=distance)
-        chosen[i] = np.argmax(distance)
+    count = min(count, len(points))
+    chosen = np.zeros(count, np.int64)
+    if count < 2:
+        return chosen
+    # Centred first: float32 distances then keep their digits far from the origin.
+    points = np.asarray(points - np.mean(points, axis=0), np.float32)
+    boxes = _equal_boxes(points)
+    inside = points[boxes].transpose(0, 2, 1).copy()  # [b, 3, s]: long rows, for speed
+    low, high = inside.min(axis=2), inside.max(axis=2)
+    distance = np.full(boxes.shape, np.inf, np.float32)  # squared, from the chosen points
+    farthest = np.full(len(boxes), np.inf, np.float32)
+    for i in range(1, count):
+        new = points[chosen[i - 1]]
+        outside = np.maximum(np.maximum(low - new, new - high), 0)
+        near = np.flatnonzero(np.einsum("bc,bc->b", outside, outside) < farthest)
+        step = inside[near] - new[:, None]
+        distance[near] = np.minimum(distance[near], np.einsum("bcs,bcs->bs", step, step))
+        farthest[near] = distance[near].max(axis=1)
+        box = np.argmax(farthest)
+        chosen[i] = boxes[box, np.argmax(distance[box])]
     return chosen
+
+
+def _equal_boxes(points: Float[np.ndarray, "n 3"]) -> Int[np.ndarray, "b s"]:
+    """Indices of neighbouring points, about 256 together, by halving at the median of the longest side.
+
+    Every box holds as many; what is missing is point 0 again.
+    """
+    halvings = max(0, int(np.ceil(np.log2(len(points) / 256))))
+    boxes = np.zeros((1, -(-len(points) // 2**halvings) * 2**halvings), np.int64)
+    boxes[0, : len(points)] = np.arange(len(points))
+    for _ in range(halvings):
+        inside = points[boxes]
+        side = np.argmax(np.ptp(inside, axis=1), axis=1)
+        along = np.take_along_axis(inside, side[:, None, None], axis=2)[..., 0]
+        halves = np.argpartition(along, boxes.shape[1] // 2, axis=1)
+        boxes = np.take_along_axis(boxes, halves, axis=1).reshape(2 * len(boxes), -1)
+    return boxes
