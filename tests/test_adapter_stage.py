@@ -182,6 +182,7 @@ def test_nothing_frozen_has_a_gradient(trainable, frozen, batch, keys):
     assert all(not leaf.any() for leaf in jax.tree.leaves(gradients))
 
 
+@pytest.mark.slow
 def test_loss_falls(reference, trainable, frozen, batch, keys):
     tx = optax.adam(3e-3)
     state = tx.init(trainable)

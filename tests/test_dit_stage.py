@@ -98,9 +98,10 @@ def test_the_loss_is_that_of_both_halves(reference):
 
 MESHES = [
     MeshOptions(data=2, fsdp=2, seq=2),
-    MeshOptions(data=1, fsdp=2, seq=4),  # three heads on four devices: keys and values are gathered
     MeshOptions(data=1, fsdp=1, seq=2, tensor=4),
-    MeshOptions(data=2, fsdp=1, seq=1, tensor=4),
+    # Three heads on four devices: keys and values are gathered.
+    pytest.param(MeshOptions(data=1, fsdp=2, seq=4), marks=pytest.mark.slow),
+    pytest.param(MeshOptions(data=2, fsdp=1, seq=1, tensor=4), marks=pytest.mark.slow),
 ]
 
 

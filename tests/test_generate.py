@@ -132,12 +132,12 @@ def test_weights_know_what_they_were_made_for(official, tmp_path, capsys):
     """Flags override them."""
     file = official / "generation.json"
     try:
-        file.write_text('{"num_inference_steps": 7, "num_frames": 9}')
-        weights = "--pretrained_model_name_or_path", str(official), "--output_dir", str(tmp_path), "--dry_run"
-        assert generate.main([*weights]) == 0
+        file.write_text('{"num_inference_steps": 7, "num_frames": 4}')
+        flags = "--pretrained_model_name_or_path", str(official), "--output_dir", str(tmp_path), "--dry_run"
+        with pytest.raises(UserError, match="4"):
+            generate.main([*flags])
+        assert generate.main([*flags, *map(str, SMALL[:6])]) == 0
         assert "Sampling, 7 steps" in capsys.readouterr().out
-        assert generate.main([*weights, "--num_inference_steps", "3"]) == 0
-        assert "Sampling, 3 steps" in capsys.readouterr().out
         for text in ('{"side": 3}', "[", "[]"):
             file.write_text(text)
             refused(official, tmp_path, "--dry_run")

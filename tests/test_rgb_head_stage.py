@@ -41,6 +41,7 @@ def batch():
     return {"frames": render_clip(3, 3, (56, 56)).frames[None]}
 
 
+@pytest.mark.slow
 def test_loss_falls_on_one_clip_and_is_the_error_of_the_frames_that_were_drawn(frozen, trainable, batch):
     entries = jax.jit(lambda batch: run_encoders(STAGE, frozen, batch, KEYS))(batch)
     tx = optax.adam(1e-2)

@@ -74,6 +74,7 @@ def test_first_frame_is_marked_and_the_others_are_alike(network, images):
     assert np.abs(a[:, :, [1, 0, 2]] - c).max() > 0.1
 
 
+@pytest.mark.slow
 def test_rematerialisation_does_not_change_gradients(network):
     images = jnp.asarray(np.random.default_rng(2).random((1, 2, 28, 28, 3)), jnp.float32)
 

@@ -40,6 +40,7 @@ def _scene(frames: int, side: int) -> Scene:
     )
 
 
+@pytest.mark.slow
 def test_the_page_is_small_and_needs_nothing_else(tmp_path):
     scene = _scene(49, 560)
     points, colors = scene.points.reshape(-1, 3)[::10], scene.rgb.reshape(-1, 3)[::10]
