@@ -159,6 +159,7 @@ def convolutions(cls, config, function, *shapes):
     return traced.lower(lowering_platforms=("tpu",)).as_text().count("stablehlo.convolution")
 
 
+@pytest.mark.slow
 def test_few_convolutions_for_tpus(monkeypatch):
     monkeypatch.setattr(causal_conv, "target_platform", lambda: "tpu")
     vae, adapter = WanVAEConfig.wan21(), GeometryAdapterConfig(remat="full")

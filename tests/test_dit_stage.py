@@ -98,7 +98,7 @@ def test_the_loss_is_that_of_both_halves(reference):
 
 MESHES = [
     MeshOptions(data=2, fsdp=2, seq=2),
-    MeshOptions(data=1, fsdp=1, seq=2, tensor=4),
+    pytest.param(MeshOptions(data=1, fsdp=1, seq=2, tensor=4), marks=pytest.mark.slow),
     # Three heads on four devices: keys and values are gathered.
     pytest.param(MeshOptions(data=1, fsdp=2, seq=4), marks=pytest.mark.slow),
     pytest.param(MeshOptions(data=2, fsdp=1, seq=1, tensor=4), marks=pytest.mark.slow),
@@ -177,7 +177,7 @@ def test_cameras_that_are_unknown_do_not_count(params, inputs):
     assert loss(params, {}, unknown, keys)[0] != loss(params, {}, batch, keys)[0]
 
 
-@pytest.mark.parametrize("mode", ["camera", "lora"])
+@pytest.mark.parametrize("mode", [pytest.param("camera", marks=pytest.mark.slow), "lora"])
 def test_a_part_of_the_weights_is_trained(mode, params, inputs, reference):
     options = TuningOptions(mode, rank=2, targets=r"blocks\.self_attn\.(q|v)\.kernel")
     stage = replace(STAGE, tuning=options)

@@ -225,7 +225,7 @@ def test_an_interrupted_run_leaves_nothing(official, pictures, tmp_path, monkeyp
     ("task", "frames", "cameras"),
     [
         ("1view", ["1-view/knossos.png"], "arc_left"),
-        ("1view", ["1-view/knossos.png"], "free"),
+        pytest.param("1view", ["1-view/knossos.png"], "free", marks=pytest.mark.slow),
         pytest.param("2view", ["2-view/bedroom"], "2-view/bedroom/cameras.json", marks=pytest.mark.slow),
         pytest.param("allview", ["all-view/garden.mp4"], "free", marks=pytest.mark.slow),
     ],

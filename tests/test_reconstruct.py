@@ -62,7 +62,7 @@ def run(weights, output, *arguments) -> int:
     return main(["--weights", str(weights), "--output", str(output), "--side", SIDE, *map(str, arguments)])
 
 
-@pytest.mark.parametrize("through_adapter", [False, True])
+@pytest.mark.parametrize("through_adapter", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_odd_images_become_a_scene_folder(weights, images, tmp_path, capsys, through_adapter):
     flags = ["--through_adapter"] if through_adapter else []
     assert run(weights, tmp_path / "out", "--frames", images, *flags) == 0

@@ -141,6 +141,7 @@ def test_a_run_goes_on_on_another_mesh(tmp_path, uninterrupted):
         np.testing.assert_allclose(got[name], wanted[name], rtol=1e-4, atol=1e-6, err_msg=name)
 
 
+@pytest.mark.slow
 def test_a_full_disk_stops_the_run_and_a_rerun_goes_on(tmp_path, uninterrupted, monkeypatch):
     """The disk is full when step 6 is saved."""
     save = TrainCheckpoints.save

@@ -69,6 +69,7 @@ def test_loss_falls_on_one_clip_and_is_the_error_of_the_frames_that_were_drawn(f
     assert min(abs(losses[0] - pair) for pair in pairs) < 1e-4 * losses[0]
 
 
+@pytest.mark.slow
 def test_export_is_what_the_evaluation_reads(frozen, trainable, batch, tmp_path):
     STAGE.export(trainable, tmp_path)
     head, vggt = (load_network(tmp_path / name, kind) for name, kind in (("rgb_head", RGBHead), ("vggt", VGGT)))

@@ -78,10 +78,10 @@ def test_an_activation_is_split_as_far_as_sizes_divide():
 
 
 MESHES = [
-    {"fsdp": 8},
     {"data": 2, "fsdp": 2, "seq": 2},
     {"fsdp": 2, "seq": 2, "tensor": 2},
-    {"data": 2, "fsdp": 4},
+    pytest.param({"fsdp": 8}, marks=pytest.mark.slow),
+    pytest.param({"data": 2, "fsdp": 4}, marks=pytest.mark.slow),
 ]
 
 

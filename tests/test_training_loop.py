@@ -167,6 +167,7 @@ def test_a_signal_saves_and_leaves(tmp_path, number):
     assert [line["step"] for line in read_metrics(tmp_path / "metrics.jsonl") if "loss" in line] == [1, 2]
 
 
+@pytest.mark.slow
 def test_a_profile_is_written(tmp_path):
     run(tmp_path, train__profile=(2, 4), checkpoint__every=100, validation__every=100)
     assert list((tmp_path / "profile").rglob("*.xplane.pb"))

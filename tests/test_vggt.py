@@ -88,6 +88,7 @@ def test_rematerialisation_does_not_change_gradients(network):
         np.testing.assert_allclose(a, b, atol=1e-5 * largest)  # measured 2e-7
 
 
+@pytest.mark.slow
 def test_dense_heads_in_chunks_equal_the_whole(network, tokens):
     patch_tokens = tokens[..., SPECIAL_TOKENS:, :]
 
