@@ -5,7 +5,6 @@ The flags of the official command mean here what they mean there.
 
 import argparse
 import dataclasses
-import json
 import sys
 from collections import deque
 from contextlib import nullcontext
@@ -29,23 +28,20 @@ from gen3r_jax.export.pointcloud import CloudFilter
 from gen3r_jax.export.run_report import RunReport
 from gen3r_jax.export.video import require_fps
 from gen3r_jax.generation import Gen3RPipeline, Gen3RPipelineOutput, default_dtype
+from gen3r_jax.generation_settings import read_settings
 from gen3r_jax.geometry.cameras import plucker_map
 from gen3r_jax.geometry.trajectories import PRESETS
 from gen3r_jax.requests import FIELDS, Request, read_jobs
 from gen3r_jax.sharding import MeshOptions, make_mesh
 
-SETTINGS = ("num_frames", "height", "width", "num_inference_steps", "guidance_scale", "negative_prompt")
-"""What weights may say in their ``generation.json`` that they were made for; flags override it."""
 MOST_SHEETS = 32
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = _parser()
     options = parser.parse_args(arguments)
-    own = options.pretrained_model_name_or_path / "generation.json"
-    if own.exists():
-        parser.set_defaults(**_read_settings(own))
-        options = parser.parse_args(arguments)
+    parser.set_defaults(**read_settings(options.pretrained_model_name_or_path))
+    options = parser.parse_args(arguments)
     require_clip_length(options.num_frames)
     require_fps(options.fps)
     require_side(options.height)
@@ -206,18 +202,6 @@ def _require_writable(folder: Path) -> None:
         probe.unlink()
     except OSError as error:
         raise UserError(f"cannot write to {folder}: {error.strerror}; choose another --output_dir") from None
-
-
-def _read_settings(file: Path) -> dict[str, int | float | str]:
-    try:
-        settings = json.loads(file.read_text())
-        if not isinstance(settings, dict):
-            raise UserError(f"{file} holds no JSON object; repair or remove it")
-    except ValueError as error:
-        raise UserError(f"{file} is not JSON: {error}; repair or remove it") from None
-    if unknown := sorted(set(settings) - set(SETTINGS)):
-        raise UserError(f"{file} sets {', '.join(unknown)}; it may set {', '.join(SETTINGS)}")
-    return settings
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -22,6 +22,7 @@ from gen3r_jax.export.folder import FORMATS, write_scene
 from gen3r_jax.export.pointcloud import CloudFilter
 from gen3r_jax.export.run_report import RunReport
 from gen3r_jax.export.video import require_fps
+from gen3r_jax.generation_settings import read_settings
 from gen3r_jax.models.geometry_adapter import GeometryAdapter
 from gen3r_jax.models.vggt import VGGT
 
@@ -72,9 +73,9 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     add(
         "--side",
         type=int,
-        default=560,
         metavar="PIXELS",
-        help=f"frames are scaled and cropped to this square; a multiple of {SIDE_MULTIPLE} (default: 560)",
+        help=f"frames are scaled and cropped to this square; a multiple of {SIDE_MULTIPLE} (default: the height in the "
+        "weights' generation.json, or 560)",
     )
     add("--dtype", choices=("float32", "bfloat16"), help="of the weights (default: float32 on CPU, else bfloat16)")
     add("--format", nargs="+", choices=FORMATS, metavar="NAME", help=f"write only these of {', '.join(FORMATS)}")
@@ -86,7 +87,10 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         help="points.ply: the 80%% most confident pixels, averaged in voxels, without outliers (default); "
         "or all pixels through the official routine, which takes minutes for 49 frames",
     )
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.side is None:
+        options.side = read_settings(options.weights).get("height", 560)
+    return options
 
 
 def _check(options: argparse.Namespace) -> None:

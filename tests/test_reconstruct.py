@@ -146,6 +146,12 @@ def test_settings_that_do_not_fit_are_refused(weights, images, tmp_path, argumen
     assert message in str(error.value)
 
 
+def test_weights_know_their_size(images, tmp_path):
+    (tmp_path / "generation.json").write_text('{"height": 500, "width": 500}')
+    with pytest.raises(UserError, match="side 500 is not a multiple of 112"):
+        main(["--weights", str(tmp_path), "--frames", str(images), "--output", str(tmp_path / "out")])
+
+
 def test_inputs_that_cannot_be_read_are_refused(weights, images, tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "broken.mp4").write_bytes(b"no video")
