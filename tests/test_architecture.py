@@ -30,6 +30,7 @@ FLOORS = {
     "gen3r_jax.scene": 2,
     "gen3r_jax.pipeline": 3,
     "gen3r_jax.generation": 3,
+    "gen3r_jax.generation_settings": 3,
     "gen3r_jax.programs": 3,
     "gen3r_jax.estimate": 3,
     "gen3r_jax.program_cost": 3,
