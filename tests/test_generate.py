@@ -134,7 +134,7 @@ def test_weights_know_what_they_were_made_for(official, tmp_path, capsys):
     try:
         file.write_text('{"num_inference_steps": 7, "num_frames": 4}')
         flags = "--pretrained_model_name_or_path", str(official), "--output_dir", str(tmp_path), "--dry_run"
-        with pytest.raises(UserError, match="4"):
+        with pytest.raises(UserError, match="4 frames"):
             generate.main([*flags])
         assert generate.main([*flags, *map(str, SMALL[:6])]) == 0
         assert "Sampling, 7 steps" in capsys.readouterr().out
