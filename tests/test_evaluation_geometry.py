@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from gen3r_jax.evaluation.geometry import aligned_chamfer, cloud_distance
+from gen3r_jax.evaluation.geometry import aligned_chamfer, cloud_distance, thin
 
 
 @pytest.fixture
@@ -53,6 +53,14 @@ def test_voxels_and_sampling_thin_both_clouds(target):
     assert coarse.chamfer == pytest.approx(0, abs=1e-12)
     few = aligned_chamfer(moved(target), target + 0.01, num_points=5)
     assert few.chamfer == pytest.approx(0, abs=1e-12)
+
+
+def test_a_true_cloud_thinned_before_gives_the_same(target):
+    predicted = moved(target) + 0.01 * np.random.default_rng(1).standard_normal(target.shape)
+    cloud = thin(target.reshape(-1, 3), voxel_size=0.1, num_points=50)
+    assert len(cloud) == 50
+    here = aligned_chamfer(predicted, target, voxel_size=0.1, num_points=50)
+    assert aligned_chamfer(predicted, target, target_cloud=cloud, voxel_size=0.1, num_points=50) == here
 
 
 def test_padding_with_the_origin_is_an_option_only(target):

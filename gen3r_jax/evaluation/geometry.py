@@ -46,6 +46,7 @@ def aligned_chamfer(
     mask: Bool[np.ndarray, "t h w"] | None = None,
     *,
     frames: Sequence[int] | None = None,
+    target_cloud: Float[np.ndarray, "m 3"] | None = None,
     scale: str = "variance",
     voxel_size: float | None = 0.005,
     num_points: int = 20_000,
@@ -61,6 +62,7 @@ def aligned_chamfer(
       mask: pixels with a true point; by default every pixel where both maps are finite. Where the predicted point is
         not finite there is no pair, but the true point is still to be reached.
       frames: which true frames `predicted` holds; by default all. The comparison is with the whole true cloud.
+      target_cloud: the true points as :func:`thin` leaves them, where many predictions are compared with the same.
       scale: ``variance`` (the released evaluation), ``least_squares`` (Umeyama 1991) or ``none``.
       voxel_size: in units of the true cloud; None compares all valid points, without sampling.
       pad_with_origin: fill clouds smaller than `num_points` up with zero points, as the released code does by
@@ -75,17 +77,18 @@ def aligned_chamfer(
         mask = np.isfinite(target).all(axis=-1)
         mask[seen] &= np.isfinite(predicted).all(axis=-1)
     pairs = mask[seen] & np.isfinite(predicted).all(axis=-1)
-    predicted_cloud, target_cloud = predicted[pairs], target[mask]
-    predicted_cloud = umeyama(predicted_cloud, target[seen][pairs], scale).apply(predicted_cloud)
-    if voxel_size is not None:
-        predicted_cloud, target_cloud = (
-            _thin(cloud, voxel_size, num_points, pad_with_origin) for cloud in (predicted_cloud, target_cloud)
-        )
+    predicted_cloud = umeyama(predicted[pairs], target[seen][pairs], scale).apply(predicted[pairs])
+    predicted_cloud = thin(predicted_cloud, voxel_size, num_points, pad_with_origin)
+    if target_cloud is None:
+        target_cloud = thin(target[mask], voxel_size, num_points, pad_with_origin)
     return cloud_distance(predicted_cloud, target_cloud, squared)
 
 
-def _thin(cloud: np.ndarray, voxel_size: float, num_points: int, pad_with_origin: bool) -> np.ndarray:
-    if len(cloud) == 0:
+def thin(
+    cloud: Float[np.ndarray, "n 3"], voxel_size: float | None, num_points: int, pad_with_origin: bool = False
+) -> Float[np.ndarray, "m 3"]:
+    """Keeps one mean point a voxel, and `num_points` of those; see :func:`aligned_chamfer`."""
+    if len(cloud) == 0 or voxel_size is None:
         return cloud
     # The grid begins half a voxel before the cloud, where Open3D's voxel filter has it.
     cloud, _ = voxel_downsample(cloud, voxel_size, origin=cloud.min(axis=0) - voxel_size / 2)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -10,7 +11,7 @@ from jaxtyping import Float, Float32, UInt8
 from gen3r_jax.errors import UserError
 from gen3r_jax.evaluation.appearance import Lpips, psnr, ssim
 from gen3r_jax.evaluation.depth import depth_errors
-from gen3r_jax.evaluation.geometry import aligned_chamfer
+from gen3r_jax.evaluation.geometry import aligned_chamfer, thin
 from gen3r_jax.evaluation.poses import pose_errors
 from gen3r_jax.geometry.cameras import invert_se3
 from gen3r_jax.geometry.points import unproject_depth
@@ -38,7 +39,7 @@ class MetricOptions:
             raise UserError("metrics.voxel_size must be above 0, metrics.num_points at least 1")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # by identity, so that what was made of one can be kept
 class Truth:
     """A clip as it was filmed. depth: 0 where unknown, None without depth. c2w: None without cameras."""
 
@@ -140,20 +141,28 @@ def _score_points(
     predicted: Float[np.ndarray, "k h w 3"], seen: Sequence[int], truth: Truth, options: MetricOptions
 ) -> dict[str, float]:
     """Points of the frames that were seen, aligned, against those of the whole clip."""
-    # Unprojection counts pixels from their centres, true principal points from the corner.
-    intrinsics = truth.intrinsics.copy()
-    intrinsics[:, :2, 2] -= 0.5
-    points = unproject_depth(truth.depth, invert_se3(truth.c2w), intrinsics)
+    points, cloud = _true_points(truth, options)
     distance = aligned_chamfer(
         predicted,
         points,
         truth.depth > 0,
         frames=seen,
+        target_cloud=cloud,
         scale=options.scale,
         voxel_size=options.voxel_size,
         num_points=options.num_points,
     )
     return dict(zip(GEOMETRY, distance, strict=True))
+
+
+@lru_cache(maxsize=1)  # all rows of a scene ask for the same
+def _true_points(truth: Truth, options: MetricOptions) -> tuple[Float[np.ndarray, "t h w 3"], Float[np.ndarray, "n 3"]]:
+    """The points of the whole clip, in world coordinates, and those that are left of them by thinning."""
+    # Unprojection counts pixels from their centres, true principal points from the corner.
+    intrinsics = truth.intrinsics.copy()
+    intrinsics[:, :2, 2] -= 0.5
+    points = unproject_depth(truth.depth, invert_se3(truth.c2w), intrinsics)
+    return points, thin(np.asarray(points, np.float64)[truth.depth > 0], options.voxel_size, options.num_points)
 
 
 def _score_poses(prediction: Prediction, truth: Truth) -> dict[str, float]:
