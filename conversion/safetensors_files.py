@@ -76,8 +76,12 @@ def open_safetensors(path: Path) -> tuple[dict[str, StoredTensor], dict[str, str
     for name, entry in header.items():
         if not isinstance(entry, dict) or entry.get("dtype") not in _DTYPES:
             raise UserError(f"{path}: cannot read {name}: allowed types are {', '.join(_DTYPES)}")
-        begin, end = entry["data_offsets"]
-        tensor = StoredTensor(path, 8 + length + begin, tuple(entry["shape"]), _DTYPES[entry["dtype"]])
+        try:
+            begin, end = map(int, entry["data_offsets"])
+            shape = tuple(map(int, entry["shape"]))
+        except (KeyError, TypeError, ValueError):
+            raise UserError(f"{path}: the header says neither where {name} is nor its shape") from None
+        tensor = StoredTensor(path, 8 + length + begin, shape, _DTYPES[entry["dtype"]])
         if math.prod(tensor.shape) * tensor.dtype.itemsize != end - begin or begin < 0 or 8 + length + end > size:
             raise UserError(f"{path} is cut short or damaged at {name}; download or copy it again")
         tensors[name] = tensor

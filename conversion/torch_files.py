@@ -59,7 +59,8 @@ def write_checkpoint(
 ) -> list[Path]:
     """Writes ``path`` (``*.safetensors``), or shards and their index beside it where it would exceed `shard_bytes`.
 
-    `entries` gives names, shapes and types of `tensors`, which are drawn one at a time in that order.
+    `entries` gives names, shapes and types of `tensors`, which are drawn one at a time in that order. Shards and index
+    that an earlier write left there would be read with the new ones, so they are removed.
     """
     tensors, shards = iter(tensors), list(in_shards(entries, shard_bytes))
     files, weight_map = [], {}
@@ -69,9 +70,12 @@ def write_checkpoint(
         weight_map |= dict.fromkeys(names, name)
         shard = (next(tensors) for _ in names)
         write_safetensors(files[-1], {name: entries[name] for name in names}, shard, progress)
+    index_file = path.with_name(f"{path.name}.index.json")
+    for old in {path, index_file, *path.parent.glob(f"{path.stem}-*-of-*.safetensors")} - set(files):
+        old.unlink(missing_ok=True)
     if len(shards) > 1:
         index = {"metadata": {"total_size": sum(map(nbytes, entries.values()))}, "weight_map": weight_map}
-        path.with_name(f"{path.name}.index.json").write_text(json.dumps(index, indent=2) + "\n")
+        index_file.write_text(json.dumps(index, indent=2) + "\n")
     return files
 
 

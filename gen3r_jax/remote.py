@@ -13,6 +13,7 @@ from etils import epath
 from tqdm import tqdm
 
 from gen3r_jax.errors import UserError
+from gen3r_jax.locks import locked
 
 
 def is_remote(path: str) -> bool:
@@ -22,6 +23,7 @@ def is_remote(path: str) -> bool:
 def local_copy(path: str) -> Path:
     """`path`, or a copy of that remote folder or file on this machine; what was copied before is not copied again.
 
+    Of several processes on a machine one copies, and the others wait for it.
     Raises UserError when there is nothing at `path`.
     """
     if not is_remote(path):
@@ -30,13 +32,15 @@ def local_copy(path: str) -> Path:
     if not source.exists():
         raise UserError(f"nothing at {path}")
     target = Path(tempfile.gettempdir(), "gen3r_jax", hashlib.sha256(path.encode()).hexdigest()[:16], source.name)
-    for file in tqdm(_files(source), desc=f"copying {path}", unit="file", disable=None):
-        copy = target / file.relative_to(source) if source.is_dir() else target
-        if not copy.exists() or copy.stat().st_size != file.stat().length:
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            partial = copy.with_name(f".{copy.name}.partial")
-            file.copy(partial, overwrite=True)
-            partial.replace(copy)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with locked(target.with_name(f".{target.name}.lock")):
+        for file in tqdm(_files(source), desc=f"copying {path}", unit="file", disable=None):
+            copy = target / file.relative_to(source) if source.is_dir() else target
+            if not copy.exists() or copy.stat().st_size != file.stat().length:
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                partial = copy.with_name(f".{copy.name}.partial")
+                file.copy(partial, overwrite=True)
+                partial.replace(copy)
     return target
 
 

@@ -11,6 +11,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 FLOORS = {
     "gen3r_jax.module": 1,
     "gen3r_jax.errors": 1,
+    "gen3r_jax.locks": 1,
     "gen3r_jax.options": 1,
     "gen3r_jax.checkpoint": 1,
     "gen3r_jax.sharding": 1,

@@ -7,9 +7,10 @@ import sys
 import numpy as np
 import pytest
 from PIL import Image
-from test_data_images import numbered_frames, write_video
+from test_data_images import number_of, numbered_frames, write_video
 from toy_scenes import SIZE, frame_number, write_root, write_scene
 
+from gen3r_jax.data import images
 from gen3r_jax.data.format import read_transforms, write_transforms
 from gen3r_jax.data.pack import pack
 from gen3r_jax.data.shards import ShardWriter, list_shards, read_index
@@ -197,6 +198,15 @@ def test_packing_rendered_frames_and_videos(tmp_path):
     pack(open_source(tmp_path / "clip.mp4"), tmp_path / "video", SETTINGS | {"num_frames": 17})
     scene = open_source(tmp_path / "video").scene(0)
     assert scene.length == 17 and scene.cameras is None
+    assert [number_of(picture) for picture in scene.read(range(17))] == list(range(17))
+
+
+def test_a_video_is_decoded_once_while_it_is_packed(tmp_path, monkeypatch):
+    write_video(tmp_path / "clip.mp4", numbered_frames(25), g="25")  # one key frame
+    decoded = []
+    monkeypatch.setattr(images, "_upright", lambda frame: decoded.append(frame) or frame.to_ndarray(format="rgb24"))
+    pack(open_source(tmp_path / "clip.mp4"), tmp_path / "video", SETTINGS)
+    assert len(decoded) == 25
 
 
 def test_packing_leaves_out_what_is_damaged(tmp_path):

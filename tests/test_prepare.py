@@ -16,12 +16,14 @@ from raw_sets import shared, vkitti
 from raw_sets.prepared import prepare_set, read_scene_folder, run, short
 
 from gen3r_jax.data.format import find_scenes
+from gen3r_jax.data.images import read_image
 from gen3r_jax.data.prepare import run as running
 from gen3r_jax.data.prepare.frames import Developing, develop
 from gen3r_jax.data.prepare.recording import RawFrame, Recording
 from gen3r_jax.data.prepare.registry import NAMES, data_set
 from gen3r_jax.data.prepare.scenes import GUARD_FRAMES, hashed_split, rigid, write_recording
 from gen3r_jax.errors import UserError
+from gen3r_jax.locks import locked
 
 
 def test_the_shared_camera_comes_out(tmp_path):
@@ -158,7 +160,7 @@ def test_a_gap_between_train_and_test_parts_of_a_drive(tmp_path):
     parts = 14
     name = next(
         f"drive{i}" for i in range(1000)
-        if [hashed_split(f"vkitti/drive{i}/c{c}") for c in range(3)] == ["train", "test", "train"]
+        if [hashed_split(f"vkitti/6/drive{i}/c{c}") for c in range(4)] == ["train", "test", "train", "train"]
     )  # fmt: skip
     picture = shared.picture(0)
     frames = [_frame(i, image=lambda: picture) for i in range(3 * longest)]
@@ -175,6 +177,13 @@ def test_a_gap_between_train_and_test_parts_of_a_drive(tmp_path):
         ("test", "c001"): (longest, 2 * longest - 1),
         ("train", "c002"): (2 * longest + GUARD_FRAMES, 3 * longest - 1),
     }, parts
+
+
+def test_a_flat_picture_stays_flat_to_its_edges_when_it_is_undistorted():
+    flat = np.full((270, 480, 3), 200, np.uint8)
+    lens = {"image": lambda: flat, "focal": (400.0, 400.0), "centre": (240.0, 135.0), "size": (270, 480)}
+    developed = develop(_frame(0, **lens, distortion=(0.05, 0.0, 0.0, 0.0)), Developing(format="png"))
+    assert (read_image(developed.encoded) == 200).all()
 
 
 def test_about_one_group_in_ten_is_for_tests():
@@ -295,6 +304,42 @@ def test_a_run_goes_on_where_it_was(tmp_path, monkeypatch):
     assert again.scenes == first.scenes
     with pytest.raises(UserError, match="prepared with other settings"):
         run("vkitti", tmp_path / "raw", tmp_path / "out", short_side=20)
+
+
+def test_what_was_missing_is_looked_for_again(tmp_path):
+    vkitti.write(tmp_path / "raw", condition="Scene01/clone")
+    pictures = tmp_path / "raw" / "Scene01" / "clone" / "frames" / "rgb"
+    pictures.rename(tmp_path / "later")
+    assert not run("vkitti", tmp_path / "raw", tmp_path / "out").scenes
+    (tmp_path / "later").rename(pictures)
+    assert len(run("vkitti", tmp_path / "raw", tmp_path / "out").scenes) == 1
+
+
+def test_two_runs_of_one_set_do_not_meet(tmp_path):
+    vkitti.write(tmp_path / "raw", condition="Scene01/clone")
+    run("vkitti", tmp_path / "raw", tmp_path / "out")
+    lock = tmp_path / "out" / "vkitti" / ".prepared" / "lock"
+    with locked(lock), pytest.raises(UserError, match="another process prepares"):
+        run("vkitti", tmp_path / "raw", tmp_path / "out")
+
+
+def test_a_damaged_record_is_named(tmp_path):
+    vkitti.write(tmp_path / "raw", condition="Scene01/clone")
+    run("vkitti", tmp_path / "raw", tmp_path / "out")
+    (record,) = (tmp_path / "out" / "vkitti" / ".prepared").glob("*.json")
+    record.write_text("")
+    with pytest.raises(UserError, match=f"{record.name} is damaged; delete it"):
+        run("vkitti", tmp_path / "raw", tmp_path / "out")
+
+
+def test_the_parts_of_virtual_kitti_for_tests_are_about_a_tenth():
+    lengths = {"Scene01": 447, "Scene02": 233, "Scene06": 270, "Scene18": 339, "Scene20": 837}  # of the real set
+    chosen, tests = data_set("vkitti"), 0
+    for drive, length in lengths.items():
+        for part, first in enumerate(range(0, length, chosen.chunk_frames)):
+            if hashed_split(f"vkitti/{chosen.split_salt}/{drive}/c{part}") == "test":
+                tests += min(chosen.chunk_frames, length - first)
+    assert tests / sum(lengths.values()) == pytest.approx(0.1, abs=0.02)
 
 
 def test_a_full_disk_stops_the_run(tmp_path):

@@ -71,7 +71,7 @@ def _captions_file(scene: SceneFiles) -> Path:
 
 def _read(file: Path) -> Iterator[tuple[str, Sequence[str]]]:
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        lines = file.read_text(encoding="utf-8").split("\n")  # splitlines() also ends them inside of strings
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read {file}: {getattr(error, 'strerror', None) or 'it is no text'}") from None
     for number, line in enumerate(lines, 1):
@@ -82,7 +82,7 @@ def _read(file: Path) -> Iterator[tuple[str, Sequence[str]]]:
             captions = entry.get("captions", [entry["caption"]] if "caption" in entry else None)
             if not (isinstance(captions, list) and all(isinstance(caption, str) for caption in captions)):
                 raise TypeError
-            yield str(entry["scene"]), captions
+            yield str(entry["scene"]), [" ".join(caption.split()) for caption in captions]  # a line each
         except (ValueError, KeyError, TypeError, AttributeError):
             raise UserError(
                 f'{file}: line {number} is not {{"scene": "set/scene", "captions": ["...", ...]}}'

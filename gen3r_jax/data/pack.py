@@ -14,17 +14,14 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import get_args
 
-import numpy as np
 from tqdm import tqdm
 
 from gen3r_jax.data.depth import encode_depth
-from gen3r_jax.data.images import encode_image, read_image
+from gen3r_jax.data.images import Picture, encode_image, read_image
 from gen3r_jax.data.procedural import KINDS, Difficulty
 from gen3r_jax.data.shards import SUFFIX, ShardWriter, list_shards, read_index, read_settings
 from gen3r_jax.data.sources import Capture, Source, open_source
 from gen3r_jax.errors import UserError, main_guard
-
-FRAMES_AT_ONCE = 16
 
 
 def pack(
@@ -147,9 +144,20 @@ def _encoded_frames(capture: Capture, length: int, suffix: str) -> Iterator[byte
         for index in range(length):
             yield _checked_file(capture, index)
         return
-    for first in range(0, length, FRAMES_AT_ONCE):
-        for picture in capture.read(np.arange(first, min(first + FRAMES_AT_ONCE, length))):
-            yield None if picture is None else encode_image(picture, suffix)
+    for picture in _pictures(capture, length):
+        yield None if picture is None else encode_image(picture, suffix)
+
+
+def _pictures(capture: Capture, length: int) -> Iterator[Picture | None]:
+    if capture.stream is None:
+        yield from (capture.read([index])[0] for index in range(length))
+        return
+    expected = 0
+    for index, picture in capture.stream(range(length)):
+        yield from [None] * (index - expected)
+        yield picture
+        expected = index + 1
+    yield from [None] * (length - expected)
 
 
 def _encoded_depths(capture: Capture, length: int) -> list[bytes]:

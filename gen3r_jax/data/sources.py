@@ -6,7 +6,7 @@ files, so that they can be sent to worker processes.
 
 import functools
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -47,6 +47,8 @@ class Capture:
     read: frame numbers -> 8-bit RGB pictures (sizes may differ), None where one cannot be read.
     cameras: None where they are unknown. captions: none, one or several alternatives.
     encoded: frame number -> the frame's image file as it is, where the frames are image files.
+    stream: of a video: frame numbers -> (number, picture) one by one in the order of time, without those that cannot be
+      read. To `read` many frames in pieces would decode what lies before each piece again.
     depth: frame number -> distance along the optical axis, float32 of the picture's size in the unit of the cameras, 0
       where it is not known; None without depth. Raises UserError where it cannot be read.
     """
@@ -57,6 +59,7 @@ class Capture:
     cameras: Cameras | None = None
     captions: tuple[str, ...] = ()
     encoded: Callable[[int], bytes] | None = None
+    stream: Callable[[Iterable[int]], Iterator[tuple[int, Picture]]] | None = None
     depth: Callable[[int], Float32[np.ndarray, "h w"]] | None = None
 
 
@@ -121,7 +124,7 @@ class Videos:
 
     def scene(self, index: int) -> Capture:
         video = _video(self.paths[index])
-        return Capture(video.path.name, len(video), video.read)
+        return Capture(video.path.name, len(video), video.read, stream=video.stream)
 
 
 @dataclass(frozen=True)
@@ -155,7 +158,9 @@ class Folders:
         read = functools.partial(_each_once, lambda i: read_image(paths[i]))
         depths = [files.images.parent / "depth" / f"{path.stem}.png" for path in paths]
         depth = (lambda i: read_depth(depths[i])) if depths[0].is_file() else None
-        return Capture(files.id, len(paths), read, cameras, captions, lambda i: paths[i].read_bytes(), depth)
+        return Capture(
+            files.id, len(paths), read, cameras, captions, encoded=lambda i: paths[i].read_bytes(), depth=depth
+        )
 
 
 @dataclass(frozen=True)
@@ -174,7 +179,7 @@ class Shards:
         depth = (lambda i: read_depth(shards.read_depth_file(place, i))) if has_depth else None
         encoded = functools.partial(shards.read_frame, place)
         read = functools.partial(_each_once, lambda i: read_image(encoded(i)))
-        return Capture(place.id, place.length, read, cameras, captions, encoded, depth)
+        return Capture(place.id, place.length, read, cameras, captions, encoded, depth=depth)
 
 
 def open_source(

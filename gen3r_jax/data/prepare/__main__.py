@@ -20,7 +20,7 @@ def main() -> None:
     parser.add_argument("--split", choices=("train", "test", "all"), default="all", help="which scenes (default: all)")
     parser.add_argument("--workers", type=int, default=1, help="processes (default: 1)")
     parser.add_argument(
-        "--limit", type=int, default=0, help="this many recordings of the source at most (default: all)"
+        "--limit", type=int, default=0, help="this many at most of what is read as one: recordings, categories of co3d"
     )
     parser.add_argument("--cameras", nargs="+", default=(), help="where a set has several: which (default: the first)")
     add_switch(parser, "undistort", "take lens distortion out")

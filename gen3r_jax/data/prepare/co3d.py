@@ -23,7 +23,7 @@ from jaxtyping import Float, Float32
 from gen3r_jax.data.depth import read_depth
 from gen3r_jax.data.images import read_image
 from gen3r_jax.data.prepare.readers import pose, read_json
-from gen3r_jax.data.prepare.recording import DataSet, RawFrame, ReadOptions, Recording, Unit
+from gen3r_jax.data.prepare.recording import DataSet, RawFrame, ReadOptions, Recording, Unit, successive
 from gen3r_jax.errors import UserError
 from gen3r_jax.geometry.cameras import invert_se3
 
@@ -101,7 +101,7 @@ def _recording(
             depth = partial(_read_depth, frame.depth_scale, *parts) if known else None
             read_picture = partial(_read_picture, image)
             frames.append(RawFrame(image.name, frame.number, read_picture, *frame.camera, frame.size, depth=depth))
-    return Recording(scene, scene, frames, dropped=dropped)
+    return Recording(scene, scene, frames, dropped=dropped, continues=successive)
 
 
 def _annotations(path: Path) -> Iterator[dict]:

@@ -102,7 +102,9 @@ def _undistort(
     result = intrinsics.copy()
     result[:2, 2] -= left, top
     cut = np.s_[top:bottom, left:right]
-    picture = np.ascontiguousarray(cv2.remap(picture, map_x, map_y, cv2.INTER_CUBIC)[cut])
+    # Places up to half a pixel outside belong to the picture; without its edge repeated they would be dark.
+    undistorted = cv2.remap(picture, map_x, map_y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+    picture = np.ascontiguousarray(undistorted[cut])
     if depth is not None:
         depth = np.ascontiguousarray(cv2.remap(depth, map_x, map_y, cv2.INTER_NEAREST)[cut])
     return picture, depth, result

@@ -16,6 +16,9 @@ from gen3r_jax.data.images import Picture
 
 Split = Literal["train", "test"]
 
+LONGEST_STEP = 5
+"""Frames, where they are numbered one by one; see :func:`successive`."""
+
 
 @dataclass(frozen=True)
 class RawFrame:
@@ -44,6 +47,11 @@ class RawFrame:
 
 def always(before: RawFrame, after: RawFrame) -> bool:
     return True
+
+
+def successive(before: RawFrame, after: RawFrame) -> bool:
+    """For frames that are numbered one by one: a few may be missing between two."""
+    return after.order - before.order <= LONGEST_STEP
 
 
 @dataclass(frozen=True)
@@ -99,6 +107,7 @@ class DataSet:
     cameras: names of all cameras; the first is the one that is used by default. Empty where there is one only.
     min_frames: a scene with fewer is skipped. chunk_frames: longer ones are cut in parts of so many (0: never).
     split_by_chunk: for sets of few recordings: parts of `group` go to train or test, with a gap between the two.
+    split_salt: is hashed with the name of a part, for sets of so few that else their share would be far from a tenth.
     min_path: a scene whose camera moves less is skipped (unit of length of the set).
     evaluation_scenes: test scenes in the paper's evaluation.
     """
@@ -115,5 +124,6 @@ class DataSet:
     min_frames: int = 9
     chunk_frames: int = 0
     split_by_chunk: bool = False
+    split_salt: str = ""
     min_path: float = 0.0
     evaluation_scenes: int = 0

@@ -1,7 +1,8 @@
 """Prepares all recordings of a data set, several at once, so that it can be stopped and go on.
 
-What became of each unit is kept in ``ROOT/<set>/.prepared/``; a unit that has its record there is done. The list files
-and ``scenes.jsonl`` are made from these records at the end, so only whole scenes are ever listed.
+What became of each unit is kept in ``ROOT/<set>/.prepared/``; a unit that has its record there is done, unless nothing
+came of it: what was missing or could not be read may be there the next time. The list files and ``scenes.jsonl`` are
+made from these records at the end, so only whole scenes are ever listed.
 """
 
 import hashlib
@@ -25,6 +26,7 @@ from gen3r_jax.data.prepare.recording import DataSet, ReadOptions, Unit
 from gen3r_jax.data.prepare.registry import NAMES, data_set
 from gen3r_jax.data.prepare.scenes import CannotWrite, Outcome, write_recording, writing
 from gen3r_jax.errors import UserError
+from gen3r_jax.locks import locked
 
 LISTS = {"videos_dirs": "images", "cameras_paths": "transforms.json", "captions_paths": "captions.txt"}
 EVALUATION_FRAMES = 49
@@ -49,7 +51,7 @@ def prepare(
 
     Returns:
       The outcome of all units, those of earlier runs included. Raises UserError where `raw` is not this set's, where
-      `root` was made with other settings, and where it cannot be written to.
+      `root` was made with other settings, where it cannot be written to, and while another process prepares this set.
     """
     units = _find(chosen, raw)
     units = units[:limit] if limit else units
@@ -57,23 +59,26 @@ def prepare(
     records = folder / ".prepared"
     with writing(folder):
         records.mkdir(parents=True, exist_ok=True)
-    _require_settings(folder, settings)
-    outcome, todo = Outcome(), []
-    for unit in units:
-        record = records / _record_name(unit, settings)
-        if record.exists():
-            outcome.add(_read_record(record))
-        else:
-            todo.append((chosen, unit, settings, folder, record))
-    with tqdm(
-        total=len(units), initial=len(units) - len(todo), unit="unit", disable=True if quiet else None
-    ) as progress:
-        for made in _run(todo, workers):
-            outcome.add(made)
-            progress.update()
-            progress.set_postfix(scenes=len(outcome.scenes), skipped=len(outcome.skipped))
-    shutil.rmtree(folder / ".partial", ignore_errors=True)
-    write_lists(root)
+    with locked(records / "lock", f"another process prepares {folder}; for more at once there is --workers"):
+        _require_settings(folder, settings)
+        outcome, todo = Outcome(), []
+        for unit in units:
+            record = records / _record_name(unit, settings)
+            made = _read_record(record) if record.exists() else None
+            if made and (made.scenes or not made.skipped):
+                outcome.add(made)
+            else:
+                todo.append((chosen, unit, settings, folder, record))
+        with tqdm(
+            total=len(units), initial=len(units) - len(todo), unit="unit", disable=True if quiet else None
+        ) as progress:
+            for made in _run(todo, workers):
+                outcome.add(made)
+                progress.update()
+                progress.set_postfix(scenes=len(outcome.scenes), skipped=len(outcome.skipped))
+        shutil.rmtree(folder / ".partial", ignore_errors=True)
+    with locked(root / ".lists.lock"):
+        write_lists(root)
     return outcome
 
 
@@ -123,7 +128,7 @@ def _prepare_unit(chosen: DataSet, unit: Unit, settings: Settings, folder: Path,
             outcome.add(write_recording(recording, chosen, settings.developing, settings.split, folder, scratch))
     except CannotWrite:
         raise
-    except (UserError, OSError) as error:
+    except (UserError, OSError, ValueError) as error:  # ValueError: what should be a number is none
         outcome.skipped.append((unit.key, str(error)))
     _write_text(record, json.dumps(vars(outcome)))
     return outcome
@@ -135,10 +140,13 @@ def _record_name(unit: Unit, settings: Settings) -> str:
 
 
 def _read_record(record: Path) -> Outcome:
-    values = json.loads(record.read_text(encoding="utf-8"))
-    values["dropped"] = Counter(values["dropped"])
-    values["skipped"] = [tuple(item) for item in values["skipped"]]
-    return Outcome(**values)
+    try:
+        values = json.loads(record.read_text(encoding="utf-8"))
+        values["dropped"] = Counter(values["dropped"])
+        values["skipped"] = [tuple(item) for item in values["skipped"]]
+        return Outcome(**values)
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{record} is damaged; delete it, and its recordings will be prepared again") from None
 
 
 def _require_settings(folder: Path, settings: Settings) -> None:

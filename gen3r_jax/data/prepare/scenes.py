@@ -256,7 +256,8 @@ def _guards(frame: _Kept, number: int, data_set: DataSet, recording: Recording) 
 
 
 def _split(data_set: DataSet, recording: Recording, part: str) -> Split:
-    return recording.split or hashed_split("/".join(filter(None, (data_set.name, recording.group, part))))
+    name = (data_set.name, data_set.split_salt, recording.group, part)
+    return recording.split or hashed_split("/".join(filter(None, name)))
 
 
 def hashed_split(group: str) -> Split:

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from gen3r_jax.data.prepare.readers import folders_with, quaternion_pose, read_table
-from gen3r_jax.data.prepare.recording import DataSet, RawFrame, ReadOptions, Recording, Unit
+from gen3r_jax.data.prepare.recording import DataSet, RawFrame, ReadOptions, Recording, Unit, successive
 from gen3r_jax.errors import UserError
 
 SIZE = (480, 640)
@@ -52,13 +52,13 @@ def read(unit: Unit, options: ReadOptions) -> Iterator[Recording]:
     missing = len(names) - len(frames)
     dropped = {"no picture, no pose or no depth": missing} if missing else {}
     flight = unit.key.replace("/", "_")
-    yield Recording(flight, flight, frames, dropped=dropped)
+    yield Recording(flight, flight, frames, dropped=dropped, continues=successive)
 
 
 def _read_depth(path: Path) -> Float32[np.ndarray, "h w"]:
     try:
         metres = np.load(path, allow_pickle=False).astype(np.float32)
-    except (ValueError, EOFError) as error:
+    except Exception as error:  # what a damaged header raises is nowhere listed
         raise UserError(f"cannot read {path}: {error}") from None
     return np.where(metres < SKY, metres, 0)
 

@@ -16,7 +16,7 @@ from jaxtyping import Float32
 
 from gen3r_jax.data.depth import read_depth_bits
 from gen3r_jax.data.prepare.readers import read_json, read_table
-from gen3r_jax.data.prepare.recording import DataSet, RawFrame, ReadOptions, Recording, Unit
+from gen3r_jax.data.prepare.recording import DataSet, RawFrame, ReadOptions, Recording, Unit, successive
 from gen3r_jax.errors import UserError
 
 FARTHEST = 5000
@@ -48,7 +48,8 @@ def read(unit: Unit, options: ReadOptions) -> Iterator[Recording]:
         read_depth = partial(_read_depth, depth) if options.depth and depth.exists() else None
         pose = np.reshape(c2w, (4, 4))
         frames.append(RawFrame(name, number, picture, pose, focal, centre, size, depth=read_depth))
-    yield Recording(scene, scene, frames, dropped={"no picture": missing} if missing else {})
+    dropped = {"no picture": missing} if missing else {}
+    yield Recording(scene, scene, frames, dropped=dropped, continues=successive)
 
 
 def _read_camera(path: Path) -> tuple[tuple[float, float], tuple[float, float], tuple[float, float]]:
