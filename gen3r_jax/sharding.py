@@ -113,18 +113,21 @@ def data_parallel_size(mesh: Mesh) -> int:
 def batch_share(mesh: Mesh) -> tuple[int, int]:
     """(index, count): the devices of this process work on the index-th of `count` equal parts of every batch.
 
-    Processes that share samples, along `rows`, `columns` or `tensor`, have the same part.
+    Processes that share samples, along `rows`, `columns` or `tensor`, have the same part. It need not lie together in
+    the batch: devices are arranged by their links, and those of a TPU machine are a square of chips.
+    Raises UserError where two processes share some of their samples and not all.
     """
     places = np.arange(data_parallel_size(mesh)).reshape(mesh.devices.shape[:2])
-    here = [index for index, device in np.ndenumerate(mesh.devices) if device.process_index == jax.process_index()]
-    mine = sorted({int(places[index[:2]]) for index in here})
-    count = places.size // len(mine)
-    if places.size % len(mine) or mine != list(range(mine[0], mine[0] + len(mine))) or mine[0] % len(mine):
+    shares: dict[int, set[int]] = {}
+    for index, device in np.ndenumerate(mesh.devices):
+        shares.setdefault(device.process_index, set()).add(int(places[index[:2]]))
+    distinct = sorted({tuple(sorted(share)) for share in shares.values()})
+    if sum(map(len, distinct)) != places.size or len(set(map(len, distinct))) > 1:
         raise UserError(
-            f"process {jax.process_index()} would work on the parts {mine} of {places.size} of a batch: choose "
-            "mesh.data and mesh.fsdp so that a process has its parts together"
+            f"the {places.size} parts of a batch would be shared by {len(shares)} processes so that some share a few: "
+            "choose other mesh.data, mesh.fsdp and mesh.seq"
         )
-    return mine[0] // len(mine), count
+    return distinct.index(tuple(sorted(shares[jax.process_index()]))), len(distinct)
 
 
 def shard(x: jax.Array, *axes: str | None) -> jax.Array:

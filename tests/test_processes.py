@@ -77,6 +77,11 @@ def test_two_processes_equal_one(tmp_path, alone):
     assert_same(tmp_path, alone)
 
 
+def test_two_processes_that_work_on_every_other_part_of_a_batch_equal_one(tmp_path, alone):
+    finish(start(tmp_path, 2, 4, mingled=1))
+    assert_same(tmp_path, alone)
+
+
 @pytest.mark.slow
 def test_devices_of_two_processes_share_a_sample(tmp_path, alone):
     finish(start(tmp_path, 2, 4, **{"mesh.data": 1, "mesh.fsdp": 1, "mesh.tensor": 8, "train.phases": ((5, 6, 8),)}))

@@ -1,6 +1,7 @@
 """The mesh, the rules, and a training step that gives the same numbers on every mesh."""
 
 import functools
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,7 @@ from toy_training import ToyStage, toy_config, toy_loader
 from gen3r_jax import module
 from gen3r_jax.errors import UserError
 from gen3r_jax.options import read_options
-from gen3r_jax.sharding import MeshOptions, make_mesh, param_shardings, partition, shard
+from gen3r_jax.sharding import AXES, MeshOptions, batch_share, make_mesh, param_shardings, partition, shard
 from gen3r_jax.training.loop import LoopOptions
 from gen3r_jax.training.optim import make_optimizer
 from gen3r_jax.training.state import abstract_state, create_state
@@ -41,6 +42,35 @@ def test_one_size_may_be_left_to_the_devices():
 def test_a_mesh_that_does_not_fit_says_so(sizes):
     with pytest.raises(UserError, match="does not fit 8 devices: sizes must multiply to 8, one may be -1"):
         make_mesh(MeshOptions(**sizes))
+
+
+def _mesh_of_processes(owners):
+    """What `batch_share` reads of a mesh; owners: the process of each device, [data, fsdp, rows, ...]."""
+    owners = np.asarray(owners)
+    owners = owners.reshape(owners.shape + (1,) * (5 - owners.ndim))
+    devices = np.vectorize(lambda owner: SimpleNamespace(process_index=int(owner)), otypes=[object])(owners)
+    return SimpleNamespace(devices=devices, shape=dict(zip(AXES, owners.shape, strict=True)))
+
+
+@pytest.mark.parametrize(
+    ("owners", "share"),
+    [
+        ([[0, 0, 1, 1, 2, 2, 3, 3]], (0, 4)),
+        ([[1, 1, 0, 0]], (1, 2)),
+        ([[0, 0, 2, 2, 3, 3, 1, 1, 1, 1, 3, 3, 2, 2, 0, 0]], (0, 4)),  # machines of 2 x 2 chips along a ring of 4 x 4
+        ([[2, 3], [0, 1], [2, 3], [0, 1]], (2, 4)),  # every other of the batch
+        ([[[0, 1], [0, 1]]], (0, 1)),  # both along `rows`: the same samples
+        ([[[2, 3], [0, 1], [2, 3], [0, 1]]], (1, 2)),
+    ],
+)
+def test_which_part_of_a_batch_a_process_works_on(owners, share):
+    assert batch_share(_mesh_of_processes(owners)) == share
+
+
+@pytest.mark.parametrize("owners", [[[[0, 0], [0, 1], [1, 1]]], [[0, 0, 0, 1]]])
+def test_processes_that_would_share_a_few_samples_are_refused(owners):
+    with pytest.raises(UserError, match="choose other mesh"):
+        batch_share(_mesh_of_processes(owners))
 
 
 @pytest.mark.parametrize(

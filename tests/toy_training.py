@@ -1,6 +1,6 @@
 """A stage small enough to train in a second, with every feature the loop has to serve. Also a command:
 
-python tests/toy_training.py WORKDIR [--kill_after=N] [--wait_after=N] [--GROUP.KEY=VALUE ...]
+python tests/toy_training.py WORKDIR [--kill_after=N] [--wait_after=N] [--mingled=1] [--GROUP.KEY=VALUE ...]
 """
 
 import ast
@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gen3r_jax import sharding
 from gen3r_jax.errors import main_guard
 from gen3r_jax.options import read_options
 from gen3r_jax.sharding import fetch, shard
@@ -181,6 +182,8 @@ def main() -> None:
     workdir, *arguments = sys.argv[1:]
     changes = dict(argument.removeprefix("--").split("=", 1) for argument in arguments)
     die, wait = int(changes.pop("kill_after", -1)), int(changes.pop("wait_after", -1))
+    if changes.pop("mingled", None):  # devices of the processes in turn, as those of TPU machines may stand in a mesh
+        sharding._arrange = lambda shape, devices: np.reshape(devices, (jax.process_count(), -1)).T.reshape(shape)
     waiting = Path(workdir) / "waiting"
     changes = {name.replace(".", "__"): ast.literal_eval(value) for name, value in changes.items()}
 

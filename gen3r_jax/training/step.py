@@ -64,7 +64,8 @@ def make_phases(triples: tuple[tuple[int, int, int], ...]) -> tuple[Phase, ...]:
 
 
 def training_mesh(options: Any, phases: Sequence[Phase], devices: list[jax.Device] | None = None) -> Mesh:
-    """The mesh of a run, on which the batch divides in every phase. Raises UserError where it does not.
+    """The mesh of a run, on which the batch divides in every phase, and among the processes. Raises UserError where it
+    does not.
 
     options: :class:`gen3r_jax.training.loop.LoopOptions`; a ``mesh.seq`` of 0 becomes the first of 1, 2, 4 that fits.
     """
@@ -72,6 +73,7 @@ def training_mesh(options: Any, phases: Sequence[Phase], devices: list[jax.Devic
     for size in (1, 2, 4) if options.mesh.seq == 0 else (options.mesh.seq,):
         try:
             mesh = make_mesh(dataclasses.replace(options.mesh, seq=size), devices)
+            batch_share(mesh)
             for phase in phases:
                 count_micro_batches(options.train.batch_size, phase.clips_per_device, mesh)
         except UserError as error:
