@@ -4,8 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
+from gen3r_jax import module
+from gen3r_jax.ops.causal_conv import conv2d
 from gen3r_jax.ops.conv import convolve
+from gen3r_jax.ops.resized_conv import DoublingConv
 from gen3r_jax.sharding import MeshOptions, make_mesh, param_shardings, shard
 
 
@@ -90,3 +94,27 @@ def test_pictures_split_over_devices(options, stride, padding):
     with jax.set_mesh(mesh):
         got = step(convolve)(jax.device_put(params, param_shardings(params, mesh)), x)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5 * np.abs(b).max()), got, wanted)  # 5e-7
+
+
+@pytest.mark.parametrize(
+    ("layer", "options"),
+    [
+        (lambda rngs: conv2d(4, 4, rngs=rngs), MeshOptions(data=1, fsdp=1, seq=8)),  # 14 rows in 4 parts
+        (lambda rngs: DoublingConv(4, 4, rngs=rngs), MeshOptions(data=1, fsdp=1, seq=2, tensor=4)),
+        (lambda rngs: DoublingConv(4, 4, rngs=rngs), MeshOptions(data=1, fsdp=2, seq=2, tensor=2)),
+    ],
+    ids=["conv2d", "DoublingConv", "DoublingConv of two samples"],
+)
+def test_gradients_where_tiles_do_not_divide(layer, options):
+    graph, params = module.split(layer(nnx.Rngs(0)))
+    x = jax.random.normal(jax.random.key(1), (2, 1, 14, 14, 4))
+
+    def loss(params, x):
+        tiles = ("batch", None, "rows", "columns")
+        return (shard(module.merge(graph, params)(shard(x, *tiles)), *tiles) ** 2).mean()
+
+    wanted = jax.jit(jax.grad(loss))(params, x)
+    mesh = make_mesh(options)
+    with jax.set_mesh(mesh):
+        got = jax.jit(jax.grad(loss))(jax.device_put(params, param_shardings(params, mesh)), x)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5 * np.abs(b).max()), got, wanted)  # 4e-7

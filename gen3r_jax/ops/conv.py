@@ -65,7 +65,8 @@ def _convolve_tiles(x: Array, kernel: Array, strides: tuple[int, ...], pads: Pad
 
     split = [(axis, name) for axis, name in enumerate(("rows", "columns")) if mesh.shape[name] > 1]
     if not all(divides(*one) for one in split):
-        return _convolve_here(shard(x, "batch"), shard(kernel), strides, pads)
+        # Said of the result, too, or what splits it later would have XLA split the convolution.
+        return shard(_convolve_here(shard(x, "batch"), shard(kernel), strides, pads), "batch")
 
     def convolve_tile(x: Array, kernel: Array) -> Array:
         left = list(pads)
