@@ -113,6 +113,8 @@ def load_network(
     except UserError:
         raise
     except Exception as error:  # Orbax and TensorStore each raise their own kinds
+        if _is_no_damage(error):
+            raise
         raise UserError(f"weights in {path} are damaged ({_reason(error)}); make them again") from error
 
 
@@ -266,6 +268,8 @@ class TrainCheckpoints:
         except UserError:
             raise
         except Exception as error:  # as in load_network, and Grain's
+            if _is_no_damage(error):
+                raise
             earlier = [other for other in self._manager.all_steps() if other < step]
             advice = f"remove it to go on from step {max(earlier)}" if earlier else "remove it to start again"
             raise UserError(f"checkpoint {path} is damaged ({_reason(error)}); {advice}") from error
@@ -275,10 +279,18 @@ class TrainCheckpoints:
         try:
             action()
         except Exception as error:  # as above
+            if _is_no_damage(error):
+                raise
             # A failed write is no checkpoint: what Orbax still lists are complete ones.
             good = max(ocp.utils.checkpoint_steps(self.directory), default=None)
             last = f"the last good checkpoint is step {good}" if good is not None else "there is no checkpoint yet"
             raise UserError(f"cannot write a checkpoint to {self.directory}: {_reason(error)}; {last}") from error
+
+
+def _is_no_damage(error: Exception) -> bool:
+    """Whether memory ran out, or another process or the way to the files was lost: files are not to blame for that."""
+    codes = ("RESOURCE_EXHAUSTED", "UNAVAILABLE", "DEADLINE_EXCEEDED")
+    return isinstance(error, (jax.errors.JaxRuntimeError, MemoryError)) or any(code in str(error) for code in codes)
 
 
 def _reason(error: BaseException) -> str:

@@ -34,39 +34,55 @@ def local_copy(path: str) -> Path:
     target = Path(tempfile.gettempdir(), "gen3r_jax", hashlib.sha256(path.encode()).hexdigest()[:16], source.name)
     target.parent.mkdir(parents=True, exist_ok=True)
     with locked(target.with_name(f".{target.name}.lock")):
-        for file in tqdm(_files(source), desc=f"copying {path}", unit="file", disable=None):
-            copy = target / file.relative_to(source) if source.is_dir() else target
-            if not copy.exists() or copy.stat().st_size != file.stat().length:
-                copy.parent.mkdir(parents=True, exist_ok=True)
-                partial = copy.with_name(f".{copy.name}.partial")
-                file.copy(partial, overwrite=True)
-                partial.replace(copy)
+        copies = {file: target / file.relative_to(source) if source.is_dir() else target for file in _files(source)}
+        sizes = {file: file.stat().length for file in copies}
+        missing = [f for f, copy in copies.items() if not copy.exists() or copy.stat().st_size != sizes[f]]
+        needed, free = sum(sizes[file] for file in missing), shutil.disk_usage(target.parent).free
+        if needed > free:
+            raise UserError(
+                f"{path} needs {needed / 1e9:.0f} GB on this machine, {target.parent} has {free / 1e9:.0f} GB free; "
+                "mount a larger disk there, or a bucket as a folder"
+            )
+        for file in tqdm(missing, desc=f"copying {path}", unit="file", disable=None):
+            copies[file].parent.mkdir(parents=True, exist_ok=True)
+            partial = copies[file].with_name(f".{copies[file].name}.partial")
+            file.copy(partial, overwrite=True)
+            partial.replace(copies[file])
     return target
 
 
 class Workdir:
-    """Where a run writes metrics, pictures and weights: `local`. A remote `place` gets copies by :meth:`publish`."""
+    """Where a run writes metrics, pictures and weights: `local`. A remote `place` gets copies by :meth:`publish`.
 
-    def __init__(self, place: str):
+    writes: whether this process writes at all; of several, one does.
+    """
+
+    def __init__(self, place: str, writes: bool = True):
         self.place = epath.Path(place)
         self.remote = is_remote(place)
         self.local = Path(tempfile.mkdtemp(prefix="gen3r-run-")) if self.remote else Path(place)
+        self._writes = writes
         self._published: dict[Path, float] = {}
         metrics = self.place / "metrics.jsonl"
-        if self.remote and metrics.exists():
+        if self.remote and writes and metrics.exists():
             metrics.copy(self.local / metrics.name)
 
     def publish(self) -> None:
-        """Copies what is new or has changed since the last time."""
-        if not self.remote:
+        """Copies what is new or has changed since the last time, and removes the copies of what has gone since then."""
+        if not (self.remote and self._writes):
             return
-        for file in _files(self.local):
-            changed = file.stat().st_mtime
+        here = {file: file.stat().st_mtime for file in _files(self.local)}
+        for file, changed in here.items():
             if self._published.get(file) != changed:
-                copy = self.place / file.relative_to(self.local).as_posix()
+                copy = self._copy_of(file)
                 copy.parent.mkdir(parents=True, exist_ok=True)
                 epath.Path(file).copy(copy, overwrite=True)
-                self._published[file] = changed
+        for file in self._published.keys() - here.keys():  # arrays get new names whenever they are saved
+            self._copy_of(file).unlink(missing_ok=True)
+        self._published = here
+
+    def _copy_of(self, file: Path) -> epath.Path:
+        return self.place / file.relative_to(self.local).as_posix()
 
     def close(self) -> None:
         self.publish()

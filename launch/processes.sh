@@ -36,6 +36,7 @@ number gpus port ${local:+local}
 training h100
 
 pids=()
+set -m # each process leads a group of its own: Ctrl-C then reaches this script alone, which tells them once
 
 # Stops the processes, or the shares on other hosts, and lets them save.
 stop() {
@@ -49,7 +50,7 @@ stop() {
 
 # Waits for all of `pids`; the first that ends badly ends all.
 wait_for_all() {
-  trap 'stop 143' TERM INT
+  trap 'stop 143' TERM INT HUP
   for _ in "${pids[@]}"; do wait -n || stop $?; done
   stop 0
 }

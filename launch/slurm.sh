@@ -25,7 +25,7 @@ number nodes gpus ${cpus:+cpus}
 training h100
 
 # All processes of a node see all its GPUs; JAX gives each the one of its number.
-srun=(srun --kill-on-bad-exit=1 ${image:+"--container-image=$image" --container-workdir=/app}
+srun=(srun --kill-on-bad-exit=1 ${cpus:+"--cpus-per-task=$cpus"} ${image:+"--container-image=$image" --container-workdir=/app}
   ${mounts:+"--container-mounts=$mounts"} "${training[@]}")
 # shellcheck disable=SC2016 # these are variables of the job
 again='{ status=$?; [ $status -ne 143 ] || scontrol requeue $SLURM_JOB_ID; exit $status; }'

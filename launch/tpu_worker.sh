@@ -51,16 +51,17 @@ for _ in 1 2 3 4 5; do
   sleep 20
 done
 # Several tries: a process also fails when another machine was lost. 143 means that this machine is being taken away, or
-# that someone stopped the container: training has saved what it could.
-for _ in 1 2 3 4 5; do
-  status=0
+# that someone stopped the container: training has saved what it could. What ran for a while may fail anew.
+for ((tries = 0; tries < 5; tries++)); do
+  status=0 SECONDS=0
   run docker rm --force gen3r || true
-  run docker run --name gen3r --privileged --net=host --shm-size=16g --ulimit memlock=-1 --stop-timeout=120 \
-    --log-driver=gcplogs "${place[@]}" "$image" bash -c "exec $command" || status=$?
+  run docker run --name gen3r --privileged --net=host --ipc=host --ulimit memlock=-1 --stop-timeout=120 \
+    --volume=gen3r-copies:/tmp/gen3r_jax --log-driver=gcplogs "${place[@]}" "$image" bash -c "exec $command" || status=$?
   case $status in
     0) break ;;
     143) exit 0 ;;
   esac
+  ((SECONDS < 1800)) || tries=-1
   sleep 20
 done
 echo "$status" | run gcloud storage cp - "$report"

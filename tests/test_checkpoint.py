@@ -13,7 +13,7 @@ import pytest
 from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
 
-from gen3r_jax import module
+from gen3r_jax import checkpoint, module
 from gen3r_jax.checkpoint import TrainCheckpoints, load_network, save_network, save_weights
 from gen3r_jax.compact import compact
 from gen3r_jax.errors import UserError
@@ -120,6 +120,17 @@ def test_damaged_weights_are_one_line(saved):
     with pytest.raises(UserError, match="damaged") as caught:
         load_network(path, Net)
     assert "\n" not in str(caught.value)
+
+
+def test_weights_are_not_blamed_for_memory_that_ran_out(saved, monkeypatch):
+    path, _ = saved
+
+    def full(*_):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 8 bytes.")
+
+    monkeypatch.setattr(checkpoint, "_restore_params", full)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="RESOURCE_EXHAUSTED"):
+        load_network(path, Net)
 
 
 def test_an_unwritable_place_is_one_line(tmp_path):

@@ -217,6 +217,19 @@ def test_what_only_says_where_and_how_often_may_change(workdir):
     claim_workdir(workdir, config)
 
 
+def test_samples_may_change_where_they_are_drawn_and_not_where_they_are_learnt(tmp_path):
+    (tmp_path / "dit" / "checkpoints" / "50").mkdir(parents=True)
+    (tmp_path / "vggt" / "checkpoints" / "50").mkdir(parents=True)
+    drawn, learnt = dit.get_config("tiny").to_dict(), vggt.get_config().to_dict()
+    claim_workdir(tmp_path / "dit", drawn)
+    claim_workdir(tmp_path / "vggt", learnt)
+    drawn["samples"]["steps"] = 3
+    learnt["samples"]["frames"] = 0
+    claim_workdir(tmp_path / "dit", drawn)
+    with pytest.raises(UserError, match=r"samples.frames was 3, is 0"):
+        claim_workdir(tmp_path / "vggt", learnt)
+
+
 def test_a_workdir_without_checkpoints_is_free(tmp_path):
     claim_workdir(tmp_path, _tiny())
     claim_workdir(tmp_path, adapter.get_config().to_dict())

@@ -1,5 +1,7 @@
 """Runs and data in buckets, played by local folders: what is copied, when, and what a rerun finds."""
 
+import shutil
+
 import pytest
 from toy_training import run
 
@@ -39,3 +41,32 @@ def test_copies_are_made_once(bucket):
     assert (remote.local_copy(str(bucket / "data")) / "sub" / "a").read_text() == "two"  # as long: taken as it is
     with pytest.raises(UserError, match="nothing at"):
         remote.local_copy(str(bucket / "none"))
+
+
+def test_what_has_gone_here_goes_there(bucket):
+    files = remote.Workdir(str(bucket / "run"))
+    (files.local / "weights").mkdir()
+    (files.local / "weights" / "old").write_text("1")
+    files.publish()
+    (files.local / "weights" / "old").rename(files.local / "weights" / "new")
+    files.publish()
+    assert [path.name for path in (bucket / "run" / "weights").iterdir()] == ["new"]
+    files.close()
+
+
+def test_of_several_processes_one_writes(bucket):
+    first, second = remote.Workdir(str(bucket / "run")), remote.Workdir(str(bucket / "run"), writes=False)
+    (first.local / "metrics.jsonl").write_text("first")
+    (second.local / "metrics.jsonl").write_text("second")
+    for files in (first, second):
+        files.close()
+    assert (bucket / "run" / "metrics.jsonl").read_text() == "first"
+
+
+def test_a_copy_that_does_not_fit_is_refused(bucket, monkeypatch):
+    (bucket / "data").mkdir()
+    (bucket / "data" / "a").write_text("one")
+    full = shutil.disk_usage(bucket)._replace(free=2)
+    monkeypatch.setattr(remote.shutil, "disk_usage", lambda path: full)
+    with pytest.raises(UserError, match="needs 0 GB on this machine"):
+        remote.local_copy(str(bucket / "data"))

@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import signal
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,7 @@ from gen3r_jax.checkpoint import TrainCheckpoints
 from gen3r_jax.errors import UserError
 from gen3r_jax.options import read_options
 from gen3r_jax.sharding import MeshOptions, make_mesh
+from gen3r_jax.training import loop
 from gen3r_jax.training.loop import LoopOptions
 from gen3r_jax.training.metrics import read_metrics
 from gen3r_jax.training.optim import OptimOptions, clip_threshold, learning_rate, make_optimizer, update_ema
@@ -168,6 +170,21 @@ def test_a_signal_saves_and_leaves(tmp_path, number):
 
 
 @pytest.mark.slow
+def test_on_known_chips_their_use_is_recorded(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "find_chip", lambda kind: SimpleNamespace(flops=1e9))
+    run(tmp_path, train__phases=((5, 3, 4),))
+    assert all(line["time/mfu"] > 0 for line in read_metrics(tmp_path / "metrics.jsonl") if "loss" in line)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "message"), [("camera_adapter", "whole path of no parameter"), ("(", "no regular expression")]
+)
+def test_slow_weights_must_exist(pattern, message):
+    params = {"up": {"kernel": jnp.ones((2, 2))}}
+    with pytest.raises(UserError, match=message):
+        make_optimizer(read_options(LoopOptions, toy_config(optim__slow=pattern)).optim, 10).init(params)
+
+
 def test_a_profile_is_written(tmp_path):
     run(tmp_path, train__profile=(2, 4), checkpoint__every=100, validation__every=100)
     assert list((tmp_path / "profile").rglob("*.xplane.pb"))

@@ -289,7 +289,7 @@ class DiTStage:
         if not self.samples.steps:
             return
         for name in DECODERS:
-            known, here = self.header.networks.get(name), module.fingerprint(self.load(name))
+            known, here = self.header.networks.get(name), module.fingerprint(fetch(self.load(name)))
             if known is not None and known != here:
                 raise UserError(
                     f"{self.weights.encoded} was encoded with other weights of {name} than those of config.weights.dir "

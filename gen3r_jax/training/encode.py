@@ -26,6 +26,7 @@ from gen3r_jax.command_line import CONFIG, parse_flags
 from gen3r_jax.data.encoded import Header, SampleWriter
 from gen3r_jax.data.loader import make_loader
 from gen3r_jax.errors import UserError, main_guard
+from gen3r_jax.remote import is_remote
 from gen3r_jax.sharding import fetch, param_shardings
 from gen3r_jax.shared_work import OUTPUT, PART, read_part
 from gen3r_jax.stages.dit import DiTStage
@@ -51,6 +52,8 @@ def main(arguments: Sequence[str]) -> None:
     stage, options = read_config(CONFIG.value.to_dict())
     if not isinstance(stage, DiTStage) or stage.weights.encoded:
         raise UserError("only a config of the stage dit, without config.weights.encoded, can be encoded")
+    if is_remote(OUTPUT.value):
+        raise UserError(f"--output {OUTPUT.value} must be a folder of this machine; copy what it holds afterwards")
     part = read_part(PART.value)
     if PER_FILE.value % BATCH.value:
         raise UserError(f"--clips_per_file {PER_FILE.value} is not a multiple of --batch {BATCH.value}")

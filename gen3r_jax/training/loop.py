@@ -131,7 +131,7 @@ def train(
         peer_errors(),
         jax.set_mesh(mesh),
         StopRequest() as stop,
-        contextlib.closing(Workdir(str(workdir))) as files,
+        contextlib.closing(Workdir(str(workdir), writes=jax.process_index() == 0)) as files,
         TrainCheckpoints(files.place / "checkpoints", keep=keep.keep, keep_every=keep.keep_every) as checkpoints,
     ):
         start = checkpoints.latest() or 0
@@ -203,7 +203,8 @@ class _Run:
     clock: float = 0.0  # when the numbers of the last step came, or the first one began
     profiling: bool = False
     stopping: bool = False  # all processes know that one was told to stop
-    flops: int = 0  # of a step, where the chips' peak is known
+    flops: int = 0  # of a step, where the peak of the chips is known
+    peak: float = 0.0  # of all chips, a second
 
     def phase(
         self,
@@ -274,6 +275,9 @@ class _Run:
         plans = {
             name: compiled.memory_analysis() for name, compiled in update.compile(self.frozen, micro_batches).items()
         }
+        if (chip := find_chip(jax.devices()[0].device_kind)) is not None:
+            self.flops = sum(program.calls * program.useful_flops() for program in update.work)
+            self.peak = self.mesh.size * chip.flops
         temporaries = ", ".join(f"{name} {plan.temp_size_in_bytes / 2**30:.2f}" for name, plan in plans.items())
         self.writer.say(
             f"compiled the step in {time.perf_counter() - began:.1f} s: batch {self.options.train.batch_size} in "
@@ -298,8 +302,7 @@ class _Run:
         values["time/step_seconds"] = seconds
         values["time/data_wait_fraction"] = min(1.0, pending.waited / seconds)
         if self.flops:
-            peak = self.mesh.size * find_chip(jax.devices()[0].device_kind).flops
-            values["time/mfu"] = self.flops / (seconds * peak)
+            values["time/mfu"] = self.flops / (seconds * self.peak)
         values["time/samples_per_second"] = self.options.train.batch_size / seconds
         self.writer.write(pending.step, values)
 

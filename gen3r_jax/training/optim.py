@@ -90,8 +90,13 @@ def make_optimizer(options: OptimOptions, steps: int) -> optax.GradientTransform
 
 
 def _matching(pattern: str, params: Any) -> Any:
-    names = module.flatten(params)
-    return jax.tree.unflatten(jax.tree.structure(params), [bool(re.fullmatch(pattern, name)) for name in names])
+    try:
+        matching = [bool(re.fullmatch(pattern, name)) for name in module.flatten(params)]
+    except re.error as error:
+        raise UserError(f"optim.slow {pattern!r} is no regular expression: {error}") from None
+    if not any(matching):
+        raise UserError(f"optim.slow {pattern!r} is the whole path of no parameter; they look like camera_adapter.*")
+    return jax.tree.unflatten(jax.tree.structure(params), matching)
 
 
 def _matrices(params: Any) -> Any:

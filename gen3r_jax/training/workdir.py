@@ -11,11 +11,10 @@ from gen3r_jax import module
 from gen3r_jax.errors import UserError
 
 # Keys that may change between a run and its continuation: they say where and how often, not what is trained.
-# So may the clips per device in train.phases, which have to follow the machine.
+# So may the clips per device in train.phases, which have to follow the machine, and how the stage dit draws samples.
 FREE_KEYS = (
     "checkpoint.",
     "validation.",
-    "samples.",
     "mesh.",
     "train.profile",
     "train.compile_cache",
@@ -54,4 +53,5 @@ def claim_workdir(workdir: epath.PathLike, config: Mapping[str, Any]) -> None:
 def _identity(config: Mapping[str, Any]) -> dict[str, Any]:
     flat = module.flatten(config)
     flat = {key: value for key, value in flat.items() if not re.fullmatch(r"train\.phases\.\d+\.2", key)}
-    return {key: value for key, value in flat.items() if not key.startswith(FREE_KEYS)}
+    free = (*FREE_KEYS, "samples.") if flat.get("stage") == "dit" else FREE_KEYS
+    return {key: value for key, value in flat.items() if not key.startswith(free)}
