@@ -33,6 +33,7 @@ from gen3r_jax.data.loader import DataOptions
 from gen3r_jax.errors import UserError, main_guard
 from gen3r_jax.evaluation.latents import frechet_distance
 from gen3r_jax.evaluation.tables import METRICS
+from gen3r_jax.export.files import replacing
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SHARED = ("umt5", "clip_vision", "wan_vae", "vggt", "tokenizer", "scheduler.json")
@@ -135,8 +136,9 @@ def main() -> None:
     ablations = Ablations(*places, output, arguments.scenes, arguments.share)
     seeds = [ablations.seed(seed) for seed in arguments.seeds]
     text = report(seeds, arguments.scenes, arguments.share)
-    (output / "ablations.md").write_text(text, encoding="utf-8")
-    (output / "ablations.json").write_text(json.dumps(seeds, indent=1))
+    for name, content in (("ablations.md", text), ("ablations.json", json.dumps(seeds, indent=1))):
+        with replacing(output / name) as file:
+            file.write_text(content, encoding="utf-8")
     print(text, end="")
 
 

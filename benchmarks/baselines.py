@@ -56,7 +56,7 @@ def main() -> None:
     train = list(read_clips(arguments.train, "train", arguments.fit_clips, *shape))
     first = LinearCode.fit(np.concatenate([to_blocks(clip["frames"][:1]) for clip in train]))
     later = LinearCode.fit(np.concatenate([to_blocks(clip["frames"][1:]) for clip in train]))
-    mean_depth = np.mean([clip["depth"] / np.median(clip["depth"][clip["depth"] > 0]) for clip in train], axis=0)
+    mean_depth = mean_known(np.stack([clip["depth"] for clip in train]).astype(np.float32))
     rows: dict[str, list[float]] = {}
     for clip in read_clips(arguments.test, "test", arguments.clips, *shape):
         for name, value in judge(clip, first, later, mean_depth).items():
@@ -66,6 +66,13 @@ def main() -> None:
     )
     for name, values in rows.items():
         print(f"{name:45} {np.mean(values):8.3f}")
+
+
+def mean_known(depths: Float[np.ndarray, "n t h w"]) -> Float[np.ndarray, "t h w"]:
+    """The mean of each pixel over the clips that know its depth, each in units of its median; 1 where none does."""
+    known = depths > 0
+    total = sum(depth / np.median(depth[depth > 0]) for depth in depths)
+    return np.where(known.any(axis=0), total / np.maximum(known.sum(axis=0), 1), 1.0)
 
 
 def read_clips(folder: Path, split: str, at_most: int, frames: int, side: int) -> Iterator[dict[str, np.ndarray]]:

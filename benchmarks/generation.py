@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gen3r_jax import module
+from gen3r_jax.errors import main_guard
 from gen3r_jax.export.run_report import RunReport
 from gen3r_jax.generation import NETWORKS, Gen3RPipeline, default_dtype
 from gen3r_jax.pipeline import Network
@@ -94,4 +95,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    main_guard(main)

@@ -20,6 +20,7 @@ from gen3r_jax.data.images import read_image
 from gen3r_jax.data.loader import make_loader
 from gen3r_jax.data.pack import pack
 from gen3r_jax.data.sources import Source, open_source
+from gen3r_jax.errors import main_guard
 
 
 def main() -> None:
@@ -93,4 +94,4 @@ def measure(name: str, arguments: argparse.Namespace, workers: int) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    main_guard(main)

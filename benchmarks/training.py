@@ -19,6 +19,8 @@ from typing import Any
 
 import numpy as np
 
+from gen3r_jax.errors import UserError, main_guard
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -123,6 +125,8 @@ def _inventor(shape: tuple[int, ...], dtype: Any, sharding: Any) -> Callable[[],
 
 def load_config(name: str) -> dict[str, Any]:
     path, _, preset = name.partition(":")
+    if not Path(path).is_file():
+        raise UserError(f"no config file {path}")
     spec = importlib.util.spec_from_file_location("config", Path(path))
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -130,4 +134,4 @@ def load_config(name: str) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main()
+    main_guard(main)

@@ -119,8 +119,9 @@ def _read_transforms(path: Path, opengl: bool) -> tuple[Poses, Intrinsics, np.nd
     told = _AXES.get(str(document.get("camera_convention")))
     if told and (told == "nerfstudio") != opengl:
         raise UserError(f"{path} says that it is {told}; leave --camera_format away")
-    if "FISHEYE" in str(document.get("camera_model")):
-        raise UserError(f"{path}: its lens is a fisheye; undistort the images first")
+    model = str(document.get("camera_model"))
+    if any(kind in model for kind in ("FISHEYE", "EQUIRECTANGULAR")):
+        raise UserError(f"{path}: its camera is no pinhole ({model}); undistort the images first")
     if any(frame.get(key) for frame in (document, *document["frames"]) for key in _DISTORTION):
         raise UserError(f"{path}: its lens is distorted (k1, ...); undistort the images first")
     return cameras.c2w @ OPENGL_AXES if opengl else cameras.c2w, cameras.intrinsics, cameras.sizes

@@ -10,6 +10,7 @@ import dataclasses
 import json
 import logging
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import grain
@@ -97,11 +98,17 @@ def holds_weights(path: epath.Path) -> bool:
 
 
 def load_network(
-    path: epath.PathLike, network_class: type[nnx.Module], *, dtype: Any = None, shardings: Any = None
+    path: epath.PathLike,
+    network_class: type[nnx.Module],
+    *,
+    dtype: Any = None,
+    exact: Sequence[str] = (),
+    shardings: Any = None,
 ) -> tuple[nnx.GraphDef, Params]:
     """Reads a folder written by :func:`save_network` -> (graphdef, params) for ``module.merge``.
 
-    dtype: of the floating-point parameters (default: as stored). shardings: a tree like the parameters (default: by the
+    dtype: of the floating-point parameters (default: as stored). exact: parts of the network to which `dtype` does not
+    apply. shardings: a tree like the parameters (default: by the
     rules of :mod:`gen3r_jax.sharding` under ``jax.set_mesh``, else all on the first device).
     Raises UserError that names every missing, extra and misshapen tensor, a wrong network or a missing folder.
     """
@@ -109,7 +116,7 @@ def load_network(
     config = read_config(path, network_class)
     graphdef, wanted = module.abstract(lambda rngs: network_class(config, rngs=rngs))
     try:
-        return graphdef, _restore_params(path, network_class.__name__, wanted, dtype, shardings)
+        return graphdef, _restore_params(path, network_class.__name__, wanted, dtype, exact, shardings)
     except UserError:
         raise
     except Exception as error:  # Orbax and TensorStore each raise their own kinds
@@ -118,16 +125,22 @@ def load_network(
         raise UserError(f"weights in {path} are damaged ({_reason(error)}); make them again") from error
 
 
-def _restore_params(path: epath.Path, name: str, wanted: Params, dtype: Any, shardings: Any) -> Params:
+def _restore_params(
+    path: epath.Path, name: str, wanted: Params, dtype: Any, exact: Sequence[str], shardings: Any
+) -> Params:
     shardings = shardings or _default_shardings(wanted)
+
+    def cast(key: str, stored: Any) -> Any:
+        keep = dtype is None or key.split(".")[0] in exact or not jnp.issubdtype(stored, jnp.floating)
+        return stored if keep else dtype
+
     if not (path / "params").exists():
         with safe_open(path / COMPACT, "flax") as file:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         refuse_mismatch(f"weights in {path} do not fit {name}", wanted, tensors)
 
         def place(key: str, sharding: jax.sharding.Sharding) -> jax.Array:
-            cast = dtype if dtype is not None and jnp.issubdtype(tensors[key].dtype, jnp.floating) else None
-            return jax.device_put(tensors[key].astype(cast or tensors[key].dtype), sharding)
+            return jax.device_put(tensors[key].astype(cast(key, tensors[key].dtype)), sharding)
 
         placed = [place(*item) for item in module.flatten(shardings).items()]
         return jax.tree.unflatten(jax.tree.structure(wanted), placed)
@@ -135,11 +148,12 @@ def _restore_params(path: epath.Path, name: str, wanted: Params, dtype: Any, sha
         stored = checkpointer.metadata(path / "params").item_metadata.tree
         refuse_mismatch(f"weights in {path} do not fit {name}", wanted, stored)
 
-        def target(want: jax.ShapeDtypeStruct, have: Any, sharding: jax.sharding.Sharding) -> jax.ShapeDtypeStruct:
-            cast = dtype if dtype is not None and jnp.issubdtype(have.dtype, jnp.floating) else have.dtype
-            return jax.ShapeDtypeStruct(want.shape, cast, sharding=sharding)
-
-        targets = jax.tree.map(target, wanted, stored, shardings)
+        have, places = module.flatten(stored), module.flatten(shardings)
+        targets = [
+            jax.ShapeDtypeStruct(want.shape, cast(key, have[key].dtype), sharding=places[key])
+            for key, want in module.flatten(wanted).items()
+        ]
+        targets = jax.tree.unflatten(jax.tree.structure(wanted), targets)
         return checkpointer.restore(path / "params", args=ocp.args.StandardRestore(targets))
 
 

@@ -14,22 +14,24 @@ import jax.numpy as jnp
 from gen3r_jax.checkpoint import holds_weights, load_network, read_config, save_compact
 from gen3r_jax.errors import UserError, main_guard
 from gen3r_jax.generation import NETWORKS
+from gen3r_jax.models.rgb_head import RGBHead
 
 
 def compact(weights: Path, output: Path, dtype: str) -> list[str]:
     """Returns a line a network. Raises UserError where `weights` holds none, and where `output` is not free."""
     if output.resolve() == weights.resolve():
         raise UserError(f"{output} cannot be made small in its place; give another folder")
-    found = [name for name in NETWORKS if holds_weights(weights / name)]
+    networks = NETWORKS | {"rgb_head": RGBHead}  # of an ablation, where there is one
+    found = [name for name in networks if holds_weights(weights / name)]
     if not found:
-        raise UserError(f"{weights} holds no weights; give a folder with some of {', '.join(NETWORKS)}")
-    if taken := [name for name in NETWORKS if (output / name / "params").exists()]:
+        raise UserError(f"{weights} holds no weights; give a folder with some of {', '.join(networks)}")
+    if taken := [name for name in networks if (output / name / "params").exists()]:
         raise UserError(f"{output} holds weights of another kind ({', '.join(taken)}); give another folder")
     lines, total = [], 0
     for name in found:
-        config = read_config(weights / name, NETWORKS[name])
-        _, params = load_network(weights / name, NETWORKS[name], dtype=jnp.dtype(dtype))
-        save_compact(output / name, NETWORKS[name], config, params)
+        config = read_config(weights / name, networks[name])
+        _, params = load_network(weights / name, networks[name], dtype=jnp.dtype(dtype))
+        save_compact(output / name, networks[name], config, params)
         size = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
         total += size
         lines.append(f"{output / name}: {size / 1e6:.2f} MB")

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from gen3r_jax.diffusion.solvers import init_state
 from gen3r_jax.flops import count_flops
 from gen3r_jax.generation import NETWORKS, MemoryMode
 from gen3r_jax.models.wan_dit import WanDiTConfig
-from gen3r_jax.pipeline import Network
+from gen3r_jax.pipeline import EXACT, Network
 from gen3r_jax.topology import UTILISATION, find_chip
 
 
@@ -72,7 +73,9 @@ def generation_runs(
     f, h, w = (num_frames - 1) // 4 + 1, height // 8, width // 8
     texts = 1 + guided
     passes = ("in turn" if mode == "staged" else "batched") if guided else "one"
-    given, z = _array(1, f, h, 2 * w, 20), _array(1, f, h, 2 * w, 16)
+    joint = dit.shared_halves  # else the transformer makes appearance alone, and VGGT reads geometry from the video
+    wide = w * (1 + joint)
+    given, z = _array(1, f, h, wide, 20), _array(1, f, h, wide, 16)
     image = jax.eval_shape(programs.encode_image, networks["clip_vision"], _array(1, height, width, 3))
     prepared = (_array(texts, dit.text_len, dit.text_dim), image, given, _array(1, num_frames, height, width, 6))
     conditions = jax.eval_shape(programs.prepare, networks["wan_dit"], *prepared)
@@ -81,20 +84,25 @@ def generation_runs(
     def step(dit: Network, *arguments: Any) -> Any:
         return programs.step(dit, *arguments, passes)
 
-    packed = jax.eval_shape(programs.decode_adapter, networks["geometry_adapter"], _array(1, f, h, w, 16))
     ids = jax.ShapeDtypeStruct((texts, dit.text_len), np.int32), jax.ShapeDtypeStruct((texts, dit.text_len), np.bool_)
     clip = _array(1, num_frames, height, width, 3), jax.ShapeDtypeStruct((1, num_frames), np.bool_)
     latents = _array(1, f, h, w, 16)
     sampling = (jax.eval_shape(init_state, z), conditions, number, _array(10), number)
+    read = [Run("Reading depth and cameras", "vggt", programs.reconstruct, (clip[0],), 1)]
+    if joint:
+        packed = jax.eval_shape(programs.decode_adapter, networks["geometry_adapter"], latents)
+        read = [
+            Run("Decoding the geometry", "geometry_adapter", programs.decode_adapter, (latents,), 1),
+            Run("Reading depth and cameras", "vggt", programs.read_geometry, (packed,), 1),
+        ]
     return [
         Run("Encoding the text", "umt5", programs.encode_text, ids, 1),
         Run("Encoding the image", "clip_vision", programs.encode_image, (_array(1, height, width, 3),), 1),
-        Run("Encoding the given frames", "wan_vae", programs.encode_given, (*clip, latents), 1),
+        Run("Encoding the given frames", "wan_vae", partial(programs.encode_given, joint=joint), (*clip, latents), 1),
         Run("Preparing", "wan_dit", programs.prepare, prepared, 1),
         Run(f"Sampling, {num_steps} steps", "wan_dit", step, sampling, num_steps),
         Run("Decoding the video", "wan_vae", programs.decode_video, (latents,), 1),
-        Run("Decoding the geometry", "geometry_adapter", programs.decode_adapter, (latents,), 1),
-        Run("Reading depth and cameras", "vggt", programs.read_geometry, (packed,), 1),
+        *read,
     ]
 
 
@@ -131,7 +139,8 @@ def _cost(run: Run, weights: Network) -> StageCost:
 def _abstract(path: Path, name: str, dtype: Any) -> Network:
     config = read_config(path, NETWORKS[name])
     graphdef, params = module.abstract(lambda rngs: NETWORKS[name](config, rngs=rngs))
-    return graphdef, jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype), params)
+    exact = {part: params[part] for part in EXACT.get(name, ()) if part in params}
+    return graphdef, jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype), params) | exact
 
 
 def _array(*shape: int) -> jax.ShapeDtypeStruct:

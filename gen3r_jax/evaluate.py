@@ -52,9 +52,10 @@ DATA = flags.DEFINE_string("data", None, "A prepared root or set, shards, or `pr
 class DataOptions:
     """The config group ``data``.
 
-    split: "eval" or "test"; where there is no "eval", the test scenes are taken. num_scenes: at most. cameras: whether
-    they are read; then each scene must have them. normalize: whether the unit of lengths is VGGT's instead of the
-    data's own (where there is depth), as it was when the weights were trained. difficulty: of procedural scenes.
+    split: "eval" or "test"; where there is none, what comes next of eval, test and train is taken, with a notice.
+    num_scenes: at most. cameras: whether they are read; then each scene must have them. normalize: whether the unit of
+    lengths is VGGT's instead of the data's own (where there is depth), as it was when the weights were trained.
+    difficulty: of procedural scenes.
     """
 
     split: Literal["eval", "test"]
@@ -167,16 +168,18 @@ def _read(maker: ClipMaker, source: Source, number: int) -> tuple[Truth, str, st
 
 def _open(name: str, data: DataOptions) -> tuple[Source, str]:
     """The scenes, and of which split they are."""
-    size = {"num_scenes": data.num_scenes, "num_frames": data.num_frames, "size": (data.side, data.side)}
+    options = {"num_scenes": data.num_scenes, "num_frames": data.num_frames, "size": (data.side, data.side)}
+    options |= {"cameras": data.cameras, "difficulty": data.difficulty}
     split = "test" if name == "procedural" else data.split
-    try:
-        return open_source(name, split=split, cameras=data.cameras, difficulty=data.difficulty, **size), split
-    except UserError as error:
-        if split != "eval":
-            raise
-        found = open_source(name, split="test", cameras=data.cameras, **size)
-        print(f"no evaluation subset, so test scenes are judged: {error}", file=sys.stderr)
-        return found, "test"
+    while True:
+        try:
+            return open_source(name, split=split, exact=True, **options), split
+        except UserError as error:
+            if split == "train":
+                raise
+            following = {"eval": "test", "test": "train"}[split]
+            print(f"no {split} scenes, so those of the split {following} are judged: {error}", file=sys.stderr)
+            split = following
 
 
 def _rgb_head(weights: Path) -> Network | None:

@@ -40,7 +40,7 @@ MOST_SHEETS = 32
 def main(arguments: list[str] | None = None) -> int:
     parser = _parser()
     options = parser.parse_args(arguments)
-    parser.set_defaults(**read_settings(options.pretrained_model_name_or_path))
+    parser.set_defaults(**vars(read_settings(options.pretrained_model_name_or_path)))
     options = parser.parse_args(arguments)
     require_clip_length(options.num_frames)
     require_fps(options.fps)
@@ -58,7 +58,12 @@ def main(arguments: list[str] | None = None) -> int:
         jobs = [("", Request(**defaults | {"frame_path": tuple(options.frame_path)}))]
     _require_writable(options.output_dir)
     weights = find_weights(options.pretrained_model_name_or_path)
+    if options.check_step_cache and not (options.step_cache or options.jobs):
+        raise UserError("--check_step_cache compares with --step_cache, which is not given")
+    mesh = _read_mesh(options.mesh) if options.mesh else None
     if options.dry_run:
+        if mesh:
+            raise UserError("--dry_run estimates for one device; leave --mesh away, or see python -m gen3r_jax.plan")
         size = (options.height, options.width)
         guided, mode = options.guidance_scale > 1, options.memory_mode
         dtype = default_dtype(options.dtype)
@@ -66,7 +71,7 @@ def main(arguments: list[str] | None = None) -> int:
         print("\n".join(describe(costs, mode)))
         return 0
     pipeline = Gen3RPipeline.from_pretrained(weights, dtype=options.dtype, memory_mode=options.memory_mode)
-    with jax.set_mesh(make_mesh(_read_mesh(options.mesh))) if options.mesh else nullcontext():
+    with jax.set_mesh(make_mesh(mesh)) if mesh else nullcontext():
         return _generate_all(pipeline, jobs, options)
 
 

@@ -6,7 +6,8 @@ from which VGGT's heads read depth and cameras (Gen3R, section 3.3).
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -35,7 +36,7 @@ from gen3r_jax.models.umt5 import UMT5Encoder
 from gen3r_jax.models.vggt import VGGT
 from gen3r_jax.models.wan_dit import WanDiT
 from gen3r_jax.models.wan_vae import WanVAE
-from gen3r_jax.pipeline import Geometry, Network
+from gen3r_jax.pipeline import EXACT, Geometry, Network
 from gen3r_jax.scene import Scene
 from gen3r_jax.sharding import fetch
 
@@ -139,12 +140,12 @@ class Gen3RPipeline:
         """Opens a folder of converted weights; the networks are read when they are first needed.
 
         Args:
-          dtype: of the weights; bfloat16 by default, on CPUs float32. VGGT's heads compute in float32 in any case.
+          dtype: of the weights; bfloat16 by default, on CPUs float32. VGGT's heads stay as they are stored.
           memory_mode: "resident" keeps every network; "staged" frees each after use and guides in two passes, so that
             the largest network and its activations are all that memory must hold.
 
         Raises:
-          UserError: something is missing in the folder. All of it is named.
+          UserError: something is missing in the folder, or was not made for the rest. All of it is named.
         """
         path = Path(path)
         missing = [name for name in (*NETWORKS, "tokenizer", "scheduler.json") if not (path / name).exists()]
@@ -154,10 +155,12 @@ class Gen3RPipeline:
                 f"--output {path}"
             )
         configs = {name: read_config(path / name, network_class) for name, network_class in NETWORKS.items()}
+        tokenizer = Tokenizer.from_folder(path / "tokenizer")
+        _refuse_misfits(path, configs, tokenizer)
         dtype = default_dtype(dtype)
         return cls(
-            lambda name: load_network(path / name, NETWORKS[name], dtype=dtype),
-            Tokenizer.from_folder(path / "tokenizer"),
+            lambda name: load_network(path / name, NETWORKS[name], dtype=dtype, exact=EXACT.get(name, ())),
+            tokenizer,
             text_length=configs["wan_dit"].text_len,
             shift=json.loads((path / "scheduler.json").read_text())["shift"],
             joint=configs["wan_dit"].shared_halves,
@@ -210,7 +213,7 @@ class Gen3RPipeline:
         """
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         images = np.asarray(control_images, np.float32)
-        given = _check(prompts, images, control_frames, num_frames)
+        given = _check(prompts, images, control_cameras, control_frames, num_frames)
         _check_settings(guidance_scale, cfg_skip_ratio, step_cache)
         b, _, height, width, _ = images.shape
         shape = (b, (num_frames - 1) // 4 + 1, height // 8, width // 8, 16)
@@ -378,9 +381,28 @@ def default_dtype(dtype: Any = None) -> np.dtype:
     return jnp.dtype(dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16"))
 
 
+def _refuse_misfits(path: Path, configs: Mapping[str, Any], tokenizer: Tokenizer) -> None:
+    dit, umt5 = configs["wan_dit"], configs["umt5"]
+    pairs = {
+        "wan_dit.text_dim and umt5.dim": (dit.text_dim, umt5.dim),
+        "wan_dit.image_dim and clip_vision.dim": (dit.image_dim, configs["clip_vision"].dim),
+        "wan_dit.camera_channels and six numbers of four frames": (dit.camera_channels, 24),
+        "geometry_adapter.input_dim and ten times vggt.embed_dim": (
+            configs["geometry_adapter"].input_dim,
+            10 * configs["vggt"].embed_dim,
+        ),
+    }
+    misfits = [f"{names} are {one} and {other}" for names, (one, other) in pairs.items() if one != other]
+    if tokenizer.size > umt5.vocab_size:
+        misfits.append(f"the tokenizer knows {tokenizer.size} words, umt5 {umt5.vocab_size}")
+    if misfits:
+        raise UserError(f"what lies in {path} was not made for each other: {'; '.join(misfits)}")
+
+
 def _check(
     prompts: Sequence[str],
     images: np.ndarray,
+    cameras: np.ndarray | None,
     control_frames: Sequence[int] | None,
     num_frames: int,
 ) -> tuple[int, ...]:
@@ -393,6 +415,8 @@ def _check(
     require_side(height)
     require_side(width)
     require_clip_length(num_frames)
+    if cameras is not None and np.shape(cameras) != (wanted := (b, num_frames, height, width, 6)):
+        raise UserError(f"control_cameras need the shape {list(wanted)}, not {list(np.shape(cameras))}")
     if control_frames is None:
         if k not in (1, 2, num_frames):
             raise UserError(
@@ -407,8 +431,8 @@ def _check(
 
 
 def _check_settings(guidance_scale: float, cfg_skip_ratio: float, step_cache: float) -> None:
-    if not guidance_scale >= 0:
-        raise UserError(f"guidance_scale {guidance_scale} is negative; 1 means no guidance, 5 is usual")
+    if not 0 <= guidance_scale < math.inf:
+        raise UserError(f"guidance_scale {guidance_scale} is negative or not finite; 1 means no guidance, 5 is usual")
     if not 0 <= cfg_skip_ratio <= 1:
         raise UserError(f"cfg_skip_ratio {cfg_skip_ratio} is not between 0 and 1")
     if not step_cache >= 0:

@@ -1,24 +1,35 @@
 """What a folder of weights says that it was made for, in its ``generation.json``: defaults that flags override."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from gen3r_jax.errors import UserError
+from gen3r_jax.options import read_options
 
-SETTINGS = ("num_frames", "height", "width", "num_inference_steps", "guidance_scale", "negative_prompt")
+
+@dataclass(frozen=True)
+class GenerationSettings:
+    """What the file may set; what it leaves out is as for the released weights."""
+
+    num_frames: int = 49
+    height: int = 560
+    width: int = 560
+    num_inference_steps: int = 50
+    guidance_scale: float = 5.0
+    negative_prompt: str = "bad detailed"
 
 
-def read_settings(weights: Path) -> dict[str, int | float | str]:
-    """Some of SETTINGS, none where the folder has no such file. Raises UserError where it holds something else."""
+def read_settings(weights: Path) -> GenerationSettings:
+    """Those of a folder of weights. Raises UserError where its file holds something else."""
     file = weights / "generation.json"
     if not file.exists():
-        return {}
+        return GenerationSettings()
     try:
-        settings = json.loads(file.read_text())
-        if not isinstance(settings, dict):
-            raise UserError(f"{file} holds no JSON object; repair or remove it")
+        settings: Any = json.loads(file.read_text())
     except ValueError as error:
         raise UserError(f"{file} is not JSON: {error}; repair or remove it") from None
-    if unknown := sorted(set(settings) - set(SETTINGS)):
-        raise UserError(f"{file} sets {', '.join(unknown)}; it may set {', '.join(SETTINGS)}")
-    return settings
+    if not isinstance(settings, dict):
+        raise UserError(f"{file} holds no JSON object; repair or remove it")
+    return read_options(GenerationSettings, settings, str(file))

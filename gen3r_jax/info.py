@@ -60,7 +60,7 @@ def _scene(folder: Path) -> list[str]:
     size = cameras.image_size
     lines = [f"scene of {len(cameras.w2c)} frames" + (f" of {size[1]} x {size[0]} pixels" if size else "")]
     if (folder / "prompts.txt").exists():
-        lines.append(f"prompt: {(folder / 'prompts.txt').read_text().strip()}")
+        lines.append(f"prompt: {(folder / 'prompts.txt').read_text(encoding='utf-8').strip()}")
     if (folder / "run.json").exists():
         run = _read(folder / "run.json")
         try:

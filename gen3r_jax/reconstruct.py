@@ -9,8 +9,6 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from gen3r_jax import pipeline
@@ -18,10 +16,11 @@ from gen3r_jax.checkpoint import load_network, read_config
 from gen3r_jax.data.clips import SIDE_MULTIPLE, quantize, require_side, resize_crop
 from gen3r_jax.data.images import read_frames
 from gen3r_jax.errors import UserError, main_guard
-from gen3r_jax.export.folder import FORMATS, write_scene
+from gen3r_jax.export.folder import FORMATS, scene_folder, write_scene
 from gen3r_jax.export.pointcloud import CloudFilter
 from gen3r_jax.export.run_report import RunReport
 from gen3r_jax.export.video import require_fps
+from gen3r_jax.generation import default_dtype
 from gen3r_jax.generation_settings import read_settings
 from gen3r_jax.models.geometry_adapter import GeometryAdapter
 from gen3r_jax.models.vggt import VGGT
@@ -40,19 +39,19 @@ def main(arguments: list[str] | None = None) -> int:
             raise UserError(f"--through_adapter takes 4k+1 frames, not {len(pictures)}; add --num_frames {below}")
         frames = np.stack([quantize(resize_crop(picture, (options.side, options.side))) for picture in pictures])
     with report.stage("Loading weights"):
-        dtype = jnp.dtype(options.dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16"))
-        vggt = load_network(options.weights / "vggt", VGGT, dtype=dtype)
+        dtype = default_dtype(options.dtype)
+        vggt = load_network(options.weights / "vggt", VGGT, dtype=dtype, exact=pipeline.EXACT["vggt"])
         adapter = None
         if options.through_adapter:
             adapter = load_network(options.weights / "geometry_adapter", GeometryAdapter, dtype=dtype)
     through = " through the adapter" if options.through_adapter else ""
     with report.stage(f"Reconstructing {len(frames)} frames of {options.side} x {options.side}{through}"):
         scene = pipeline.reconstruct(frames, vggt, adapter)
-    with report.stage(f"Writing {options.output}"):
-        (options.output / "run.json").unlink(missing_ok=True)  # a folder that has one is complete
-        keep = CloudFilter.official() if options.points == "official" else CloudFilter()
-        write_scene(scene, options.output, options.fps, keep, formats=options.format)
-    report.write(options.output / "run.json")
+    with scene_folder(options.output) as partial:
+        with report.stage(f"Writing {options.output}"):
+            keep = CloudFilter.official() if options.points == "official" else CloudFilter()
+            write_scene(scene, partial, options.fps, keep, formats=options.format)
+        report.write(partial / "run.json")
     return 0
 
 
@@ -60,13 +59,12 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m gen3r_jax.reconstruct",
         description="Reconstructs cameras, depth and points of a video or of pictures of one still scene with VGGT.",
-        epilog="docs/formats.md describes the written files; older ones of the same names are replaced. run.json comes "
-        "last, so a folder with one is complete.",
+        epilog="docs/formats.md describes the written files. The folder appears when it is complete.",
     )
     add = parser.add_argument
     add("--frames", nargs="+", type=Path, required=True, metavar="PATH", help="a video, a folder of images, or images")
     add("--weights", type=Path, required=True, metavar="DIR", help="converted weights: DIR/vggt, DIR/geometry_adapter")
-    add("--output", type=Path, required=True, metavar="DIR", help="folder for the results; made if need be")
+    add("--output", type=Path, required=True, metavar="DIR", help="folder for the results, new or empty")
     add("--through_adapter", action="store_true", help="pass VGGT's tokens through the geometry adapter's latents")
     add("--num_frames", type=int, metavar="N", help=f"frames to use (default: all, at most {MOST_FRAMES})")
     add("--stride", type=int, default=1, metavar="N", help="use every N-th frame (default: 1)")
@@ -89,7 +87,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     )
     options = parser.parse_args(arguments)
     if options.side is None:
-        options.side = read_settings(options.weights).get("height", 560)
+        options.side = read_settings(options.weights).height
     return options
 
 
@@ -110,6 +108,8 @@ def _check(options: argparse.Namespace) -> None:
             )
     try:
         options.output.mkdir(parents=True, exist_ok=True)
+        if any(options.output.iterdir()):
+            raise UserError(f"{options.output} holds something already; remove it or give another --output")
         tempfile.TemporaryFile(dir=options.output).close()
     except OSError as error:
         raise UserError(f"cannot write to {options.output}: {error.strerror}; choose another --output") from None

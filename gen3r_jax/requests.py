@@ -58,8 +58,12 @@ class Request:
             raise UserError(f"cameras {self.cameras!r} is neither a file nor one of {', '.join(PRESETS)}")
         if not self.frame_path:
             raise UserError("frame_path is empty; give an image, a folder or a video")
-        if not 0 <= self.seed < 2**63:
-            raise UserError(f"seed {self.seed} is not a number from 0 to 2**63 - 1")
+        if not 0 <= self.seed < 2**32:  # JAX takes no more of it
+            raise UserError(f"seed {self.seed} is not a number from 0 to 2**32 - 1")
+        if self.cameras not in set(PRESETS) - {"free"} and (self.camera_angle, self.camera_distance) != (None, None):
+            raise UserError(f"camera_angle and camera_distance are of presets, cameras is {self.cameras!r}")
+        if self.camera_format and self.cameras in PRESETS:
+            raise UserError(f"camera_format is of camera files, cameras is {self.cameras!r}")
         self.text()
 
     def text(self) -> str:
@@ -166,8 +170,9 @@ def _resolved(fields: dict, folder: Path) -> dict:
         fields["frame_path"] = [str(folder / str(frame)) for frame in frames]
     for key in ("cameras", "prompts"):
         value = fields.get(key)
-        if isinstance(value, str) and value.strip() and _exists(folder / value):
-            fields[key] = str(folder / value)
+        if isinstance(value, str) and value not in PRESETS and value.strip() and _exists(folder / value):
+            is_text = key == "prompts" and not (folder / value).is_file()
+            fields[key] = value if is_text else str(folder / value)
     return fields
 
 
@@ -181,7 +186,7 @@ def _exists(path: Path) -> bool:
 
 def _read_lines(path: Path) -> list[str]:
     try:
-        return path.read_text(encoding="utf-8-sig").splitlines()
+        return path.read_text(encoding="utf-8-sig").split("\n")  # splitlines() splits inside of strings, too
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
     except UnicodeDecodeError:

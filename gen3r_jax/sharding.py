@@ -47,9 +47,9 @@ LOGICAL: dict[str, tuple[str, ...]] = {
 RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     (r".*attn\w*\.(q|k|v|qkv)\.kernel", ("embed", "heads")),
     (r".*attn\w*\.(out|proj)\.kernel", ("heads", "embed")),
-    (r".*mlp\.(up|fc1)\.kernel", ("embed", "mlp")),
+    (r".*mlp\.(up|gate|fc1)\.kernel", ("embed", "mlp")),
     (r".*mlp\.(down|fc2)\.kernel", ("mlp", "embed")),
-    (r".*kernel", ("channels",)),
+    (r".*kernel|embedding", ("channels",)),
     (r".*", ()),
 )
 

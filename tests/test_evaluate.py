@@ -138,7 +138,7 @@ def test_which_scenes_are_judged(tmp_path, capsys):
     root = write_root(tmp_path, {"re10k": 2}, frames=6, split="test")
     options = small_options(split="eval").data
     source, split = evaluate._open(str(root), options)
-    assert (len(source), split) == (2, "test") and "test scenes are judged" in capsys.readouterr().err
+    assert (len(source), split) == (2, "test") and "those of the split test are judged" in capsys.readouterr().err
     for file in root.glob("test_*.txt"):
         lines = file.read_text().splitlines()[:1]
         (root / file.name.replace("test_", "eval_")).write_text("\n".join(lines) + "\n")
@@ -147,6 +147,8 @@ def test_which_scenes_are_judged(tmp_path, capsys):
     for file in root.glob("*_cameras_paths.txt"):
         file.unlink()
     source, _ = evaluate._open(str(root), replace(options, cameras=False))
+    training = write_root(tmp_path / "training", {"re10k": 2}, frames=6, split="train")
+    assert evaluate._open(str(training), options)[1] == "train"
     maker = ClipMaker((source,), (1,), 5, (112, 112), training=False)
     assert evaluate._read(maker, source, 0)[0].c2w is None
 

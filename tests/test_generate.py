@@ -188,6 +188,10 @@ def test_jobs_go_on_where_they_stopped(official, pictures, tmp_path, capsys):
         (["--frame_path", "{}/first.png", "--prompts", "x", "--fps", "nan"], "--fps nan is not a number of frames"),
         (["--frame_path", "{}/first.png", "--prompts", "x", "--seed", "-1"], "seed -1 is not a number from 0"),
         (["--frame_path", "{}/first.png", "--prompts", "x", "--cameras", "zoom_in", "--camera_angle", "9"], "zoom_in"),
+        (["--frame_path", "{}/first.png", "--prompts", "x", "--camera_angle", "9"], "are of presets"),
+        (["--frame_path", "{}/first.png", "--prompts", "x", "--camera_format", "colmap"], "is of camera files"),
+        (["--frame_path", "{}/first.png", "--prompts", "x", "--check_step_cache"], "which is not given"),
+        (["--dry_run", "--mesh", "seq=2"], "estimates for one device"),
         (["--frame_path", "{}/first.png", "--prompts", "x", "--mesh", "rows=2"], "with the axes data, fsdp, seq"),
         (["--frame_path", "{}/first.png", "--prompts", "x", "--mesh", "seq=3"], "does not fit 8 devices"),
         (
@@ -292,6 +296,19 @@ def test_jobs_that_make_no_sense_do_not_stop_the_others(tmp_path):
     for request, message in zip(found, ("frame_path is empty", "job.frame_index must be", "seed 1000"), strict=False):
         assert isinstance(request, UserError) and message in str(request)
     assert found[3].cameras == str(tmp_path / "sparse")
+
+
+def test_words_of_jobs_that_are_names_of_folders_stay_words(tmp_path):
+    for name in ("kitchen", "spiral"):
+        (tmp_path / name).mkdir()
+    job = {"frame_path": "kitchen", "prompts": "kitchen", "cameras": "spiral"}
+    other = {"frame_path": "a.png", "prompts": "one\u2028line"}
+    lines = [json.dumps(job), json.dumps(other, ensure_ascii=False)]
+    (tmp_path / "jobs.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    (_, first), (_, second) = read_jobs(tmp_path / "jobs.jsonl", {"task": "1view"})
+    assert (first.prompts, first.cameras) == ("kitchen", "spiral")
+    assert first.frame_path == (str(tmp_path / "kitchen"),)
+    assert second.prompts == "one\u2028line"
 
 
 def test_a_folder_that_is_taken_is_refused_before_the_work(tmp_path):

@@ -89,23 +89,31 @@ def network_input(monkeypatch):
     given = {}
 
     def record(frames, vggt, adapter):
-        given.update(frames=frames, dtypes={leaf.dtype for leaf in jax.tree.leaves(vggt)})
+        params = vggt[1]
+        parts = ("aggregator", "depth_head")
+        given.update(frames=frames, dtypes=[{x.dtype for x in jax.tree.leaves(params[part])} for part in parts])
         raise Stop
 
     monkeypatch.setattr(pipeline, "reconstruct", record)
     return given
 
 
-def test_a_folder_whose_writing_was_cut_short_does_not_look_complete(weights, images, tmp_path, monkeypatch):
+def test_a_folder_whose_writing_was_cut_short_is_not_there(weights, images, tmp_path, monkeypatch):
     def stop(*_, **__):
         raise Stop
 
     monkeypatch.setattr(pipeline, "reconstruct", lambda *_: None)
     monkeypatch.setattr("gen3r_jax.reconstruct.write_scene", stop)
-    (tmp_path / "run.json").write_text("{}")  # of an older run
     with pytest.raises(Stop):
-        run(weights, tmp_path, "--frames", images)
-    assert not (tmp_path / "run.json").exists()
+        run(weights, tmp_path / "out", "--frames", images)
+    assert not (tmp_path / "out").exists()
+
+
+def test_scenes_are_not_mixed_in_one_folder(weights, images, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "run.json").write_text("{}")
+    with pytest.raises(UserError, match="holds something already"):
+        run(weights, tmp_path / "out", "--frames", images)
 
 
 def test_frames_and_precision_can_be_chosen(weights, tmp_path, network_input):
@@ -115,10 +123,10 @@ def test_frames_and_precision_can_be_chosen(weights, tmp_path, network_input):
     with pytest.raises(Stop):
         run(weights, tmp_path / "out", *arguments, "--dtype", "bfloat16")
     np.testing.assert_allclose(network_input["frames"].mean(axis=(1, 2, 3)), [0, 75], atol=3)
-    assert network_input["dtypes"] == {jnp.dtype("bfloat16")}
+    assert network_input["dtypes"] == [{jnp.dtype("bfloat16")}, {jnp.dtype("float32")}]  # heads stay exact
     with pytest.raises(Stop):
         run(weights, tmp_path / "out", *arguments)
-    assert network_input["dtypes"] == {jnp.dtype("float32")}  # the default on a CPU
+    assert network_input["dtypes"] == [{jnp.dtype("float32")}] * 2  # the default on a CPU
 
 
 def test_long_clips_are_cut_at_49_frames(weights, tmp_path, network_input):

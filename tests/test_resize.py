@@ -2,12 +2,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gen3r_jax.ops.resize import (
-    nearest_exact_indices,
-    resize_align_corners,
-    resize_bicubic,
-    resize_bilinear,
-)
+from gen3r_jax.ops.resize import resize_align_corners, resize_bicubic
 
 
 @pytest.mark.parametrize("size", [(5, 7), (9, 14), (3, 4), (1, 1), (2, 20)])
@@ -25,17 +20,9 @@ def test_align_corners_from_one_pixel():
     np.testing.assert_array_equal(resize_align_corners(jnp.full((1, 1, 1, 2), 3.0), (4, 5)), np.full((1, 4, 5, 2), 3.0))
 
 
-@pytest.mark.parametrize("resize", [resize_bilinear, resize_bicubic])
 @pytest.mark.parametrize("size", [(3, 4), (12, 30)])
-def test_antialiased_resizing_keeps_a_constant_and_the_mirror_image(resize, size):
-    np.testing.assert_allclose(resize(jnp.full((6, 10, 1), 0.7), size), np.full((*size, 1), 0.7), atol=1e-6)
+def test_antialiased_resizing_keeps_a_constant_and_the_mirror_image(size):
+    np.testing.assert_allclose(resize_bicubic(jnp.full((6, 10, 1), 0.7), size), np.full((*size, 1), 0.7), atol=1e-6)
     image = jnp.asarray(np.random.default_rng(0).random((6, 10, 2)), jnp.float32)
-    np.testing.assert_allclose(resize(image[:, ::-1], size), resize(image, size)[:, ::-1], atol=1e-6)
-
-
-@pytest.mark.parametrize(("length", "size"), [(40, 70), (8, 14), (70, 80), (16, 5), (7, 7)])
-def test_nearest_exact_takes_the_nearest_pixel_centre(length, size):
-    centres = (np.arange(size) + 0.5) * length / size
-    distance = np.abs(centres[:, None] - (np.arange(length) + 0.5))
-    chosen = nearest_exact_indices(length, size)
-    np.testing.assert_allclose(distance[np.arange(size), chosen], distance.min(1), atol=1e-12)
+    mirrored = resize_bicubic(image[:, ::-1], size)
+    np.testing.assert_allclose(mirrored, resize_bicubic(image, size)[:, ::-1], atol=1e-6)

@@ -193,6 +193,7 @@ def open_source(
     difficulty: Difficulty = "easy",
     kinds: Sequence[str] = KINDS,
     min_frames: int = 0,
+    exact: bool = False,
 ) -> Source:
     """Opens what is found at `source`.
 
@@ -204,6 +205,7 @@ def open_source(
       cameras: whether ``transforms.json`` is read; scenes without it then count as damaged.
       num_scenes, num_frames, size, difficulty, kinds: of procedural scenes.
       min_frames: shorter scenes of shards and of prepared folders are left out.
+      exact: no other scenes are taken for test scenes.
 
     Raises UserError when there is nothing of the kind.
     """
@@ -219,7 +221,7 @@ def open_source(
             raise UserError(f"{path} is not a video ({' '.join(VIDEO_SUFFIXES)}){hint}")
         return Videos((path,), path.resolve().parent.name)
     found = _open_folder(path, split, cameras, min_frames)
-    if found is None and split == "test":
+    if found is None and split == "test" and not exact:
         found = _open_folder(path, "train", cameras, min_frames)
         log.warning("%s has no test scenes: its training scenes are used", path)
     if found is None:

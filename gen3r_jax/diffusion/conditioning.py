@@ -18,8 +18,9 @@ TASKS = ("1view", "2view", "allview")
 
 
 def given_frames(task: str, num_frames: int) -> tuple[int, ...]:
-    """Which frames of a clip a task gives: the first, the first and the last, or all."""
-    return {"1view": (0,), "2view": (0, num_frames - 1), "allview": tuple(range(num_frames))}[task]
+    """Which frames of a clip a task gives: the first, the first and the last, or all. Of one frame all are the same."""
+    given = {"1view": (0,), "2view": (0, num_frames - 1), "allview": range(num_frames)}[task]
+    return tuple(dict.fromkeys(given))
 
 
 def frame_mask(given: Sequence[int], num_frames: int) -> Bool[np.ndarray, " t"]:

@@ -88,7 +88,10 @@ def make_schedule(solver: str, num_steps: int, shift: float) -> Schedule:
         raise UserError(f"{num_steps} inference steps: at least 1 is needed, 50 are usual")
     if not shift > 0:
         raise UserError(f"shift {shift} is not positive; 2 is usual for euler, 5 for the others")
-    return SOLVERS[solver](num_steps, shift)
+    schedule = SOLVERS[solver](num_steps, shift)
+    if not np.isfinite(schedule.coefficients).all():
+        raise UserError(f"shift {shift} is too large; 2 is usual for euler, 5 for the others")
+    return schedule
 
 
 def _euler(num_steps: int, shift: float) -> Schedule:

@@ -11,6 +11,7 @@ from gen3r_jax.evaluation.paper import reported
 from gen3r_jax.evaluation.tables import Record, summarise, to_csv, to_json, to_markdown
 from gen3r_jax.export.files import replacing
 
+JPEG_SIDE = 65_000  # pixels, a little less than the format can hold
 LENGTHS = ("accuracy", "completeness", "chamfer")
 UNITS = {
     False: "the unit of the data's cameras",
@@ -73,12 +74,12 @@ def write_report(output: Path) -> str:
 
 
 def _write_sheet(output: Path) -> None:
-    """All scenes' pictures, one below the other, in two columns."""
+    """All scenes' pictures, one below the other, in two columns, or in more where a JPEG would be too high."""
     pictures = [Image.open(path).convert("RGB") for path in sorted((output / "pictures").glob("*.png"))]
     if not pictures:
         return
     width, height = (max(sizes) for sizes in zip(*(picture.size for picture in pictures), strict=True))
-    columns = min(2, len(pictures))
+    columns = min(len(pictures), max(2, -(-len(pictures) * height // JPEG_SIDE)))
     sheet = Image.new("RGB", (columns * width, -(-len(pictures) // columns) * height), "white")
     for i, picture in enumerate(pictures):
         sheet.paste(picture, (i % columns * width, i // columns * height))

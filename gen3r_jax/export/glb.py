@@ -19,7 +19,7 @@ def write_glb(
 ) -> None:
     """Writes at most ``MOST_POINTS`` points and the frustum of every camera; axes as glTF has them (y up)."""
     with replacing(path) as temporary:
-        temporary.write_bytes(build_scene(scene, points, to_linear(colors), MOST_POINTS).export(file_type="glb"))
+        temporary.write_bytes(build_scene(scene, points, colors, MOST_POINTS, linear=True).export(file_type="glb"))
 
 
 def to_linear(colors: UInt8[np.ndarray, "n 3"]) -> UInt8[np.ndarray, "n 3"]:
@@ -30,14 +30,23 @@ def to_linear(colors: UInt8[np.ndarray, "n 3"]) -> UInt8[np.ndarray, "n 3"]:
 
 
 def build_scene(
-    scene: Scene, points: Float[np.ndarray, "n 3"], colors: UInt8[np.ndarray, "n 3"], most_points: int
+    scene: Scene,
+    points: Float[np.ndarray, "n 3"],
+    colors: UInt8[np.ndarray, "n 3"],
+    most_points: int,
+    linear: bool = False,
 ) -> trimesh.Scene:
-    """Points (a random choice, if there are more) and frusta in the first camera's frame, turned to y up."""
+    """Points (a random choice, if there are more) and frusta in the first camera's frame, turned to y up.
+
+    linear: colours are of linear light, as glTF has them.
+    """
     points, colors = at_most(most_points, points, colors)
+    edges, tints = frusta(scene, frustum_size(scene))
+    if linear:
+        colors, tints = to_linear(colors), np.column_stack([to_linear(tints[:, :3]), tints[:, 3]])
     built = trimesh.Scene()
     if len(points):
         built.add_geometry(trimesh.PointCloud(points, colors=colors), geom_name="points")
-    edges, tints = frusta(scene, frustum_size(scene))
     lines = [trimesh.path.entities.Line([2 * i, 2 * i + 1]) for i in range(len(edges))]
     path = trimesh.path.Path3D(entities=lines, vertices=edges.reshape(-1, 3), colors=tints, process=False)
     built.add_geometry(path, geom_name="cameras")

@@ -52,8 +52,7 @@ class RunReport:
         return {
             "options": self._options,
             "device": f"{jax.device_count()} x {device.device_kind} ({device.platform})",
-            "versions": {"python": platform.python_version()}
-            | {name: version(name) for name in ("jax", "flax", "numpy")},
+            "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
             "stages": self._stages,
             "results": self.results,
         }

@@ -59,12 +59,18 @@ def _choose(q: Array, k: Array) -> str:
         return "dense"
     if platform == "cpu":
         return "blocked"
-    if platform in ("gpu", "cuda") and q.dtype in (jnp.bfloat16, jnp.float16) and d <= 128 and d % 8 == 0:
+    if _has_cudnn_attention(platform) and q.dtype in (jnp.bfloat16, jnp.float16) and d <= 128 and d % 8 == 0:
         return "cudnn"
     if platform == "tpu" and d >= 64:
         return "splash"
     _warn_once(f"attention of {q.dtype} with head dimension {d} has no fused kernel on {platform}: using blocked XLA")
     return "blocked"
+
+
+def _has_cudnn_attention(platform: str) -> bool:
+    """On NVIDIA GPUs from Ampere on. GPUs that one only compiles for, and that are not here, are such."""
+    capability = getattr(jax.devices()[0], "compute_capability", "9.0")
+    return platform in ("gpu", "cuda") and capability.replace(".", "").isdigit() and float(capability) >= 8
 
 
 def _scores_at_once(platform: str) -> int:

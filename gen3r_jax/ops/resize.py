@@ -1,14 +1,9 @@
-"""Image resizing in the four ways that the pretrained networks were trained with. Axes are `... h w c`."""
+"""Image resizing in the ways that the pretrained networks were trained with. Axes are `... h w c`."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
-
-
-def resize_bilinear(x: Float[Array, "*b h w c"], size: tuple[int, int]) -> Float[Array, "*b p q c"]:
-    """Bilinear with antialiasing (half-pixel centres, weights renormalised at the borders), up or down."""
-    return jax.image.resize(x, (*x.shape[:-3], *size, x.shape[-1]), "linear", antialias=True)
+from jaxtyping import Array, Float
 
 
 def resize_bicubic(x: Float[Array, "*b h w c"], size: tuple[int, int]) -> Float[Array, "*b p q c"]:
@@ -32,8 +27,3 @@ def _interpolate(x: Array, axis: int, size: int) -> Array:
     before = jnp.take(x, lower, axis=axis)
     after = jnp.take(x, np.minimum(lower + 1, length - 1), axis=axis)
     return before + (after - before) * fraction.astype(x.dtype)
-
-
-def nearest_exact_indices(length: int, size: int) -> Int[np.ndarray, " size"]:
-    """Source index of every output pixel when `length` pixels are resized to `size` by the nearest pixel centre."""
-    return ((2 * np.arange(size) + 1) * length // (2 * size)).astype(np.int32)

@@ -22,6 +22,7 @@ from gen3r_jax.models.vggt import VGGT, VGGTConfig
 from gen3r_jax.models.wan_dit import WanDiTConfig
 from gen3r_jax.models.wan_vae import WanVAEConfig
 from gen3r_jax.module import Params
+from gen3r_jax.pipeline import EXACT
 from gen3r_jax.sharding import shard, shortfall
 from gen3r_jax.stages.random_weights import random_network
 
@@ -95,13 +96,12 @@ class Networks:
     def load(self, name: str, dtype: Any) -> Params:
         """Its weights. Raises UserError when they are missing or misfit."""
         if self._directory:
-            params = load_network(self.folder(name), NETWORKS[name])[1]
-        elif self._preset == "tiny":
-            params = random_network(NETWORKS[name], self.configs[name], SEEDS[name])
-        else:
+            return load_network(self.folder(name), NETWORKS[name], dtype=dtype, exact=EXACT.get(name, ()))[1]
+        if self._preset != "tiny":
             raise UserError(
                 f"preset {self._preset} needs trained weights of {name}, and weights.dir is empty: {_advice(name)}"
             )
+        params = random_network(NETWORKS[name], self.configs[name], SEEDS[name])
         return _held(name, params, lambda leaf: leaf.astype(dtype))
 
     def folder(self, name: str) -> epath.Path:
@@ -125,10 +125,8 @@ def video_tokens(vggt: VGGT, frames: UInt8[Array, "b t h w 3"]) -> Float[Array, 
 
 
 def _held(name: str, params: Params, cast: Callable[[Any], Any]) -> Params:
-    """`params` with all leaves cast, but for VGGT's heads: poses and depth suffer visibly from bf16."""
-    if name == "vggt":
-        return params | {"aggregator": jax.tree.map(cast, params["aggregator"])}
-    return jax.tree.map(cast, params)
+    """`params` with all leaves cast, but for the ``EXACT`` parts."""
+    return jax.tree.map(cast, params) | {part: params[part] for part in EXACT.get(name, ()) if part in params}
 
 
 def _advice(name: str) -> str:
