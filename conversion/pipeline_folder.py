@@ -52,7 +52,7 @@ def find_weights(path: Path) -> Path:
     """The folder of converted weights that `path` is or leads to.
 
     An official folder is converted into ``PATH-gen3r_jax`` beside it, network by network; what is there is kept.
-    Raises UserError if `path` is neither.
+    Raises UserError if `path` is neither, or is an official folder that has changed since.
     """
     if not path.is_dir():
         raise UserError(f"no weights at {path}: give the converted or the official folder")
@@ -61,10 +61,20 @@ def find_weights(path: Path) -> Path:
     if not (path / NETWORKS["wan_dit"].folder / "config.json").exists():
         raise UserError(f"{path} holds neither converted weights nor the official folder (transformer/, vggt/, ...)")
     cache = path.absolute().with_name(f"{path.absolute().name}-gen3r_jax")
-    if not (cache / "scheduler.json").exists():  # written last
+    source, inventory = cache / "source.json", _inventory(path)
+    if not source.exists():  # written last
         print(f"converting {path} to {cache}, once", file=sys.stderr)
         print("\n".join(convert_pipeline(path, cache)), file=sys.stderr)
+        source.write_text(json.dumps(inventory, indent=1) + "\n")
+    elif json.loads(source.read_text()) != inventory:
+        raise UserError(f"{path} has changed since it was converted to {cache}; remove that folder, or give it instead")
     return cache
+
+
+def _inventory(path: Path) -> dict[str, list[int]]:
+    """Size and time of change of every file in the sub-folders of an official folder."""
+    files = {str(file.relative_to(path)): file.stat() for file in sorted(path.glob("*/**/*")) if file.is_file()}
+    return {name: [status.st_size, int(status.st_mtime)] for name, status in files.items()}
 
 
 def random_pipeline(output: Path, *, tiny: bool, dtype: Any, seed: int = 0, force: bool = False) -> list[str]:

@@ -478,3 +478,15 @@ def test_torch_files_without_torch(tmp_path, monkeypatch):
     (tmp_path / "vae.pth").write_bytes(b"")
     message = refused("wan_vae", "--source", tmp_path / "vae.pth", "--output", tmp_path / "w")
     assert 'pip install "gen3r-jax[convert]"' in message
+
+
+def test_shards_of_an_earlier_write_do_not_stay(tmp_path):
+    def write(value: float, shard_bytes: int) -> None:
+        tensors = {name: np.full(4, value, np.float32) for name in ("a", "b", "c")}
+        entries = {name: jax.ShapeDtypeStruct(tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
+        write_checkpoint(tmp_path / "model.safetensors", entries, tensors.items(), shard_bytes)
+
+    for value, shard_bytes, files in ((1, 16, 4), (2, 40, 3), (3, 100, 1), (4, 16, 4)):
+        write(value, shard_bytes)
+        assert len(list(tmp_path.iterdir())) == files  # shards and their index
+        assert all(np.all(np.asarray(tensor) == value) for tensor in open_checkpoint(tmp_path).tensors.values())

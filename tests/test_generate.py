@@ -138,7 +138,7 @@ def test_weights_know_what_they_were_made_for(official, tmp_path, capsys):
             generate.main([*flags])
         assert generate.main([*flags, *map(str, SMALL[:6])]) == 0
         assert "Sampling, 7 steps" in capsys.readouterr().out
-        for text in ('{"side": 3}', "[", "[]"):
+        for text in ('{"side": 3}', "[", "[]", '{"height": "112"}', '{"num_frames": null}', '{"num_frames": 9.0}'):
             file.write_text(text)
             refused(official, tmp_path, "--dry_run")
     finally:

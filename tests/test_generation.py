@@ -2,6 +2,8 @@
 
 import dataclasses
 import functools
+import json
+import shutil
 
 import jax
 import numpy as np
@@ -211,6 +213,8 @@ def test_given_noise_replaces_the_seed(pipeline, result):
         ({"solver": "heun"}, "none of euler"),
         ({"control_frames": [5]}, "different indices from 0 to 4"),
         ({"control_frames": [0, 1]}, "1 control_images and 2 control_frames"),
+        ({"control_cameras": np.zeros((1, 1, 112, 112, 6))}, r"control_cameras need the shape \[1, 5, 112, 112, 6\]"),
+        ({"shift": np.inf}, "shift inf is too large"),
     ],
     ids=lambda value: "" if isinstance(value, dict) else value,
 )
@@ -218,6 +222,18 @@ def test_what_does_not_fit_is_refused(pipeline, changes, message):
     arguments = {"prompt": "a room", "control_images": images(), **SETTINGS, **changes}
     with pytest.raises(UserError, match=message):
         pipeline(**arguments)
+
+
+def test_networks_that_were_not_made_for_each_other_are_refused(weights, tmp_path):
+    for entry in weights.iterdir():
+        (tmp_path / entry.name).symlink_to(entry)
+    (tmp_path / "umt5").unlink()
+    shutil.copytree(weights / "umt5", tmp_path / "umt5")
+    description = json.loads((tmp_path / "umt5" / "config.json").read_text())
+    description["config"] |= {"dim": 48, "vocab_size": 3}
+    (tmp_path / "umt5" / "config.json").write_text(json.dumps(description))
+    with pytest.raises(UserError, match=r"text_dim and umt5.dim are 24 and 48; the tokenizer knows \d+ words, umt5 3"):
+        Gen3RPipeline.from_pretrained(tmp_path)
 
 
 def test_partial_folders_are_refused(weights, tmp_path):

@@ -1,12 +1,15 @@
 """The converter of the whole official folder."""
 
 import json
+import os
+import shutil
 
 import numpy as np
 import pytest
 
 from conversion.__main__ import main
 from conversion.networks import NETWORKS
+from conversion.pipeline_folder import find_weights
 from gen3r_jax.checkpoint import read_config
 from gen3r_jax.errors import UserError
 
@@ -38,6 +41,16 @@ def test_everything_is_converted_and_what_is_there_is_kept(official, tmp_path, c
     report = capsys.readouterr().out
     assert "vggt is there already" in report and "text_encoder ->" in report
     assert (tmp_path / "vggt" / "config.json").stat().st_mtime_ns == before
+
+
+def test_a_folder_is_converted_once_and_not_used_when_it_has_changed(official, tmp_path, capsys):
+    folder = tmp_path / "checkpoints"
+    shutil.copytree(official, folder)
+    assert find_weights(folder) == tmp_path / "checkpoints-gen3r_jax" and "once" in capsys.readouterr().err
+    assert find_weights(folder) == tmp_path / "checkpoints-gen3r_jax" and not capsys.readouterr().err
+    os.utime(folder / "transformer" / "config.json", (0, 0))
+    with pytest.raises(UserError, match="has changed since it was converted"):
+        find_weights(folder)
 
 
 def test_what_is_missing_is_named(official, tmp_path):
