@@ -22,7 +22,8 @@ test: $(VENV)/ready
 test-slow: $(VENV)/ready
 	$(PYTHON) -m pytest -m slow -n 2 --dist loadfile --timeout 900
 
-# The stages of the nano model in order, each from what those before it wrote; what is done is not done again.
+# The stages of the nano model in order, each from what those before it wrote, in the folder that configs/nano name; what
+# is done is not done again.
 NANO := runs/nano
 nano: $(VENV)/ready
 	$(PYTHON) -m gen3r_jax.stages.drawn_encoders $(NANO)/weights

@@ -15,13 +15,13 @@ from jaxtyping import Array, Float
 
 from gen3r_jax.errors import UserError
 from gen3r_jax.models.causal_autoencoder import CausalAutoencoder, Decoder, DiagonalGaussian, Down, Encoder, Up
+from gen3r_jax.models.vggt import SPECIAL_TOKENS
 from gen3r_jax.module import Remat
 from gen3r_jax.ops.causal_conv import conv2d
 from gen3r_jax.ops.groups import map_groups
 from gen3r_jax.ops.resized_conv import EnlargingConv, ReducingConv
 from gen3r_jax.sharding import shard
 
-SPECIAL_TOKENS = 5  # camera and four registers, in front of the patches
 FRAMES_AT_ONCE = 8  # in the input and output block, whose intermediate maps have nine times the channels
 
 # Measured on clips of 49 frames with the released weights.
