@@ -72,9 +72,9 @@ def find_weights(path: Path) -> Path:
 
 
 def _inventory(path: Path) -> dict[str, list[int]]:
-    """Size and time of change of every file in the sub-folders of an official folder."""
-    files = {str(file.relative_to(path)): file.stat() for file in sorted(path.glob("*/**/*")) if file.is_file()}
-    return {name: [status.st_size, int(status.st_mtime)] for name, status in files.items()}
+    """Size and time of change of every file in the sub-folders of an official folder, less hidden ones."""
+    files = {file.relative_to(path): file for file in sorted(path.glob("[!.]*/**/[!.]*")) if file.is_file()}
+    return {str(name): [file.stat().st_size, int(file.stat().st_mtime)] for name, file in files.items()}
 
 
 def random_pipeline(output: Path, *, tiny: bool, dtype: Any, seed: int = 0, force: bool = False) -> list[str]:

@@ -108,8 +108,8 @@ def load_network(
     """Reads a folder written by :func:`save_network` -> (graphdef, params) for ``module.merge``.
 
     dtype: of the floating-point parameters (default: as stored). exact: parts of the network to which `dtype` does not
-    apply. shardings: a tree like the parameters (default: by the
-    rules of :mod:`gen3r_jax.sharding` under ``jax.set_mesh``, else all on the first device).
+    apply. shardings: a tree like the parameters (default: by the rules of :mod:`gen3r_jax.sharding` under
+    ``jax.set_mesh``, else all on the first device).
     Raises UserError that names every missing, extra and misshapen tensor, a wrong network or a missing folder.
     """
     path = epath.Path(path).absolute()
@@ -304,6 +304,8 @@ class TrainCheckpoints:
 def _is_no_damage(error: Exception) -> bool:
     """Whether memory ran out, or another process or the way to the files was lost: files are not to blame for that."""
     codes = ("RESOURCE_EXHAUSTED", "UNAVAILABLE", "DEADLINE_EXCEEDED")
+    if "os_error_code" in str(error):  # of the file system, such as a full disk
+        return False
     return isinstance(error, (jax.errors.JaxRuntimeError, MemoryError)) or any(code in str(error) for code in codes)
 
 

@@ -28,7 +28,7 @@ from gen3r_jax.checkpoint import load_network
 from gen3r_jax.command_line import CONFIG, parse_flags
 from gen3r_jax.data.clip_maker import ClipMaker
 from gen3r_jax.data.clips import require_clip_length, require_side
-from gen3r_jax.data.sources import Source, open_source
+from gen3r_jax.data.sources import NoScenes, Source, open_source
 from gen3r_jax.errors import UserError, main_guard
 from gen3r_jax.evaluation.appearance import Lpips, load_lpips
 from gen3r_jax.evaluation.protocol import MetricOptions, Truth, score
@@ -174,11 +174,11 @@ def _open(name: str, data: DataOptions) -> tuple[Source, str]:
     while True:
         try:
             return open_source(name, split=split, exact=True, **options), split
-        except UserError as error:
+        except NoScenes as error:
             if split == "train":
                 raise
             following = {"eval": "test", "test": "train"}[split]
-            print(f"no {split} scenes, so those of the split {following} are judged: {error}", file=sys.stderr)
+            print(f"no {split} scenes, so those of the split {following} are looked for: {error}", file=sys.stderr)
             split = following
 
 

@@ -16,7 +16,7 @@ from gen3r_jax.checkpoint import load_network, read_config
 from gen3r_jax.data.clips import SIDE_MULTIPLE, quantize, require_side, resize_crop
 from gen3r_jax.data.images import read_frames
 from gen3r_jax.errors import UserError, main_guard
-from gen3r_jax.export.folder import FORMATS, scene_folder, write_scene
+from gen3r_jax.export.folder import FORMATS, write_scene
 from gen3r_jax.export.pointcloud import CloudFilter
 from gen3r_jax.export.run_report import RunReport
 from gen3r_jax.export.video import require_fps
@@ -47,11 +47,10 @@ def main(arguments: list[str] | None = None) -> int:
     through = " through the adapter" if options.through_adapter else ""
     with report.stage(f"Reconstructing {len(frames)} frames of {options.side} x {options.side}{through}"):
         scene = pipeline.reconstruct(frames, vggt, adapter)
-    with scene_folder(options.output) as partial:
-        with report.stage(f"Writing {options.output}"):
-            keep = CloudFilter.official() if options.points == "official" else CloudFilter()
-            write_scene(scene, partial, options.fps, keep, formats=options.format)
-        report.write(partial / "run.json")
+    with report.stage(f"Writing {options.output}"):
+        keep = CloudFilter.official() if options.points == "official" else CloudFilter()
+        write_scene(scene, options.output, options.fps, keep, formats=options.format)
+    report.write(options.output / "run.json")
     return 0
 
 
@@ -59,7 +58,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m gen3r_jax.reconstruct",
         description="Reconstructs cameras, depth and points of a video or of pictures of one still scene with VGGT.",
-        epilog="docs/formats.md describes the written files. The folder appears when it is complete.",
+        epilog="docs/formats.md describes the written files. run.json comes last, so a folder with one is complete.",
     )
     add = parser.add_argument
     add("--frames", nargs="+", type=Path, required=True, metavar="PATH", help="a video, a folder of images, or images")

@@ -146,7 +146,8 @@ def read_jobs(path: Path, defaults: dict) -> list[tuple[str, Request | UserError
             name = str(fields.get("name") or name)
             if Path(name).is_absolute() or ".." in Path(name).parts:
                 raise UserError(f"the name {name!r} leads out of the output folder")
-            request = read_options(Request, {**defaults, **_resolved(fields, path.parent), "name": name}, "job")
+            fields = _resolved(fields, path.parent)
+            request = read_options(Request, {**_fitting(defaults, fields), **fields, "name": name}, "job")
         except json.JSONDecodeError as error:
             request = UserError(f"not JSON: {error}")
         except UserError as error:
@@ -158,6 +159,14 @@ def read_jobs(path: Path, defaults: dict) -> list[tuple[str, Request | UserError
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise UserError(f"{path}: names that repeat: {', '.join(twice)}")
     return jobs
+
+
+def _fitting(defaults: dict, fields: dict) -> dict:
+    """The defaults without what is said of other cameras than those of a job."""
+    cameras = fields.get("cameras", defaults.get("cameras", "free"))
+    others = {"camera_format"} if cameras in PRESETS else {"camera_angle", "camera_distance"}
+    others |= {"camera_angle", "camera_distance"} if cameras == "free" else set()
+    return {key: value for key, value in defaults.items() if key not in others}
 
 
 def _resolved(fields: dict, folder: Path) -> dict:

@@ -36,10 +36,12 @@ number gpus port ${local:+local}
 training h100
 
 pids=()
+trap 'stop 143' TERM INT HUP
 set -m # each process leads a group of its own: Ctrl-C then reaches this script alone, which tells them once
 
 # Stops the processes, or the shares on other hosts, and lets them save.
 stop() {
+  set +m # or a second Ctrl-C would end this script inside of `sleep`, and leave the processes alone
   [[ ! ${HOLD_PID-} ]] || kill "$HOLD_PID" 2>/dev/null || true # the standard input of all shares ends
   [[ $hosts ]] || kill -TERM "${pids[@]}" 2>/dev/null || true
   SECONDS=0
@@ -50,7 +52,6 @@ stop() {
 
 # Waits for all of `pids`; the first that ends badly ends all.
 wait_for_all() {
-  trap 'stop 143' TERM INT HUP
   for _ in "${pids[@]}"; do wait -n || stop $?; done
   stop 0
 }

@@ -133,6 +133,16 @@ def test_weights_are_not_blamed_for_memory_that_ran_out(saved, monkeypatch):
         load_network(path, Net)
 
 
+def test_a_full_disk_is_one_line_whatever_its_code(tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise ValueError("RESOURCE_EXHAUSTED: Error writing: No space left on device [os_error_code='28']")
+
+    with TrainCheckpoints(tmp_path, keep=2) as checkpoints:
+        monkeypatch.setattr(checkpoints._manager, "save", full)
+        with pytest.raises(UserError, match="cannot write a checkpoint"):
+            checkpoints.save(1, _state(1), _numbers(), {})
+
+
 def test_an_unwritable_place_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"cannot write weights to .*: Not a directory"):

@@ -138,7 +138,7 @@ def test_which_scenes_are_judged(tmp_path, capsys):
     root = write_root(tmp_path, {"re10k": 2}, frames=6, split="test")
     options = small_options(split="eval").data
     source, split = evaluate._open(str(root), options)
-    assert (len(source), split) == (2, "test") and "those of the split test are judged" in capsys.readouterr().err
+    assert (len(source), split) == (2, "test") and "those of the split test are looked for" in capsys.readouterr().err
     for file in root.glob("test_*.txt"):
         lines = file.read_text().splitlines()[:1]
         (root / file.name.replace("test_", "eval_")).write_text("\n".join(lines) + "\n")
@@ -149,6 +149,11 @@ def test_which_scenes_are_judged(tmp_path, capsys):
     source, _ = evaluate._open(str(root), replace(options, cameras=False))
     training = write_root(tmp_path / "training", {"re10k": 2}, frames=6, split="train")
     assert evaluate._open(str(training), options)[1] == "train"
+    (training / "test_videos_dirs.txt").write_text("nowhere\n")  # a damaged split is not one that is missing
+    with pytest.raises(UserError, match="test_"):
+        evaluate._open(str(training), options)
+    with pytest.raises(UserError, match="does not exist"):
+        evaluate._open(str(tmp_path / "nowhere"), options)
     maker = ClipMaker((source,), (1,), 5, (112, 112), training=False)
     assert evaluate._read(maker, source, 0)[0].c2w is None
 

@@ -98,7 +98,7 @@ def network_input(monkeypatch):
     return given
 
 
-def test_a_folder_whose_writing_was_cut_short_is_not_there(weights, images, tmp_path, monkeypatch):
+def test_a_folder_whose_writing_was_cut_short_does_not_look_complete(weights, images, tmp_path, monkeypatch):
     def stop(*_, **__):
         raise Stop
 
@@ -106,7 +106,7 @@ def test_a_folder_whose_writing_was_cut_short_is_not_there(weights, images, tmp_
     monkeypatch.setattr("gen3r_jax.reconstruct.write_scene", stop)
     with pytest.raises(Stop):
         run(weights, tmp_path / "out", "--frames", images)
-    assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "out" / "run.json").exists()
 
 
 def test_scenes_are_not_mixed_in_one_folder(weights, images, tmp_path):

@@ -169,7 +169,6 @@ def test_a_signal_saves_and_leaves(tmp_path, number):
     assert [line["step"] for line in read_metrics(tmp_path / "metrics.jsonl") if "loss" in line] == [1, 2]
 
 
-@pytest.mark.slow
 def test_on_known_chips_their_use_is_recorded(tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "find_chip", lambda kind: SimpleNamespace(flops=1e9))
     run(tmp_path, train__phases=((5, 3, 4),))
@@ -185,6 +184,7 @@ def test_slow_weights_must_exist(pattern, message):
         make_optimizer(read_options(LoopOptions, toy_config(optim__slow=pattern)).optim, 10).init(params)
 
 
+@pytest.mark.slow
 def test_a_profile_is_written(tmp_path):
     run(tmp_path, train__profile=(2, 4), checkpoint__every=100, validation__every=100)
     assert list((tmp_path / "profile").rglob("*.xplane.pb"))

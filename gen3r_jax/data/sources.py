@@ -63,6 +63,10 @@ class Capture:
     depth: Callable[[int], Float32[np.ndarray, "h w"]] | None = None
 
 
+class NoScenes(UserError):
+    """There is nothing of the kind that was looked for; what there may be else was not looked at."""
+
+
 class Source(Protocol):
     """A numbered set of scenes. name: short, for sample names and messages."""
 
@@ -207,7 +211,7 @@ def open_source(
       min_frames: shorter scenes of shards and of prepared folders are left out.
       exact: no other scenes are taken for test scenes.
 
-    Raises UserError when there is nothing of the kind.
+    Raises NoScenes, a UserError, when there is nothing of the kind, and UserError when something is wrong with it.
     """
     if str(source) == "procedural":
         first = 0 if split == "train" else FIRST_TEST_SEED
@@ -225,7 +229,7 @@ def open_source(
         found = _open_folder(path, "train", cameras, min_frames)
         log.warning("%s has no test scenes: its training scenes are used", path)
     if found is None:
-        raise UserError(
+        raise NoScenes(
             f"{path} holds no scenes; looked for {split}-*.array_record, {split}_videos_dirs.txt, images, videos, "
             "and folders with images/ inside"
         )

@@ -79,7 +79,7 @@ def _write_sheet(output: Path) -> None:
     if not pictures:
         return
     width, height = (max(sizes) for sizes in zip(*(picture.size for picture in pictures), strict=True))
-    columns = min(len(pictures), max(2, -(-len(pictures) * height // JPEG_SIDE)))
+    columns = min(len(pictures), max(2, -(-len(pictures) // (JPEG_SIDE // height))))
     sheet = Image.new("RGB", (columns * width, -(-len(pictures) // columns) * height), "white")
     for i, picture in enumerate(pictures):
         sheet.paste(picture, (i % columns * width, i // columns * height))

@@ -60,7 +60,7 @@ def prepare(
     with writing(folder):
         records.mkdir(parents=True, exist_ok=True)
     with locked(records / "lock", f"another process prepares {folder}; for more at once there is --workers"):
-        _require_settings(folder, settings)
+        _require_settings(folder, settings, chosen)
         outcome, todo = Outcome(), []
         for unit in units:
             record = records / _record_name(unit, settings)
@@ -149,9 +149,10 @@ def _read_record(record: Path) -> Outcome:
         raise UserError(f"{record} is damaged; delete it, and its recordings will be prepared again") from None
 
 
-def _require_settings(folder: Path, settings: Settings) -> None:
+def _require_settings(folder: Path, settings: Settings, chosen: DataSet) -> None:
     """The first run writes down how it prepares; later ones must do the same, or scenes of two kinds would mix."""
-    wanted = json.dumps(asdict(settings) | {"split": None}, indent=1)
+    salt = {"split_salt": chosen.split_salt} if chosen.split_salt else {}
+    wanted = json.dumps(asdict(settings) | {"split": None} | salt, indent=1)
     file = folder / ".prepared" / "settings"
     if not file.exists():
         _write_text(file, wanted)
