@@ -15,6 +15,7 @@ from conversion.commands import convert_checkpoint, random_checkpoint
 from conversion.networks import NETWORKS
 from gen3r_jax.checkpoint import holds_weights
 from gen3r_jax.errors import UserError
+from gen3r_jax.export.files import replacing
 from gen3r_jax.models.tokenizer import Tokenizer
 
 # Where the tokenizer stands: in Gen3R's folder, in the Wan release.
@@ -65,7 +66,8 @@ def find_weights(path: Path) -> Path:
     if not source.exists():  # written last
         print(f"converting {path} to {cache}, once", file=sys.stderr)
         print("\n".join(convert_pipeline(path, cache)), file=sys.stderr)
-        source.write_text(json.dumps(inventory, indent=1) + "\n")
+        with replacing(source) as file:
+            file.write_text(json.dumps(inventory, indent=1) + "\n")
     elif json.loads(source.read_text()) != inventory:
         raise UserError(f"{path} has changed since it was converted to {cache}; remove that folder, or give it instead")
     return cache

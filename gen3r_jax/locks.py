@@ -16,7 +16,7 @@ def locked(file: Path, refusal: str = "") -> Iterator[None]:
     try:
         handle = file.open("ab")
     except OSError as error:
-        raise UserError(f"cannot write {file}: {error.strerror}") from None
+        raise UserError(f"cannot write to {file.parent}: {error.strerror}") from None
     with handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | (fcntl.LOCK_NB if refusal else 0))

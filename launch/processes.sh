@@ -36,8 +36,6 @@ number gpus port ${local:+local}
 training h100
 
 pids=()
-trap 'stop 143' TERM INT HUP
-set -m # each process leads a group of its own: Ctrl-C then reaches this script alone, which tells them once
 
 # Stops the processes, or the shares on other hosts, and lets them save.
 stop() {
@@ -49,6 +47,9 @@ stop() {
   kill -KILL "${pids[@]}" 2>/dev/null || true
   exit "$1"
 }
+
+trap 'stop 143' TERM INT HUP
+set -m # each process leads a group of its own: Ctrl-C then reaches this script alone, which tells them once
 
 # Waits for all of `pids`; the first that ends badly ends all.
 wait_for_all() {

@@ -12,7 +12,6 @@ Records are stored one by one and uncompressed, for images are compressed alread
 over the frames, with the meaning of :class:`gen3r_jax.data.format.Cameras`.
 """
 
-import fcntl
 import functools
 import json
 import os
@@ -26,6 +25,7 @@ from array_record.python.array_record_module import ArrayRecordReader, ArrayReco
 
 from gen3r_jax.data.format import Cameras
 from gen3r_jax.errors import UserError
+from gen3r_jax.locks import locked
 
 FORMAT = "gen3r_jax.scenes/1"
 SUFFIX = ".array_record"
@@ -92,14 +92,12 @@ class RecordWriter:
     def __enter__(self) -> Self:
         try:
             self.file.parent.mkdir(parents=True, exist_ok=True)
-            # The writer itself is silent about a folder that it cannot write to, and about others.
-            self._lock = self._partial.open("ab")
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self._lock.close()
-            raise UserError(f"another process is writing {self.file}; give each its own part of the work") from None
         except OSError as error:
             raise UserError(f"cannot write to {self.file.parent}: {error.strerror}") from None
+        # The writer itself is silent about a folder that it cannot write to, and about others.
+        refusal = f"another process is writing {self.file}; give each its own part of the work"
+        self._lock = locked(self._partial, refusal)
+        self._lock.__enter__()
         self._writer = ArrayRecordWriter(str(self._partial), "group_size:1,uncompressed")
         return self
 
@@ -120,7 +118,7 @@ class RecordWriter:
                 os.replace(self._partial, self.file)
         finally:
             self._partial.unlink(missing_ok=True)
-            self._lock.close()
+            self._lock.__exit__(None, None, None)
             _reader.cache_clear()
 
     def _close(self) -> None:

@@ -203,8 +203,7 @@ class _Run:
     clock: float = 0.0  # when the numbers of the last step came, or the first one began
     profiling: bool = False
     stopping: bool = False  # all processes know that one was told to stop
-    flops: int = 0  # of a step, where the peak of the chips is known
-    peak: float = 0.0  # of all chips, a second
+    ideal_seconds: float = 0.0  # of a step at the peak of all chips, where that is known
 
     def phase(
         self,
@@ -276,8 +275,8 @@ class _Run:
             name: compiled.memory_analysis() for name, compiled in update.compile(self.frozen, micro_batches).items()
         }
         if (chip := find_chip(jax.devices()[0].device_kind)) is not None:
-            self.flops = sum(program.calls * program.useful_flops() for program in update.work)
-            self.peak = self.mesh.size * chip.flops
+            flops = sum(program.calls * program.useful_flops() for program in update.work)
+            self.ideal_seconds = flops / (self.mesh.size * chip.flops)
         temporaries = ", ".join(f"{name} {plan.temp_size_in_bytes / 2**30:.2f}" for name, plan in plans.items())
         self.writer.say(
             f"compiled the step in {time.perf_counter() - began:.1f} s: batch {self.options.train.batch_size} in "
@@ -301,8 +300,8 @@ class _Run:
         values["data/replaced"] = pending.replaced
         values["time/step_seconds"] = seconds
         values["time/data_wait_fraction"] = min(1.0, pending.waited / seconds)
-        if self.flops:
-            values["time/mfu"] = self.flops / (seconds * self.peak)
+        if self.ideal_seconds:
+            values["time/mfu"] = self.ideal_seconds / seconds
         values["time/samples_per_second"] = self.options.train.batch_size / seconds
         self.writer.write(pending.step, values)
 
