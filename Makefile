@@ -23,22 +23,26 @@ test-slow: $(VENV)/ready
 	$(PYTHON) -m pytest -m slow -n 2 --dist loadfile --timeout 900
 
 # The stages of the nano model in order, each from what those before it wrote, in the folder that configs/nano name; what
-# is done is not done again.
+# is done is not done again. `make nano SHARE=0.1` trains with a tenth of the steps and clips.
 NANO := runs/nano
+SHARE := 1
+train = $(PYTHON) -m gen3r_jax.train --config configs/nano/$(1) --config.train.share=$(SHARE) --workdir $(NANO)/$(2)
+part = $(shell awk 'BEGIN { print int($(SHARE) * $(1) + 0.5) }')
 nano: $(VENV)/ready
 	$(PYTHON) -m gen3r_jax.stages.drawn_encoders $(NANO)/weights
 	for split in train test; do \
-	  scenes=$$([ $$split = train ] && echo 12000 || echo 64); \
+	  scenes=$$([ $$split = train ] && echo $(call part,12000) || echo 64); \
 	  $(PYTHON) -m gen3r_jax.data.pack procedural $(NANO)/data --split $$split --num_scenes $$scenes \
 	    --num_frames 9 --size 112 112 --depth --workers 2 || exit 1; \
 	done
 	for stage in wan_vae vggt adapter; do \
-	  $(PYTHON) -m gen3r_jax.train --config configs/nano/$$stage.py --workdir $(NANO)/$$stage || exit 1; \
+	  $(call train,$$stage.py,$$stage) || exit 1; \
 	  cp -r $(NANO)/$$stage/weights/. $(NANO)/weights || exit 1; \
 	done
-	$(PYTHON) -m gen3r_jax.training.encode --config configs/nano/dit.py:frames --output $(NANO)/latents --clips 4000 --batch 4
-	$(PYTHON) -m gen3r_jax.train --config configs/nano/dit.py:appearance --workdir $(NANO)/dit-appearance
-	$(PYTHON) -m gen3r_jax.train --config configs/nano/dit.py --workdir $(NANO)/dit
+	$(PYTHON) -m gen3r_jax.training.encode --config configs/nano/dit.py:frames --output $(NANO)/latents --clips $(call part,4000) \
+	  --batch 4
+	$(call train,dit.py:appearance,dit-appearance)
+	$(call train,dit.py,dit)
 	cp -r $(NANO)/dit/weights/. $(NANO)/weights
 	$(PYTHON) -m gen3r_jax.compact $(NANO)/weights $(NANO)/shipped
 	$(PYTHON) -m gen3r_jax.evaluate --config configs/eval.py:nano --weights $(NANO)/shipped --data procedural \

@@ -187,14 +187,11 @@ class Ablations:
 
     def _train(self, recipe: str, folder: Path, seed: int, networks: Path, *arguments: str) -> Path:
         """Trains in a folder below `folder`; returns that of the weights."""
-        config, workdir = read_recipe(recipe), folder / recipe.replace(":", "-")
-        ((frames, steps, clips),) = config.train.phases
-        steps = max(1, round(self.share * steps))
+        workdir = folder / recipe.replace(":", "-")
         command = [
             *self._config(recipe, networks),
             f"--config.train.seed={seed}",
-            f"--config.train.phases=(({frames},{steps},{clips}),)",
-            f"--config.optim.warmup_steps={min(config.optim.warmup_steps, steps // 4)}",
+            f"--config.train.share={self.share}",
             *arguments,
         ]
         self._run("gen3r_jax.train", *command, f"--workdir={workdir}")

@@ -1,8 +1,11 @@
 """Data sets on disk, as folders and as shards: what is found, what is read, what is said when something is wrong."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -207,6 +210,23 @@ def test_a_video_is_decoded_once_while_it_is_packed(tmp_path, monkeypatch):
     monkeypatch.setattr(images, "_upright", lambda frame: decoded.append(frame) or frame.to_ndarray(format="rgb24"))
     pack(open_source(tmp_path / "clip.mp4"), tmp_path / "video", SETTINGS)
     assert len(decoded) == 25
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL, signal.SIGINT])
+def test_workers_end_with_the_command_that_packs(tmp_path, number):
+    arguments = ["procedural", tmp_path, "--num_scenes", 400, "--scenes_per_shard", 2, "--size", 112, 112]
+    command = [sys.executable, "-m", "gen3r_jax.data.pack", *map(str, arguments), "--num_frames", "1", "--workers", "2"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, process_group=0)
+    while len(list_shards(tmp_path, "train")) < 2:
+        assert process.poll() is None, process.stdout.read()
+        time.sleep(0.01)
+    if number == signal.SIGINT:
+        os.killpg(process.pid, number)  # as Ctrl-C does
+    else:
+        process.send_signal(number)
+    said = process.communicate(timeout=60)[0]  # returns when the workers, too, have let go of the pipe
+    assert process.returncode == (130 if number == signal.SIGINT else -number)
+    assert "Traceback" not in said
 
 
 def test_packing_leaves_out_what_is_damaged(tmp_path):

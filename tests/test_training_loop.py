@@ -24,7 +24,7 @@ from gen3r_jax.training.metrics import read_metrics
 from gen3r_jax.training.optim import OptimOptions, clip_threshold, learning_rate, make_optimizer, update_ema
 from gen3r_jax.training.stage import run_encoders
 from gen3r_jax.training.state import abstract_state, create_state
-from gen3r_jax.training.step import Step, make_phases, place_batch, training_mesh
+from gen3r_jax.training.step import Phase, Step, make_phases, place_batch, training_mesh
 
 
 @functools.cache
@@ -97,6 +97,16 @@ def test_the_learning_rate_is_a_cosine_to_a_fraction():
 def test_warm_up_starts_from_zero():
     rate = learning_rate(OptimOptions(**{**toy_config()["optim"], "warmup_steps": 10}), 100)
     assert [float(rate(step)) for step in (0, 5, 10, 55, 100)] == pytest.approx([0, 5e-3, 1e-2, 6e-3, 2e-3])
+    rate = learning_rate(OptimOptions(**{**toy_config()["optim"], "warmup_steps": 50}), 20)
+    assert [float(rate(step)) for step in (0, 5, 20)] == pytest.approx([0, 1e-2, 2e-3])  # a quarter of a short phase
+
+
+def test_a_share_of_a_recipe_has_fewer_steps():
+    whole, part = (make_phases(((25, 1000, 2), (49, 10, 1)), share) for share in (1.0, 0.25))
+    assert [(phase.start, phase.end) for phase in whole] == [(0, 1000), (1000, 1010)]
+    assert part == (Phase(0, 0, 25, 250, 2), Phase(1, 250, 49, 2, 1))
+    with pytest.raises(UserError, match=r"train\.share must be above 0"):
+        read_options(LoopOptions, toy_config(train__share=1.5))
 
 
 def test_the_clip_threshold_comes_down_over_the_first_tenth():

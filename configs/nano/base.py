@@ -28,7 +28,7 @@ def get_config() -> ConfigDict:
         ema_decay=0.0,
     )
     config.mesh = dict(data=1, fsdp=-1, seq=1, tensor=1)
-    config.train = dict(seed=42, batch_size=4, side=112, dtype="float32", compile_cache="", profile=())
+    config.train = dict(seed=42, batch_size=4, side=112, dtype="float32", compile_cache="", profile=(), share=1.0)
     config.validation = dict(every=250, clips=8, split="test")
     config.checkpoint = dict(every=250, keep=2, keep_every=0)
     return config

@@ -5,18 +5,12 @@ its order. Process p of P gets the clips p, p + P, p + 2 P, ...
 """
 
 import atexit
-import contextlib
 import logging
 import math
-import multiprocessing
 import operator
-import os
-import signal
-import threading
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from multiprocessing import resource_tracker
 from typing import Any, NamedTuple
 
 import grain
@@ -28,6 +22,7 @@ from gen3r_jax.data.clips import require_clip_length, require_side
 from gen3r_jax.data.images import require_frames
 from gen3r_jax.data.procedural import KINDS, Difficulty
 from gen3r_jax.data.sources import Source, open_source
+from gen3r_jax.data.workers import end_with_parent, unsignalled
 from gen3r_jax.errors import UserError
 from gen3r_jax.options import read_options
 from gen3r_jax.remote import local_copy
@@ -160,8 +155,8 @@ class Loader(grain.DatasetIterator):
             flags.FLAGS.mark_as_parsed()  # Grain reads its flags when it starts processes
         here = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
         processes = grain.MultiprocessingOptions(self._workers, per_worker_buffer_size=self._prefetch)
-        self._running = iter(batches.to_iter_dataset(here).mp_prefetch(processes, _end_with_parent))
-        with _unsignalled():
+        self._running = iter(batches.to_iter_dataset(here).mp_prefetch(processes, _start_worker))
+        with unsignalled():
             self._running.get_state()  # has Grain make the workers' iterators now, not at the first batch
             self._running.start_prefetch()
 
@@ -195,28 +190,8 @@ def _close(loader: "weakref.ref[Loader]") -> None:
         alive.close()
 
 
-@contextlib.contextmanager
-def _unsignalled() -> Iterator[None]:
-    """Processes and threads started inside never see SIGINT and SIGTERM: their end is for the training process to say.
-
-    Ctrl-C and a preempted machine signal all processes, while the trainer still needs the workers to finish its step.
-    """
-    resource_tracker.ensure_running()  # when Python starts it later, it unblocks the signals
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _end_with_parent(worker: int, workers: int) -> None:
-    """Runs in each worker: when the training process is killed, nobody else would stop it."""
-
-    def wait() -> None:
-        multiprocessing.parent_process().join()
-        os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()
+def _start_worker(worker: int, workers: int) -> None:
+    end_with_parent()
 
 
 class _Entry(NamedTuple):

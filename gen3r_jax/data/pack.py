@@ -6,11 +6,7 @@ running the same command again goes on where it was stopped.
 """
 
 import argparse
-import multiprocessing
-import signal
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import get_args
 
@@ -21,6 +17,7 @@ from gen3r_jax.data.images import Picture, encode_image, read_image
 from gen3r_jax.data.procedural import KINDS, Difficulty
 from gen3r_jax.data.shards import SUFFIX, ShardWriter, list_shards, read_index, read_settings
 from gen3r_jax.data.sources import Capture, Source, open_source
+from gen3r_jax.data.workers import worker_pool
 from gen3r_jax.errors import UserError, main_guard
 
 
@@ -88,22 +85,17 @@ def _pack_shards(source: Source, settings: dict, shards: list[tuple[Path, range]
     if workers == 1 or len(shards) < 2:
         yield from (_pack_shard(source, settings, *shard) for shard in shards)
         return
-    fresh = multiprocessing.get_context("spawn")
-    try:
-        with ProcessPoolExecutor(min(workers, len(shards)), fresh, _start_worker, (source, settings)) as pool:
-            yield from pool.map(_pack_in_worker, shards)
-    except BrokenProcessPool:
-        raise UserError("a packing process was killed; is the memory full? The same command goes on") from None
+    with worker_pool(min(workers, len(shards)), _take_job, source, settings) as pool:
+        yield from pool.map(_pack_in_worker, shards)
 
 
 _job: tuple[Source, dict] | None = None
 """What a worker process packs: sent once, not with every shard."""
 
 
-def _start_worker(source: Source, settings: dict) -> None:
+def _take_job(source: Source, settings: dict) -> None:
     global _job
     _job = source, settings
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; shards that were begun are finished
 
 
 def _pack_in_worker(shard: tuple[Path, range]) -> "Summary":

@@ -48,6 +48,8 @@ class TrainOptions:
     side: of the square frames, in pixels. dtype: of the arithmetic; weights and moments are kept in fp32.
     compile_cache: folder that keeps compiled programs between runs, empty for none.
     profile: (first, last) step of a trace written to WORKDIR/profile, () for none.
+    share: of the steps of every phase, above 0 and at most 1; the schedule of the learning rate shrinks with them, so
+    that a recipe can be tried in a part of its time.
     """
 
     seed: int
@@ -57,6 +59,11 @@ class TrainOptions:
     dtype: Literal["float32", "bfloat16"]
     compile_cache: str
     profile: tuple[int, ...]
+    share: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share <= 1:
+            raise UserError(f"train.share must be above 0 and at most 1, not {self.share}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,7 +131,7 @@ def train(
     process, all save after the same step and exit with 128 + signal.
     Raises UserError on a loss or gradient that is not finite, a full disk, and options that do not fit.
     """
-    phases = make_phases(options.train.phases)
+    phases = make_phases(options.train.phases, options.train.share)
     mesh = training_mesh(options, phases)
     keep = options.checkpoint
     with (

@@ -22,7 +22,8 @@ ADAM_RMS = 0.2
 
 @dataclasses.dataclass(frozen=True)
 class OptimOptions:
-    """learning_rate falls by a cosine to `final_fraction` of itself over a phase, after a linear warm-up from zero.
+    """learning_rate falls by a cosine to `final_fraction` of itself over a phase, after a linear warm-up from zero over
+    `warmup_steps`, but at most a quarter of the phase.
 
     clip_norm bounds the global norm of the gradient; it starts `clip_start` times higher and comes down linearly over
     the first `clip_decay` of the phase. ema_decay 0 keeps no moving average. Weights whose dotted path the regular
@@ -47,12 +48,11 @@ class OptimOptions:
 
 def learning_rate(options: OptimOptions, steps: int) -> optax.Schedule:
     """Learning rate by the number of updates already made in a phase of `steps` updates."""
-    if options.warmup_steps >= steps:
-        raise UserError(f"optim.warmup_steps {options.warmup_steps} must be fewer than the {steps} steps of a phase")
+    warmup_steps = min(options.warmup_steps, steps // 4)
     return optax.warmup_cosine_decay_schedule(
-        init_value=0.0 if options.warmup_steps else options.learning_rate,
+        init_value=0.0 if warmup_steps else options.learning_rate,
         peak_value=options.learning_rate,
-        warmup_steps=options.warmup_steps,
+        warmup_steps=warmup_steps,
         decay_steps=steps,
         end_value=options.final_fraction * options.learning_rate,
     )

@@ -48,8 +48,8 @@ class Phase:
         return self.start + self.steps
 
 
-def make_phases(triples: tuple[tuple[int, int, int], ...]) -> tuple[Phase, ...]:
-    """((num_frames, steps, clips_per_device), ...) -> phases one after the other."""
+def make_phases(triples: tuple[tuple[int, int, int], ...], share: float = 1.0) -> tuple[Phase, ...]:
+    """((num_frames, steps, clips_per_device), ...) -> phases one after the other, with `share` of the steps of each."""
     phases: list[Phase] = []
     for triple in triples:
         numbers = triple if isinstance(triple, tuple) else ()
@@ -57,7 +57,9 @@ def make_phases(triples: tuple[tuple[int, int, int], ...]) -> tuple[Phase, ...]:
             raise UserError(
                 f"train.phases must be ((frames, steps, clips_per_device), ...), all positive integers, not {triples}"
             )
-        phases.append(Phase(len(phases), phases[-1].end if phases else 0, *triple))
+        num_frames, steps, clips_per_device = triple
+        start, steps = phases[-1].end if phases else 0, max(1, round(share * steps))
+        phases.append(Phase(len(phases), start, num_frames, steps, clips_per_device))
     if not phases:
         raise UserError("train.phases is empty: give ((frames, steps, clips_per_device), ...)")
     return tuple(phases)

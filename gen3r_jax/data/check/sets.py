@@ -2,18 +2,15 @@
 
 import hashlib
 import os
-import signal
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
-from multiprocessing import get_context
 from pathlib import Path
 
 from tqdm import tqdm
 
 from gen3r_jax.data.check.checks import Finding, Job, SceneResult, check_scene
 from gen3r_jax.data.check.lists import check_catalogue, check_duplicates, check_lists, check_splits
+from gen3r_jax.data.workers import worker_pool
 from gen3r_jax.errors import UserError
 
 DRAWN = 12
@@ -101,14 +98,5 @@ def _run(jobs: Sequence[Job], workers: int) -> Iterator[SceneResult]:
     if workers <= 1:
         yield from map(check_scene, jobs)
         return
-    executor = ProcessPoolExecutor(workers, get_context("spawn"), _end_quietly)
-    try:
-        yield from executor.map(check_scene, jobs, chunksize=max(1, min(16, len(jobs) // (4 * workers))))
-    except BrokenProcessPool:
-        raise UserError("a worker was killed (out of memory?); try again with fewer --workers") from None
-    finally:
-        executor.shutdown(cancel_futures=True)
-
-
-def _end_quietly() -> None:
-    signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+    with worker_pool(workers) as pool:
+        yield from pool.map(check_scene, jobs, chunksize=max(1, min(16, len(jobs) // (4 * workers))))

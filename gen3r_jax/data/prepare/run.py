@@ -9,13 +9,10 @@ import hashlib
 import json
 import os
 import shutil
-import signal
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import as_completed
 from dataclasses import asdict, dataclass
-from multiprocessing import get_context
 from pathlib import Path
 
 from tqdm import tqdm
@@ -25,6 +22,7 @@ from gen3r_jax.data.prepare.frames import Developing
 from gen3r_jax.data.prepare.recording import DataSet, ReadOptions, Unit
 from gen3r_jax.data.prepare.registry import NAMES, data_set
 from gen3r_jax.data.prepare.scenes import CannotWrite, Outcome, write_recording, writing
+from gen3r_jax.data.workers import worker_pool
 from gen3r_jax.errors import UserError
 from gen3r_jax.locks import locked
 
@@ -102,20 +100,9 @@ def _run(todo: Sequence[tuple], workers: int) -> Iterator[Outcome]:
         for arguments in todo:
             yield _prepare_unit(*arguments)
         return
-    executor = ProcessPoolExecutor(workers, get_context("spawn"), _end_quietly)
-    try:
-        for future in as_completed([executor.submit(_prepare_unit, *arguments) for arguments in todo]):
+    with worker_pool(workers) as pool:
+        for future in as_completed([pool.submit(_prepare_unit, *arguments) for arguments in todo]):
             yield future.result()
-    except BrokenProcessPool:
-        raise UserError(
-            "a worker was killed (out of memory?); the same command goes on from here, with fewer --workers if need be"
-        ) from None
-    finally:
-        executor.shutdown(cancel_futures=True)
-
-
-def _end_quietly() -> None:
-    signal.signal(signal.SIGINT, lambda *_: os._exit(130))
 
 
 def _prepare_unit(chosen: DataSet, unit: Unit, settings: Settings, folder: Path, record: Path) -> Outcome:

@@ -1,0 +1,65 @@
+"""Worker processes of the data commands and loaders. None outlives the process that started it."""
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from multiprocessing import resource_tracker
+from typing import Any
+
+from gen3r_jax.errors import UserError
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+@contextmanager
+def unsignalled() -> Iterator[None]:
+    """Processes and threads started inside never see SIGINT and SIGTERM, which reach all processes at Ctrl-C or when a
+    machine is preempted: who started them says when they end."""
+    resource_tracker.ensure_running()  # when Python starts it later, it unblocks the signals
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def worker_pool(workers: int, start: Callable[..., None] | None = None, *arguments: Any) -> Iterator[Executor]:
+    """Fresh processes, in each of which ``start(*arguments)`` runs first. Work that they have not begun when the body
+    ends is dropped. Raises UserError when one of them is killed."""
+    fresh = multiprocessing.get_context("spawn")
+    executor = ProcessPoolExecutor(workers, fresh, _start_worker, (start, arguments))
+    with unsignalled():  # until they know what to do then
+        for _ in range(workers):
+            executor.submit(int)  # starts one
+    try:
+        yield executor
+    except BrokenProcessPool:
+        raise UserError(
+            "a worker was killed (out of memory?); the same command goes on from here, with fewer --workers if need be"
+        ) from None
+    finally:
+        executor.shutdown(cancel_futures=True)
+
+
+def end_with_parent() -> None:
+    """Ends this process as soon as the one that started it is gone: when that is killed, nobody else would do it."""
+
+    def wait() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def _start_worker(start: Callable[..., None] | None, arguments: tuple) -> None:
+    signal.signal(signal.SIGINT, lambda *_: os._exit(130))  # Ctrl-C reaches all processes; one of them says so
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+    end_with_parent()
+    if start is not None:
+        start(*arguments)
