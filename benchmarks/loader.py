@@ -56,6 +56,8 @@ def make_shards(folder: Path, frames: int, size: tuple[int, int]) -> Path:
 def shares(source: Source, frames: int, side: int) -> None:
     """One clip read step by step in this process."""
     capture = source.scene(0)
+    if capture.encoded is None:
+        return  # frames of a video: nothing can be read apart from decoding
     indices = sample_indices(capture.length, frames, 1)
     started = time.perf_counter()
     files = [capture.encoded(index) for index in indices]

@@ -4,10 +4,12 @@ Weights and checkpoints do not pass here: Orbax reads and writes buckets itself.
 """
 
 import hashlib
+import os
 import shutil
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from etils import epath
 from tqdm import tqdm
@@ -15,13 +17,24 @@ from tqdm import tqdm
 from gen3r_jax.errors import UserError
 from gen3r_jax.locks import locked
 
+AT_ONCE = 32
+"""Questions to a bucket."""
+
+
+class _Stat(NamedTuple):
+    """size: bytes. mtime: seconds."""
+
+    size: int
+    mtime: int
+
 
 def is_remote(path: str) -> bool:
     return "://" in path
 
 
 def local_copy(path: str) -> Path:
-    """`path`, or a copy of that remote folder or file on this machine; what was copied before is not copied again.
+    """`path`, or a copy of that remote folder or file on this machine; what has the size and the time of its copy is
+    not copied again, and what is gone there goes here.
 
     Of several processes on a machine one copies, and the others wait for it.
     Raises UserError when there is nothing at `path`.
@@ -34,20 +47,27 @@ def local_copy(path: str) -> Path:
     target = Path(tempfile.gettempdir(), "gen3r_jax", hashlib.sha256(path.encode()).hexdigest()[:16], source.name)
     target.parent.mkdir(parents=True, exist_ok=True)
     with locked(target.with_name(f".{target.name}.lock")):
-        copies = {file: target / file.relative_to(source) if source.is_dir() else target for file in _files(source)}
-        sizes = {file: file.stat().length for file in copies}
-        missing = [f for f, copy in copies.items() if not copy.exists() or copy.stat().st_size != sizes[f]]
-        needed, free = sum(sizes[file] for file in missing), shutil.disk_usage(target.parent).free
+        files = _files(source)
+        with ThreadPoolExecutor(AT_ONCE) as pool:  # every question to a bucket takes its time
+            stats = dict(zip(files, pool.map(_stat, files), strict=True))
+        there = {file.relative_to(source).as_posix(): (file, stats[file]) for file in files}
+        here = {file.relative_to(target).as_posix(): file for file in _files(target)} if target.exists() else {}
+        for name in here.keys() - there.keys():
+            here.pop(name).unlink()
+        missing = [name for name, (_, stat) in there.items() if name not in here or _stat(here[name]) != stat]
+        needed, free = sum(there[name][1].size for name in missing), shutil.disk_usage(target.parent).free
         if needed > free:
             raise UserError(
                 f"{path} needs {needed / 1e9:.0f} GB on this machine, {target.parent} has {free / 1e9:.0f} GB free; "
                 "mount a larger disk there, or a bucket as a folder"
             )
-        for file in tqdm(missing, desc=f"copying {path}", unit="file", disable=None):
-            copies[file].parent.mkdir(parents=True, exist_ok=True)
-            partial = copies[file].with_name(f".{copies[file].name}.partial")
+        for name in tqdm(missing, desc=f"copying {path}", unit="file", disable=None):
+            (file, stat), copy = there[name], target / name
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            partial = copy.with_name(f".{copy.name}.partial")
             file.copy(partial, overwrite=True)
-            partial.replace(copies[file])
+            os.utime(partial, (stat.mtime, stat.mtime))
+            partial.replace(copy)
     return target
 
 
@@ -88,6 +108,11 @@ class Workdir:
         self.publish()
         if self.remote:
             shutil.rmtree(self.local, ignore_errors=True)
+
+
+def _stat(file: Any) -> _Stat:
+    stat = epath.Path(file).stat()
+    return _Stat(stat.length, stat.mtime)
 
 
 def _files(folder: Any) -> list:

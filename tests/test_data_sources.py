@@ -100,7 +100,9 @@ def test_frame_order(tmp_path):
 
 
 def test_paths_relative_to_the_list(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)  # a folder `scene` where the tests are run from would be found first
+    """Before those relative to the working folder, which may be another root with scenes of these names."""
+    monkeypatch.chdir(tmp_path)
+    write_scene(tmp_path / "scene", frames=3)
     write_scene(tmp_path / "set" / "scene")
     (tmp_path / "set" / "train_videos_dirs.txt").write_text("\n  scene/images  \n")
     assert open_source(tmp_path / "set").scene(0).length == 6
@@ -202,6 +204,13 @@ def test_packing_rendered_frames_and_videos(tmp_path):
     scene = open_source(tmp_path / "video").scene(0)
     assert scene.length == 17 and scene.cameras is None
     assert [number_of(picture) for picture in scene.read(range(17))] == list(range(17))
+
+
+def test_shards_of_several_sets_lie_in_folders(tmp_path):
+    for name in ("a", "b"):
+        pack(open_source("procedural", num_scenes=1), tmp_path / name, SETTINGS)
+    source = open_source(tmp_path)
+    assert [source.scene(i).id.split("/")[0] for i in range(len(source))] == ["a", "b"]
 
 
 def test_a_video_is_decoded_once_while_it_is_packed(tmp_path, monkeypatch):

@@ -280,15 +280,15 @@ def test_killed_and_run_again_gives_the_same_as_in_one_go(tmp_path):
     arguments = ["--source", str(tmp_path / "raw"), "--output", str(killed)]
     process = subprocess.Popen([*COMMAND, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     records = killed / "vkitti" / ".prepared"
-    while len(list(records.glob("*.json"))) < 2:
+    while len(list(records.glob("*.jsonl"))) < 2:
         assert process.poll() is None, "it was too fast to be killed"
         time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert len(list(records.glob("*.json"))) < 6, "it was too fast to be killed"
+    assert len(list(records.glob("*.jsonl"))) < 6, "it was too fast to be killed"
     assert not list(killed.rglob("train_*.txt")), "nothing is listed before the end"
     # As if it had been killed between the scene's folder and its record, and inside a scene.
-    last = sorted(records.glob("*.json"))[0]
+    last = sorted(records.glob("*.jsonl"))[0]
     last.unlink()
     (killed / "vkitti" / ".partial" / "rest").mkdir(parents=True, exist_ok=True)
     assert _run_command(*arguments).returncode == 0
@@ -315,6 +315,16 @@ def test_what_was_missing_is_looked_for_again(tmp_path):
     assert len(run("vkitti", tmp_path / "raw", tmp_path / "out").scenes) == 1
 
 
+def test_captions_survive_another_run(tmp_path):
+    vkitti.write(tmp_path / "raw", condition="Scene01/clone")
+    (scene,) = prepare_set("vkitti", tmp_path / "raw", tmp_path / "out")
+    (scene / "captions.txt").write_text("A street.\n")
+    (record,) = (tmp_path / "out" / "vkitti" / ".prepared").glob("*.jsonl")
+    record.unlink()
+    assert prepare_set("vkitti", tmp_path / "raw", tmp_path / "out") == [scene]
+    assert (scene / "captions.txt").read_text() == "A street.\n"
+
+
 def test_two_runs_of_one_set_do_not_meet(tmp_path):
     vkitti.write(tmp_path / "raw", condition="Scene01/clone")
     run("vkitti", tmp_path / "raw", tmp_path / "out")
@@ -326,8 +336,8 @@ def test_two_runs_of_one_set_do_not_meet(tmp_path):
 def test_a_damaged_record_is_named(tmp_path):
     vkitti.write(tmp_path / "raw", condition="Scene01/clone")
     run("vkitti", tmp_path / "raw", tmp_path / "out")
-    (record,) = (tmp_path / "out" / "vkitti" / ".prepared").glob("*.json")
-    record.write_text("")
+    (record,) = (tmp_path / "out" / "vkitti" / ".prepared").glob("*.jsonl")
+    record.write_text("{}\n")
     with pytest.raises(UserError, match=f"{record.name} is damaged; delete it"):
         run("vkitti", tmp_path / "raw", tmp_path / "out")
 

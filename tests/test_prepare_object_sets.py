@@ -12,6 +12,8 @@ from raw_sets import co3d, mvimgnet, shared, tartanair, wildrgbd
 from raw_sets.prepared import PreparedScene, prepare_set, read_scene_folder, run
 
 from gen3r_jax.data.prepare import co3d as co3d_reader
+from gen3r_jax.data.prepare import run as running
+from gen3r_jax.data.prepare import scenes
 from gen3r_jax.data.prepare.colmap import read_cameras, read_images
 from gen3r_jax.errors import UserError
 
@@ -134,6 +136,29 @@ def test_co3d_skips_bad_sequences_with_a_reason(tmp_path):
     assert sorted(scene["id"] for scene in outcome.scenes) == ["apple_1_2_3", "apple_even"]
     low, jump = "its viewpoint quality score is not above 0.5", "its camera jumps by more than 10 times its median step"
     assert outcome.skipped == [("apple_jump", jump), ("apple_low", low), ("apple_none", low)]
+
+
+def test_co3d_sequences_are_done_one_by_one(tmp_path, monkeypatch):
+    """Though a category is read in one go: one that comes later is prepared, and a killed run keeps what it had."""
+    raw = co3d.write(tmp_path / "raw")
+    co3d.write(raw, sequence="late")
+    (raw / "apple/late").rename(tmp_path / "later")
+    assert [scene["id"] for scene in run("co3d", raw, tmp_path / "out").scenes] == ["apple_1_2_3"]
+    (tmp_path / "later").rename(raw / "apple/late")
+    (record,) = (tmp_path / "out/co3d/.prepared").glob("*.jsonl")
+    with record.open("a") as file:
+        file.write('{"recording": "apple_')  # as a killed run leaves it
+    written = []
+
+    def write_recording(recording, *arguments):
+        written.append(recording.id)
+        return scenes.write_recording(recording, *arguments)
+
+    monkeypatch.setattr(running, "write_recording", write_recording)
+    for _ in range(2):
+        outcome = run("co3d", raw, tmp_path / "out")
+        assert [scene["id"] for scene in outcome.scenes] == ["apple_1_2_3", "apple_late"] and not outcome.skipped
+    assert written == ["apple_late"]
 
 
 def test_co3d_gaps_between_frame_numbers_are_no_jumps(tmp_path):

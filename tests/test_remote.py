@@ -1,5 +1,6 @@
 """Runs and data in buckets, played by local folders: what is copied, when, and what a rerun finds."""
 
+import os
 import shutil
 
 import pytest
@@ -37,8 +38,17 @@ def test_copies_are_made_once(bucket):
     (bucket / "data" / "sub" / "a").write_text("one")
     copy = remote.local_copy(str(bucket / "data"))
     assert (copy / "sub" / "a").read_text() == "one"
-    (copy / "sub" / "a").write_text("two")
-    assert (remote.local_copy(str(bucket / "data")) / "sub" / "a").read_text() == "two"  # as long: taken as it is
+    inode = (copy / "sub" / "a").stat().st_ino
+    assert (remote.local_copy(str(bucket / "data")) / "sub" / "a").stat().st_ino == inode
+    (bucket / "data" / "sub" / "a").write_text("two")  # as long
+    os.utime(bucket / "data" / "sub" / "a", (1, 1))
+    (bucket / "data" / "b").write_text("new")
+    assert (remote.local_copy(str(bucket / "data")) / "sub" / "a").read_text() == "two"
+    (bucket / "data" / "b").unlink()
+    assert [path.name for path in sorted(remote.local_copy(str(bucket / "data")).iterdir())] == ["sub"]
+    (bucket / "one").write_text("a file")
+    for _ in range(2):
+        assert remote.local_copy(str(bucket / "one")).read_text() == "a file"
     with pytest.raises(UserError, match="nothing at"):
         remote.local_copy(str(bucket / "none"))
 

@@ -77,11 +77,13 @@ class ClipMaker(grain.transforms.RandomMap):
         if not readable.any():
             raise UserError(f"{source.name}: scene {capture.id} has no readable frame")
         repaired = repair_indices(readable, rng)
-        crops = {i: quantize(resize_crop(pictures[i], self.size)) for i in set(repaired)}
+        frames = indices[repaired]  # a short clip is filled up with its last frame, which is worked on once
+        places = dict(zip(frames, repaired, strict=True))
+        crops = {frame: quantize(resize_crop(pictures[i], self.size)) for frame, i in places.items()}
         c2w = np.tile(np.eye(4), (self.num_frames, 1, 1))
         intrinsics = np.tile(default_intrinsics(self.size), (self.num_frames, 1, 1))
         if capture.cameras:
-            cameras = capture.cameras.take(indices[repaired])
+            cameras = capture.cameras.take(frames)
             c2w = rebase_to_first(cameras.c2w)
             intrinsics = np.stack(
                 [
@@ -99,14 +101,14 @@ class ClipMaker(grain.transforms.RandomMap):
             if capture.depth is None:
                 wish = "data.depth" if self.depth else "data.normalize"
                 raise UserError(f"{source.name}: scene {capture.id} has no depth, which {wish} asks for")
-            depths = {i: crop_depth(capture.depth(indices[i]), self.size) for i in set(repaired)}
-            depth = np.stack([depths[i] for i in repaired])
+            depths = {frame: crop_depth(capture.depth(frame), self.size) for frame in places}
+            depth = np.stack([depths[frame] for frame in frames])
         if self.normalize:
             unit = _mean_distance(depth, c2w, intrinsics)
             depth = depth / unit
             c2w[:, :3, 3] /= unit
         return ({"depth": depth.astype(np.float16)} if self.depth else {}) | {
-            "frames": np.stack([crops[i] for i in repaired]),
+            "frames": np.stack([crops[frame] for frame in frames]),
             "intrinsics": intrinsics.astype(np.float32),
             "c2w": c2w.astype(np.float32),
             "has_cameras": np.bool_(capture.cameras is not None),

@@ -120,7 +120,7 @@ def find_scenes(root: Path, split: str, *, cameras: bool, min_frames: int = 0) -
 
 def _listed_scenes(folder: Path, split: str, cameras: bool, min_frames: int) -> list[SceneFiles]:
     videos, poses, captions = (
-        _read_list(folder / f"{split}_{kind}.txt") for kind in ("videos_dirs", "cameras_paths", "captions_paths")
+        read_list(folder / f"{split}_{kind}.txt") for kind in ("videos_dirs", "cameras_paths", "captions_paths")
     )
     poses = poses if cameras else []
     if cameras and videos and not poses:
@@ -153,8 +153,8 @@ def _shorter_scenes(folder: Path, min_frames: int) -> set[str]:
     return {scene["id"] for scene in scenes if scene["frames"] < min_frames}
 
 
-def _read_list(path: Path) -> list[Path]:
-    """Paths as written (absolute, or relative to the working folder); if not there, relative to the list's folder."""
+def read_list(path: Path) -> list[Path]:
+    """Paths: absolute, or relative to the list's folder; if not there, to the working folder, as the official lists."""
     if not path.is_file():
         return []
     lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
@@ -162,7 +162,8 @@ def _read_list(path: Path) -> list[Path]:
 
 
 def _locate(path: Path, folder: Path) -> Path:
-    return path if path.is_absolute() or path.exists() else folder / path
+    beside = folder / path
+    return beside if beside.exists() or not path.exists() else path
 
 
 def _scene_files(folder: Path, root: Path) -> SceneFiles:

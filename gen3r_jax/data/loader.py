@@ -164,8 +164,9 @@ class Loader(grain.DatasetIterator):
         return {"next_index": self._next_index}
 
     def set_state(self, state: dict[str, int]) -> None:
-        self._stop()
-        self._next_index = state["next_index"]
+        if state["next_index"] != self._next_index:  # else the workers are where they should be
+            self._stop()
+            self._next_index = state["next_index"]
 
     def close(self) -> None:
         super().close()

@@ -7,7 +7,7 @@ files, so that they can be sent to worker processes.
 import functools
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -240,6 +240,14 @@ def _open_folder(path: Path, split: str, cameras: bool, min_frames: int) -> Sour
     name = path.resolve().name
     if files := shards.list_shards(path, split):
         scenes = [scene for file in files for scene in shards.read_index(file)]
+    else:  # those of several sets, a folder each, as a root with the folders of several sets
+        scenes = [
+            replace(scene, id=f"{folder.name}/{scene.id}")
+            for folder in sorted(path.iterdir())
+            for file in shards.list_shards(folder, split)
+            for scene in shards.read_index(file)
+        ]
+    if scenes:
         long_enough = tuple(scene for scene in scenes if scene.length >= min_frames)
         if not long_enough:
             raise UserError(f"{path} holds {len(scenes)} scenes, all with fewer than {min_frames or 1} frames")

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from gen3r_jax.data.check.checks import Finding, SceneResult
-from gen3r_jax.data.format import CATALOGUE
+from gen3r_jax.data.format import CATALOGUE, read_list
 
 KINDS = ("videos_dirs", "cameras_paths", "captions_paths")
 
@@ -21,7 +21,7 @@ def check_lists(folder: Path) -> tuple[Splits, list[Finding]]:
     for file in sorted(folder.glob(f"*_{KINDS[0]}.txt")):
         name = file.name.removesuffix(f"_{KINDS[0]}.txt")
         files = [folder / f"{name}_{kind}.txt" for kind in KINDS]
-        lists = {file.name: _read(file) for file in files if file.is_file()}
+        lists = {file.name: read_list(file) for file in files if file.is_file()}
         if len({len(lines) for lines in lists.values()}) > 1:
             detail = ", ".join(f"{len(lines)} in {name}" for name, lines in lists.items())
             findings.append(Finding("error", "lists are not parallel", str(file), detail))
@@ -106,9 +106,3 @@ def check_duplicates(scenes: Mapping[str, SceneResult], splits: Mapping[str, set
         reason = "two scenes begin with the same picture" + (", one in train and one in test" if apart else "")
         findings.append(Finding("error" if apart else "warning", reason, scene_id, other))
     return findings
-
-
-def _read(path: Path) -> list[Path]:
-    """Paths as in training: absolute, or relative to the working folder, else to the list's folder."""
-    lines = (Path(line.strip()) for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
-    return [line if line.is_absolute() or line.exists() else path.parent / line for line in lines]

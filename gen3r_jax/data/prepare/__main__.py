@@ -6,6 +6,9 @@ from pathlib import Path
 from gen3r_jax.data.prepare.registry import NAMES, data_set
 from gen3r_jax.errors import UserError, main_guard
 
+MOST_REASONS = 10
+"""So many reasons of skipped scenes are told one by one."""
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(
@@ -76,8 +79,11 @@ def summary(outcome, folder: Path) -> str:
     reasons: dict[str, list[str]] = {}
     for scene_id, reason in outcome.skipped:
         reasons.setdefault(reason, []).append(scene_id)
-    for reason, ids in sorted(reasons.items(), key=lambda item: -len(item[1])):
+    frequent = sorted(reasons.items(), key=lambda item: -len(item[1]))
+    for reason, ids in frequent[:MOST_REASONS]:
         lines.append(f"  skipped {len(ids):6d} scenes: {reason} (first: {ids[0]})")
+    if rest := frequent[MOST_REASONS:]:
+        lines.append(f"  skipped {sum(len(ids) for _, ids in rest):6d} scenes for {len(rest)} other reasons")
     for reason, count in outcome.dropped.most_common():
         lines.append(f"  dropped {count:6d} frames: {reason} (first: {outcome.examples[reason]})")
     if outcome.scenes:

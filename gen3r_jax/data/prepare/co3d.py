@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 from jaxtyping import Float, Float32
 
@@ -182,7 +183,8 @@ def _jumps(frames: Sequence[_Frame]) -> bool:
 
 def _read_picture(path: Path) -> bytes:
     encoded = path.read_bytes()
-    if not read_image(encoded).any():
+    small = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_REDUCED_GRAYSCALE_8)
+    if small is not None and not small.any():
         raise UserError("the picture is black: kept secret for the challenge")
     return encoded
 

@@ -158,5 +158,5 @@ def _shrink(
     result = np.diag([size[0] / width, size[1] / height, 1]) @ intrinsics
     picture = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
     if depth is not None:
-        depth = cv2.resize(depth, size, interpolation=cv2.INTER_NEAREST)
+        depth = cv2.resize(depth, size, interpolation=cv2.INTER_NEAREST_EXACT)
     return picture, depth, result

@@ -7,7 +7,6 @@ made from these records at the end, so only whole scenes are ever listed.
 
 import hashlib
 import json
-import os
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -20,6 +19,15 @@ from tqdm import tqdm
 from gen3r_jax.data.format import CATALOGUE
 from gen3r_jax.data.prepare.frames import Developing
 from gen3r_jax.data.prepare.recording import DataSet, ReadOptions, Unit
+from gen3r_jax.data.prepare.records import (
+    UNIT,
+    RecordWriter,
+    fruitful,
+    is_complete,
+    read_record,
+    total,
+    write_text,
+)
 from gen3r_jax.data.prepare.registry import NAMES, data_set
 from gen3r_jax.data.prepare.scenes import CannotWrite, Outcome, write_recording, writing
 from gen3r_jax.data.workers import worker_pool
@@ -62,9 +70,8 @@ def prepare(
         outcome, todo = Outcome(), []
         for unit in units:
             record = records / _record_name(unit, settings)
-            made = _read_record(record) if record.exists() else None
-            if made and (made.scenes or not made.skipped):
-                outcome.add(made)
+            if is_complete(made := read_record(record)):
+                outcome.add(total(made))
             else:
                 todo.append((chosen, unit, settings, folder, record))
         with tqdm(
@@ -106,34 +113,28 @@ def _run(todo: Sequence[tuple], workers: int) -> Iterator[Outcome]:
 
 
 def _prepare_unit(chosen: DataSet, unit: Unit, settings: Settings, folder: Path, record: Path) -> Outcome:
-    """Writes the scenes of a unit and then its record. Damaged input is a skipped scene, not an error."""
-    outcome = Outcome()
+    """Writes the scenes of those recordings of a unit that have given none yet. Damaged input is a skipped scene, not
+    an error."""
     scratch = folder / ".partial" / record.stem
     shutil.rmtree(scratch, ignore_errors=True)
-    try:
-        for recording in chosen.read(unit, settings.reading):
-            outcome.add(write_recording(recording, chosen, settings.developing, settings.split, folder, scratch))
-    except CannotWrite:
-        raise
-    except (UserError, OSError, ValueError) as error:  # ValueError: what should be a number is none
-        outcome.skipped.append((unit.key, str(error)))
-    _write_text(record, json.dumps(vars(outcome)))
-    return outcome
+    done, itself = fruitful(read_record(record)), Outcome()
+    with RecordWriter(record, dict(done)) as writer:
+        try:
+            for recording in chosen.read(unit, settings.reading):
+                if recording.id not in done:
+                    made = write_recording(recording, chosen, settings.developing, settings.split, folder, scratch)
+                    writer.add(recording.id, made)
+        except CannotWrite:
+            raise
+        except (UserError, OSError, ValueError) as error:  # ValueError: what should be a number is none
+            itself.skipped.append((unit.key, str(error)))
+        writer.add(UNIT, itself)
+        return total(writer.outcomes)
 
 
 def _record_name(unit: Unit, settings: Settings) -> str:
     readable = "".join(letter if letter.isalnum() or letter in "-_" else "_" for letter in unit.key)[-80:]
-    return f"{readable}.{hashlib.sha1(unit.key.encode()).hexdigest()[:8]}.{settings.split}.json"
-
-
-def _read_record(record: Path) -> Outcome:
-    try:
-        values = json.loads(record.read_text(encoding="utf-8"))
-        values["dropped"] = Counter(values["dropped"])
-        values["skipped"] = [tuple(item) for item in values["skipped"]]
-        return Outcome(**values)
-    except (ValueError, KeyError, TypeError):
-        raise UserError(f"{record} is damaged; delete it, and its recordings will be prepared again") from None
+    return f"{readable}.{hashlib.sha1(unit.key.encode()).hexdigest()[:8]}.{settings.split}.jsonl"
 
 
 def _require_settings(folder: Path, settings: Settings, chosen: DataSet) -> None:
@@ -142,7 +143,7 @@ def _require_settings(folder: Path, settings: Settings, chosen: DataSet) -> None
     wanted = json.dumps(asdict(settings) | {"split": None} | salt, indent=1)
     file = folder / ".prepared" / "settings"
     if not file.exists():
-        _write_text(file, wanted)
+        write_text(file, wanted)
     elif file.read_text(encoding="utf-8") != wanted:
         raise UserError(
             f"{folder} was prepared with other settings ({file}); use the same, or another --output, or delete it"
@@ -160,29 +161,22 @@ def write_lists(root: Path) -> None:
         folder = root / name
         if not (folder / ".prepared").is_dir():
             continue
-        records = [_read_record(path) for path in sorted((folder / ".prepared").glob("*.json"))]
+        records = [total(read_record(path)) for path in sorted((folder / ".prepared").glob("*.jsonl"))]
         scenes = {scene["id"]: scene for record in records for scene in record.scenes}
         ordered = [scenes[scene_id] for scene_id in sorted(scenes)]
-        _write_text(folder / CATALOGUE, "".join(json.dumps(scene) + "\n" for scene in ordered))
+        write_text(folder / CATALOGUE, "".join(json.dumps(scene) + "\n" for scene in ordered))
         splits = {split: [scene["id"] for scene in ordered if scene["split"] == split] for split in ("train", "test")}
         splits["eval"] = _evaluation_subset(name, [scene for scene in ordered if scene["split"] == "test"])
         for split, ids in splits.items():
             for kind, part in LISTS.items():
                 lines = [f"{scene_id}/{part}" for scene_id in ids]
-                _write_text(folder / f"{split}_{kind}.txt", "".join(f"{line}\n" for line in lines))
+                write_text(folder / f"{split}_{kind}.txt", "".join(f"{line}\n" for line in lines))
                 everything.setdefault((split, kind), []).extend(f"{name}/{line}" for line in lines)
     for (split, kind), lines in everything.items():
-        _write_text(root / f"{split}_{kind}.txt", "".join(f"{line}\n" for line in lines))
+        write_text(root / f"{split}_{kind}.txt", "".join(f"{line}\n" for line in lines))
 
 
 def _evaluation_subset(name: str, scenes: Sequence[dict]) -> list[str]:
     long_enough = [scene["id"] for scene in scenes if scene["frames"] >= EVALUATION_FRAMES]
     ranked = sorted(long_enough, key=lambda scene_id: hashlib.sha1(f"eval/{name}/{scene_id}".encode()).hexdigest())
     return sorted(ranked[: data_set(name).evaluation_scenes])
-
-
-def _write_text(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    with writing(path.parent):
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, path)

@@ -303,7 +303,8 @@ def _write_scene(piece: Sequence[_Kept], description: dict, how: Developing, pla
             np.array([frame.size for frame in piece]),
         )
         write_transforms(scratch / "transforms.json", names, cameras)
-        (scratch / "captions.txt").write_text("", encoding="utf-8")
+        captions = place / "captions.txt"  # of an earlier run, and since then perhaps filled
+        (scratch / captions.name).write_bytes(captions.read_bytes() if captions.is_file() else b"")
         first = piece[0].raw
         description |= {
             "steps": asdict(how),
@@ -313,7 +314,7 @@ def _write_scene(piece: Sequence[_Kept], description: dict, how: Developing, pla
             "order": [frame.raw.order for frame in piece],
         }
         (scratch / "scene.json").write_text(json.dumps(description, indent=1), encoding="utf-8")
-        if place.exists():  # of a run that was stopped before it could say that this scene is done
+        if place.exists():  # of a run of another split, or of one that was stopped before it could say that it is done
             shutil.rmtree(place)
         place.parent.mkdir(parents=True, exist_ok=True)
         os.replace(scratch, place)
