@@ -241,9 +241,14 @@ class Ablations:
         command = [sys.executable, "-m", module, *arguments]
         print("$", shlex.join(command), file=sys.stderr, flush=True)
         environment = {"JAX_COMPILATION_CACHE_DIR": str(self.output / "compiled"), **os.environ}
-        done = subprocess.run(command, cwd=REPOSITORY, env=environment, stdout=sys.stderr)
-        if done.returncode:
-            raise UserError(f"{module} ended with status {done.returncode}, see above; the same command goes on there")
+        with subprocess.Popen(command, cwd=REPOSITORY, env=environment, stdout=sys.stderr) as running:
+            try:
+                status = running.wait()
+            except SystemExit:  # as by SIGTERM; Ctrl-C reaches the command itself
+                running.terminate()
+                raise  # once it has saved what it did
+        if status:
+            raise UserError(f"{module} ended with status {status}, see above; the same command goes on there")
 
 
 def read_recipe(recipe: str) -> ConfigDict:

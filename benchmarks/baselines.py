@@ -71,7 +71,7 @@ def main() -> None:
 def mean_known(depths: Float[np.ndarray, "n t h w"]) -> Float[np.ndarray, "t h w"]:
     """The mean of each pixel over the clips that know its depth, each in units of its median; 1 where none does."""
     known = depths > 0
-    total = sum(depth / np.median(depth[depth > 0]) for depth in depths)
+    total = sum(depth / np.median(depth[depth > 0]) for depth in depths if (depth > 0).any())
     return np.where(known.any(axis=0), total / np.maximum(known.sum(axis=0), 1), 1.0)
 
 

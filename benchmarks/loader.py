@@ -3,7 +3,7 @@
     python -m benchmarks.loader                                    # shards of rendered scenes, made first
     python -m benchmarks.loader --source SHARDS --frames 49 --side 560 --workers 1 2 4
 
-Numbers of the first batch, which waits for the workers to start, are not counted.
+Batches that the workers prepare while they start are not counted.
 """
 
 import argparse

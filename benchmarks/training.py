@@ -8,6 +8,7 @@ micro-batch: --clips on every data-parallel device. The first run of each progra
 """
 
 import argparse
+import dataclasses
 import functools
 import importlib.util
 import math
@@ -44,6 +45,7 @@ def main() -> None:
 def measure(arguments: argparse.Namespace, mesh_sizes: str) -> None:
     import jax
 
+    from gen3r_jax.sharding import MeshOptions, read_mesh
     from gen3r_jax.topology import find_chip
     from gen3r_jax.train import read_config
     from gen3r_jax.training.step import Phase, step_programs, training_mesh
@@ -52,8 +54,7 @@ def measure(arguments: argparse.Namespace, mesh_sizes: str) -> None:
     config["weights"] = dict.fromkeys(config["weights"], "")
     config["data"]["source"] = "procedural"
     config["train"]["side"] = arguments.side or config["train"]["side"]
-    config["mesh"] = {"data": 1, "fsdp": -1, "seq": 1, "tensor": 1}
-    config["mesh"] |= {name: int(size) for name, size in (part.split("=") for part in mesh_sizes.split(",") if part)}
+    config["mesh"] = dataclasses.asdict(read_mesh(mesh_sizes) if mesh_sizes else MeshOptions())
     if arguments.remat:
         config["model"]["remat"] = arguments.remat
     frames = arguments.frames or config["train"]["phases"][-1][0]

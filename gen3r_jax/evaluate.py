@@ -11,7 +11,9 @@ DIR gets scenes/*.json, one a scene, and from them report.md, report.csv, report
 goes on where it was stopped. To share the work among machines, give each its --part (0/4, 1/4, ...) and the same DIR.
 """
 
+import hashlib
 import json
+import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -36,16 +38,20 @@ from gen3r_jax.evaluation.report import write_report
 from gen3r_jax.evaluation.rows import RowOptions, SamplingOptions, predict
 from gen3r_jax.export.files import replacing
 from gen3r_jax.export.grid import spread, write_grid
-from gen3r_jax.generation import Gen3RPipeline
+from gen3r_jax.generation import Gen3RPipeline, default_dtype
 from gen3r_jax.models.rgb_head import RGBHead
 from gen3r_jax.options import read_options
 from gen3r_jax.pipeline import Network
+from gen3r_jax.remote import is_remote
 from gen3r_jax.shared_work import OUTPUT, PART, read_part
 
 flags.adopt_module_key_flags(command_line)
 flags.adopt_module_key_flags(shared_work)
 WEIGHTS = flags.DEFINE_string("weights", None, "Folder of converted or trained weights.")
 DATA = flags.DEFINE_string("data", None, "A prepared root or set, shards, or `procedural`.")
+
+SAMPLE = 1 << 20
+"""Bytes of a file that are hashed on both ends."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +102,9 @@ def main(arguments: Sequence[str]) -> None:
     needed = {"config": CONFIG, "weights": WEIGHTS, "data": DATA, "output": OUTPUT}
     if missing := [name for name, flag in needed.items() if not flag.value]:
         raise UserError(f"--{missing[0]} is needed; try --help")
+    for name in ("weights", "output"):
+        if is_remote(needed[name].value):
+            raise UserError(f"--{name} {needed[name].value}: a folder on a disk is needed; mount the bucket or copy it")
     logging.set_verbosity(logging.WARNING)
     config = CONFIG.value.to_dict()
     options = read_options(EvaluationOptions, config)
@@ -104,7 +113,15 @@ def main(arguments: Sequence[str]) -> None:
     source, split = _open(DATA.value, options.data)
     pipeline = Gen3RPipeline.from_pretrained(WEIGHTS.value, dtype=options.output.dtype or None)
     lpips = load_lpips(options.metrics.lpips) if options.metrics.lpips else None
-    place = {"weights": WEIGHTS.value, "data_source": DATA.value, "split": split, "scenes": len(source)}
+    place = {
+        "weights": WEIGHTS.value,
+        "weights_are": _fingerprint(Path(WEIGHTS.value)),
+        "weights_dtype": default_dtype(options.output.dtype).name,
+        "lpips_backbone": lpips.backbone if lpips else "",
+        "data_source": DATA.value,
+        "split": split,
+        "scenes": len(source),
+    }
     _claim(output, config | place)
     evaluate(pipeline, source, options, output, part, lpips, _rgb_head(Path(WEIGHTS.value)))
     if part[0] >= min(len(source), options.data.num_scenes) and not any((output / "scenes").glob("*.json")):
@@ -122,19 +139,20 @@ def evaluate(
     lpips: Lpips | None = None,
     rgb_head: Network | None = None,
 ) -> None:
-    """Writes ``scenes/*.json`` for the scenes of this part that have none yet; scenes that cannot be read say so."""
+    """Writes ``scenes/*.json`` for the scenes of this part that have none yet. Scenes that cannot be read say so, and
+    are tried again the next time."""
     data, (index, parts) = options.data, part
     size = (data.side, data.side)
     maker = ClipMaker((source,), (1,), data.num_frames, size, training=False, normalize=data.normalize)
     numbers = range(index, min(len(source), data.num_scenes), parts)
     for number in tqdm(numbers, unit="scene", disable=None):
         record = output / "scenes" / f"{number:06d}.json"
-        if record.exists():
+        if record.exists() and "skipped" not in json.loads(record.read_text()):
             continue
         result: dict[str, Any] = {"number": number}
         started = time.perf_counter()
         try:
-            truth, caption, result["scene"] = _read(maker, source, number)
+            truth, caption, result["scene"] = _read(maker, source, number, options.metrics.farthest)
         except (UserError, OSError) as error:
             result["skipped"] = str(error)
         else:
@@ -152,7 +170,7 @@ def evaluate(
             file.write_text(json.dumps(result, indent=1, allow_nan=False))
 
 
-def _read(maker: ClipMaker, source: Source, number: int) -> tuple[Truth, str, str]:
+def _read(maker: ClipMaker, source: Source, number: int, farthest: float) -> tuple[Truth, str, str]:
     """The truth about a scene, its caption and its name. Raises UserError for scenes shorter than a clip."""
     capture = source.scene(number)
     if capture.length < maker.num_frames:
@@ -163,6 +181,8 @@ def _read(maker: ClipMaker, source: Source, number: int) -> tuple[Truth, str, st
         raise UserError(f"scene {capture.id} has {clip['num_replaced']} frames that cannot be read")
     c2w = clip["c2w"].astype(np.float64) if clip["has_cameras"] else None
     depth = clip["depth"].astype(np.float32) if "depth" in clip else None
+    if depth is not None and farthest:
+        depth = np.where(depth <= farthest, depth, 0)
     return Truth(clip["frames"], clip["intrinsics"].astype(np.float64), c2w, depth), clip["caption"], capture.id
 
 
@@ -187,11 +207,26 @@ def _rgb_head(weights: Path) -> Network | None:
     return load_network(weights / "rgb_head", RGBHead) if (weights / "rgb_head").exists() else None
 
 
+def _fingerprint(weights: Path) -> str:
+    """A hash of the size, the beginning and the end of every file: other weights differ there."""
+    digest = hashlib.sha256()
+    for folder, folders, names in os.walk(weights, followlinks=True):
+        folders.sort()
+        for name in sorted(names):
+            with Path(folder, name).open("rb") as file:
+                digest.update(file.read(SAMPLE))
+                file.seek(max(0, file.seek(0, os.SEEK_END) - SAMPLE))
+                digest.update(file.read() + b"%d" % file.tell())
+    return digest.hexdigest()[:16]
+
+
 def _claim(output: Path, config: Mapping[str, Any]) -> None:
     """A folder belongs to one evaluation: numbers of two configs must not mix."""
     file, text = output / "config.json", json.dumps(config, indent=1)
-    if file.exists() and file.read_text() != text and any((output / "scenes").glob("*.json")):
-        raise UserError(f"{output} holds an evaluation with another config, weights or data; give another --output")
+    if file.exists() and file.read_text() != text:
+        raise UserError(
+            f"{output} holds an evaluation with another config, weights or data; delete it or give another --output"
+        )
     with replacing(file) as partial:
         partial.write_text(text)
 

@@ -32,7 +32,7 @@ from gen3r_jax.generation_settings import read_settings
 from gen3r_jax.geometry.cameras import plucker_map
 from gen3r_jax.geometry.trajectories import PRESETS
 from gen3r_jax.requests import FIELDS, Request, read_jobs
-from gen3r_jax.sharding import MeshOptions, make_mesh
+from gen3r_jax.sharding import make_mesh, read_mesh
 
 MOST_SHEETS = 32
 
@@ -60,7 +60,7 @@ def main(arguments: list[str] | None = None) -> int:
     weights = find_weights(options.pretrained_model_name_or_path)
     if options.check_step_cache and not (options.step_cache or options.jobs):
         raise UserError("--check_step_cache compares with --step_cache, which is not given")
-    mesh = _read_mesh(options.mesh) if options.mesh else None
+    mesh = read_mesh(options.mesh) if options.mesh else None
     if options.dry_run:
         if mesh:
             raise UserError("--dry_run estimates for one device; leave --mesh away, or see python -m gen3r_jax.plan")
@@ -180,17 +180,6 @@ class _Progress:
         if len(self._running) > 1:
             self._running.popleft().block_until_ready()
             self._bar.update()
-
-
-def _read_mesh(text: str) -> MeshOptions:
-    """``seq=4,tensor=2`` -> sizes of the mesh's axes; fsdp takes the remaining devices."""
-    sizes = {field.name: field.default for field in dataclasses.fields(MeshOptions)}
-    for part in text.split(","):
-        axis, _, size = part.partition("=")
-        if axis not in sizes or not size.isdigit():
-            raise UserError(f"--mesh {text}: needed is AXIS=DEVICES,... with the axes {', '.join(sizes)}")
-        sizes[axis] = int(size)
-    return MeshOptions(**sizes)
 
 
 def _output_folder(request: Request, parent: Path) -> Path:

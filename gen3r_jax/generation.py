@@ -24,10 +24,10 @@ from gen3r_jax import programs
 from gen3r_jax.checkpoint import load_network, read_config
 from gen3r_jax.data.clips import require_clip_length, require_side
 from gen3r_jax.diffusion.conditioning import frame_mask
-from gen3r_jax.diffusion.solvers import Schedule, init_state, make_schedule
+from gen3r_jax.diffusion.solvers import Schedule, make_schedule
 from gen3r_jax.diffusion.step_cache import evaluated_steps
 from gen3r_jax.errors import UserError
-from gen3r_jax.geometry.cameras import decode_pose
+from gen3r_jax.geometry.cameras import decode_pose, homogeneous
 from gen3r_jax.geometry.points import depth_mask, unproject_depth
 from gen3r_jax.models.clip_vision import CLIPVision
 from gen3r_jax.models.geometry_adapter import GeometryAdapter
@@ -82,12 +82,11 @@ class Gen3RPipelineOutput:
     def scene(self, sample: int = 0, prompt: str = "") -> Scene:
         """One sample as exporters take it."""
         w2c, intrinsics = (x[sample] for x in self.cameras)
-        bottom = np.broadcast_to(np.array([0, 0, 0, 1], np.float32), (len(w2c), 1, 4))
         return Scene(
             rgb=np.floor(255 * self.rgbs[sample]).astype(np.uint8),
             depth=self.depth_maps[sample, ..., 0],
             confidence=self.depth_confidence[sample],
-            w2c=np.concatenate([w2c, bottom], axis=1),
+            w2c=homogeneous(w2c),
             intrinsics=intrinsics,
             points=self.pcds[sample],
             prompt=prompt,
@@ -282,7 +281,7 @@ class Gen3RPipeline:
             return jax.block_until_ready(z), int(evaluated.sum())
 
     def encode_prompt(self, texts: Sequence[str]) -> Float[np.ndarray, "b n c"]:
-        """Features of texts by the text encoder; rows beyond a text are zero. Each text is encoded once and kept."""
+        """Features of texts by the text encoder; rows beyond a text are zero. They are kept for the next call."""
         new = list(dict.fromkeys(text for text in texts if text not in self._prompts))
         if new:
             ids, mask = self._tokenize(new, self._text_length)
@@ -290,6 +289,7 @@ class Gen3RPipeline:
                 # One by one: the first call has a negative prompt beside the prompt, and later calls have not.
                 features = [fetch(programs.encode_text(umt5, ids[i, None], mask[i, None]))[0] for i in range(len(new))]
             self._prompts |= zip(new, features, strict=True)
+        self._prompts = {text: self._prompts[text] for text in texts}  # 8 MB each
         return np.stack([self._prompts[text] for text in texts])
 
     def reconstruct_cameras(
@@ -342,7 +342,7 @@ class Gen3RPipeline:
         passes: programs.Passes = "in turn" if self.memory_mode == "staged" else "batched"
         if guidance_scale <= 1:
             passes = "one"
-        state = init_state(jnp.asarray(latents, jnp.float32))
+        state = programs.begin(jax.device_put(latents, conditions.given.sharding))
         guidance_scale = np.float32(guidance_scale)
         for i, (timestep, coefficients) in enumerate(schedule):
             if passes != "one" and i >= skip_from:

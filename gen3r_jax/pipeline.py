@@ -13,7 +13,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Key, UInt8
 
 from gen3r_jax import module
-from gen3r_jax.geometry.cameras import decode_pose
+from gen3r_jax.geometry.cameras import decode_pose, homogeneous
 from gen3r_jax.geometry.points import unproject_depth
 from gen3r_jax.models.causal_autoencoder import DiagonalGaussian
 from gen3r_jax.models.geometry_adapter import pack_tokens, unpack_tokens
@@ -80,12 +80,11 @@ def to_scene(frames: UInt8[np.ndarray, "t h w 3"], geometry: Geometry, sample: i
     w2c, intrinsics = decode_pose(geometry.pose_encs[-1, sample], frames.shape[1:3])
     depth = geometry.depth[sample]
     points = unproject_depth(depth, w2c, intrinsics)
-    bottom = np.broadcast_to(np.array([0, 0, 0, 1], np.float32), (len(frames), 1, 4))
     return Scene(
         rgb=frames,
         depth=np.asarray(depth),
         confidence=np.asarray(geometry.confidence[sample]),
-        w2c=np.concatenate([np.asarray(w2c), bottom], axis=1),
+        w2c=homogeneous(np.asarray(w2c)),
         intrinsics=np.asarray(intrinsics),
         points=np.asarray(points),
         prompt=prompt,

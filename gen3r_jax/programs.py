@@ -11,9 +11,10 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from gen3r_jax import module
 from gen3r_jax.diffusion.conditioning import condition, given_condition, pack_time
-from gen3r_jax.diffusion.solvers import SolverState, solver_step
+from gen3r_jax.diffusion.solvers import SolverState, init_state, solver_step
 from gen3r_jax.models.wan_dit import Context
 from gen3r_jax.pipeline import Geometry, Network, decode_tokens, encode_tokens, encode_video
+from gen3r_jax.sharding import shard
 
 # How the prompt and the negative prompt pass the transformer: the prompt alone, both as one batch, or in turn.
 Passes = Literal["one", "batched", "in turn"]
@@ -81,6 +82,22 @@ def prepare(
     )
 
 
+@jax.jit
+def begin(latents: Float[Array, "b f h w 16"]) -> SolverState:
+    """The state before the first step, placed as steps leave it: else the first one would be a program of its own."""
+    return _placed(init_state(latents.astype(jnp.float32)))
+
+
+@jax.jit
+def follow(state: SolverState, velocity: Float[Array, "b f h w 16"], coefficients: Float[Array, " k"]) -> SolverState:
+    """The state after a step along a velocity, which may be that of an earlier step."""
+    return _placed(solver_step(state, velocity, coefficients))
+
+
+def _placed(state: SolverState) -> SolverState:
+    return jax.tree.map(lambda x: shard(x, "batch"), state)
+
+
 @partial(jax.jit, static_argnames="passes")
 def step(
     dit: Network,
@@ -100,7 +117,7 @@ def step(
 
     if passes == "one":
         followed = velocity(z, context, *others)
-        return solver_step(state, followed, coefficients), followed
+        return follow(state, followed, coefficients), followed
     if passes == "batched":
         twice = jax.tree.map(lambda x: jnp.concatenate([x, x]), (z, *others))
         negative, positive = jnp.split(velocity(twice[0], context, *twice[1:]), 2)
@@ -108,11 +125,7 @@ def step(
         halves = jax.tree.map(lambda x: jnp.stack(jnp.split(x, 2, axis=1)), context)
         negative, positive = jax.lax.map(lambda context: velocity(z, context, *others), halves)
     followed = negative + guidance_scale * (positive - negative)
-    return solver_step(state, followed, coefficients), followed
-
-
-# A step that follows the velocity of an earlier one.
-follow = jax.jit(solver_step)
+    return follow(state, followed, coefficients), followed
 
 
 @jax.jit

@@ -72,6 +72,17 @@ class MeshOptions:
     tensor: int = 1
 
 
+def read_mesh(text: str) -> MeshOptions:
+    """``seq=4,tensor=2`` -> sizes of the mesh's axes; fsdp takes the remaining devices."""
+    sizes = dataclasses.asdict(MeshOptions())
+    for part in text.split(","):
+        axis, _, size = part.partition("=")
+        if axis not in sizes or not size.isdecimal():
+            raise UserError(f"--mesh {text}: needed is AXIS=DEVICES,... with the axes {', '.join(sizes)}")
+        sizes[axis] = int(size)
+    return MeshOptions(**sizes)
+
+
 def make_mesh(options: MeshOptions, devices: list[jax.Device] | None = None) -> Mesh:
     """The device mesh. Raises UserError when the sizes do not multiply to the number of devices."""
     devices = jax.devices() if devices is None else devices

@@ -56,7 +56,7 @@ def serve(scene: Scene, port: int, host: str = "127.0.0.1") -> Any:
 
     def show(_: Any) -> None:
         for index, cloud in enumerate(clouds):
-            cloud.visible = everything.value or index == timeline.value
+            cloud.visible = everything.value or index == min(timeline.value, frames - 1)
 
     timeline.on_update(show)
     everything.on_update(show)

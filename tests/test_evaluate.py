@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ from gen3r_jax.evaluation.report import write_report
 from gen3r_jax.geometry.cameras import invert_se3, rebase_to_first
 from gen3r_jax.options import read_options
 
-OPTIONS = MetricOptions(lpips="", scale="variance", voxel_size=0.02, num_points=500)
+OPTIONS = MetricOptions(lpips="", scale="variance", voxel_size=0.02, num_points=500, farthest=0.0)
 
 
 @pytest.fixture(scope="module")
@@ -155,7 +156,7 @@ def test_which_scenes_are_judged(tmp_path, capsys):
     with pytest.raises(UserError, match="does not exist"):
         evaluate._open(str(tmp_path / "nowhere"), options)
     maker = ClipMaker((source,), (1,), 5, (112, 112), training=False)
-    assert evaluate._read(maker, source, 0)[0].c2w is None
+    assert evaluate._read(maker, source, 0, 0.0)[0].c2w is None
 
 
 class NoPipeline:
@@ -251,6 +252,7 @@ def test_bad_input(weights, tmp_path):
     for arguments, message in (
         (("--weights", weights, "--data", tmp_path / "empty"), "holds no scenes"),
         (("--weights", tmp_path / "none", "--data", "procedural"), "lacks"),
+        (("--weights", "gs://bucket/weights", "--data", "procedural"), "a folder on a disk is needed"),
         (("--weights", weights), "--data is needed"),
         (("--weights", weights, "--data", "procedural", "--part", "2/2"), "--part '2/2' must be"),
         (("--weights", weights, "--data", "procedural", "--config.data.num_frames=6"), "6 frames are not 4 k + 1"),
@@ -260,10 +262,44 @@ def test_bad_input(weights, tmp_path):
         assert message in done.stderr.strip().splitlines()[-1], done.stderr
 
 
+def test_a_scene_that_could_not_be_read_is_tried_again(tmp_path, monkeypatch):
+    config = get_config("nano").to_dict()
+    config["data"]["num_scenes"], config["output"]["pictures"] = 1, 0
+    options, record = read_options(EvaluationOptions, config), tmp_path / "scenes" / "000000.json"
+    monkeypatch.setattr(evaluate, "predict", lambda *_: iter(()))
+    read = iter([UserError("no transforms.json"), (SimpleNamespace(frames=None), "", "scene")])
+
+    def read_scene(*_):
+        if isinstance(found := next(read), UserError):
+            raise found
+        return found
+
+    monkeypatch.setattr(evaluate, "_read", read_scene)
+    for key in ("skipped", "rows", "rows"):  # the third time nothing is read
+        evaluate.evaluate(None, (None,), options, tmp_path)
+        assert key in json.loads(record.read_text())
+
+
+def test_other_weights_are_other_numbers(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name / "vggt").mkdir(parents=True)
+        (tmp_path / name / "vggt" / "params").write_bytes(bytes(3 << 20))
+    (tmp_path / "link").symlink_to(tmp_path / "a")
+    first = evaluate._fingerprint(tmp_path / "a")
+    assert evaluate._fingerprint(tmp_path / "b") == evaluate._fingerprint(tmp_path / "link") == first
+    with (tmp_path / "b" / "vggt" / "params").open("r+b") as file:
+        file.seek(-7, 2)
+        file.write(b"1")
+    assert evaluate._fingerprint(tmp_path / "b") != first
+    evaluate._claim(tmp_path / "out", {"weights_are": first})
+    with pytest.raises(UserError, match="another config, weights or data; delete it or"):
+        evaluate._claim(tmp_path / "out", {"weights_are": "else"})
+
+
 def test_a_report_says_what_it_is_of(tmp_path):
     """Which split, what is still to come; the paper's lengths only beside lengths in the same unit."""
     config = get_config("nano").to_dict() | {"weights": "w", "data_source": "x/co3d", "split": "test", "scenes": 9}
-    config["data"]["num_scenes"] = 4
+    config["data"]["num_scenes"], config["lpips_backbone"], config["metrics"]["farthest"] = 4, "alex", 80
     (tmp_path / "scenes").mkdir()
     values = {"values": {"psnr": 20.0, "chamfer": 0.5}, "reasons": {}}
     scene = {"number": 0, "scene": "a", "seconds": 1.0, "rows": {"gen3r/1view+cameras": values}}
@@ -273,6 +309,7 @@ def test_a_report_says_what_it_is_of(tmp_path):
         config["data"]["normalize"] = normalize
         (tmp_path / "config.json").write_text(json.dumps(config))
         text = write_report(tmp_path)
+        assert "depth beyond 80 is taken as unknown. LPIPS is that of the backbone alex" in text
         assert "1 of the 9 scenes of `x/co3d` (split test)" in text and "3 of 4 scenes are still to be judged" in text
         assert f"{published['psnr'].value:.2f} (T" in text
         assert (f"{published['chamfer'].value:.4f} (T" in text) != normalize

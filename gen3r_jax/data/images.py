@@ -208,7 +208,7 @@ def _grey_to_rgb(grey: np.ndarray) -> Picture:
 
 
 def natural_key(path: Path) -> list[tuple[int, int | str]]:
-    return [(0, int(part)) if part.isdigit() else (1, part) for part in re.split(r"(\d+)", path.name) if part]
+    return [(0, int(part)) if part.isdecimal() else (1, part) for part in re.split(r"(\d+)", path.name) if part]
 
 
 def _one_line(error: Exception) -> str:

@@ -27,20 +27,15 @@ def depth_errors(
     predicted: Float[np.ndarray, "t h w"],
     target: Float[np.ndarray, "t h w"],
     mask: Bool[np.ndarray, "t h w"] | None = None,
-    *,
-    scale: str = "median",
 ) -> DepthErrors:
-    """Compares depth maps of a clip under one scale for all of its frames.
+    """Compares depth maps of a clip under one scale for all of its frames: the true median over the predicted one.
 
     Args:
       mask: pixels with a true depth; by default those where it is finite and above 0.
-      scale: ``median``: the true median over the predicted one; ``least_squares``: minimises the sum of squared
-        differences; ``none``: 1, for metric depth. There is no shift: it would bend the points that depth stands for.
 
-    A prediction that is not finite or not above 0 counts as 0 depth: an error of 1, and no inlier.
+    There is no shift: it would bend the points that depth stands for. A prediction that is not finite or not above 0
+    counts as 0 depth: an error of 1, and no inlier.
     """
-    if scale not in ("median", "least_squares", "none"):
-        raise ValueError(f"scale {scale!r} is not one of median, least_squares, none")
     predicted, target = np.asarray(predicted, np.float64), np.asarray(target, np.float64)
     if predicted.shape != target.shape:
         raise ValueError(f"predicted depth {predicted.shape} and true depth {target.shape} do not pair up")
@@ -52,10 +47,8 @@ def depth_errors(
     positive = np.isfinite(predicted) & (predicted > 0)
     predicted = np.where(positive, predicted, 0.0)
     factor = 1.0
-    if scale == "median" and positive.any():
+    if positive.any():
         factor = float(np.median(target[positive]) / np.median(predicted[positive]))
-    elif scale == "least_squares" and positive.any():
-        factor = float(np.sum(target * predicted) / np.sum(predicted**2))
     predicted = factor * predicted
     inlier = (predicted < 1.25 * target) & (target < 1.25 * predicted)
     return DepthErrors(float(np.mean(np.abs(predicted - target) / target)), float(np.mean(inlier)), factor)

@@ -26,17 +26,20 @@ DEPTH = ("abs_rel", "delta_1_25")
 class MetricOptions:
     """The config group ``metrics``; see :func:`gen3r_jax.evaluation.geometry.aligned_chamfer`.
 
-    lpips: folder of converted weights; empty: there is no LPIPS.
+    lpips: folder of converted weights; empty: there is no LPIPS. farthest: true depth beyond it is unknown; 0: none is.
     """
 
     lpips: str
     scale: Literal["variance", "least_squares"]
     voxel_size: float
     num_points: int
+    farthest: float
 
     def __post_init__(self) -> None:
         if not self.voxel_size > 0 or self.num_points < 1:
             raise UserError("metrics.voxel_size must be above 0, metrics.num_points at least 1")
+        if not self.farthest >= 0:
+            raise UserError(f"metrics.farthest must be 0 (no limit) or more, not {self.farthest}")
 
 
 @dataclass(frozen=True, eq=False)  # by identity, so that what was made of one can be kept
@@ -61,7 +64,7 @@ class Prediction:
     given: Sequence[int] = ()
     seen: Sequence[int] = ()
     depth: Float[np.ndarray, "k h w"] | None = None
-    w2c: Float[np.ndarray, "k 4 4"] | None = None
+    w2c: Float[np.ndarray, "k r 4"] | None = None
     intrinsics: Float[np.ndarray, "k 3 3"] | None = None
     points: Float[np.ndarray, "k h w 3"] | None = None
 

@@ -52,7 +52,7 @@ def write_report(output: Path) -> str:
         "Rows are `method/task`; `+cameras`: the cameras were given. `gen3r` generates; `vae_only` decodes the clip's "
         "own latents; `wvd_vae_only` sends VGGT's points through the video's VAE; `rgb_head` reads colours from VGGT's "
         "tokens; `vggt` sees the true frames that the task gives; `baseline` repeats the first, stands still, and has "
-        f"one depth everywhere. Lengths are in {UNITS[config['data']['normalize']]}.",
+        f"one depth everywhere. Lengths are in {UNITS[config['data']['normalize']]}{_limits(config)}.",
     ]
     wanted = min(config["scenes"], config["data"]["num_scenes"])
     if len(scenes) < wanted:
@@ -71,6 +71,12 @@ def write_report(output: Path) -> str:
             file.write_text(content, encoding="utf-8")
     _write_sheet(output)
     return text
+
+
+def _limits(config: dict) -> str:
+    farthest, backbone = config["metrics"]["farthest"], config["lpips_backbone"]
+    limit = f"; true depth beyond {farthest:g} is taken as unknown" if farthest else ""
+    return limit + (f". LPIPS is that of the backbone {backbone}" if backbone else "")
 
 
 def _write_sheet(output: Path) -> None:

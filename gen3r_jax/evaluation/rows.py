@@ -112,13 +112,13 @@ def _generate(pipeline, truth, frames, given, caption, cameras, sampling) -> Gen
 def _of_output(output: Gen3RPipelineOutput, given: tuple[int, ...]) -> Prediction:
     w2c, intrinsics = (x[0] for x in output.cameras)
     frames = output.rgbs[0]
-    return Prediction(frames, given, range(len(frames)), output.depth_maps[0, ..., 0], _square(w2c), intrinsics)
+    return Prediction(frames, given, range(len(frames)), output.depth_maps[0, ..., 0], w2c, intrinsics)
 
 
 def _vggt(pipeline: Gen3RPipeline, frames: np.ndarray, given: tuple[int, ...]) -> Prediction:
     geometry = fetch(programs.reconstruct(pipeline.network("vggt"), frames[list(given)][None]))
     w2c, intrinsics = decode_pose(geometry.pose_encs[-1, 0], frames.shape[1:3])
-    return Prediction(None, (), given, geometry.depth[0], _square(np.asarray(w2c)), np.asarray(intrinsics))
+    return Prediction(None, (), given, geometry.depth[0], np.asarray(w2c), np.asarray(intrinsics))
 
 
 def _points_through_vae(pipeline: Gen3RPipeline, vggt: Prediction) -> Prediction:
@@ -169,8 +169,3 @@ def _baseline(truth: Truth, frames: np.ndarray) -> Prediction:
         np.tile(np.eye(4), (count, 1, 1)),
         truth.intrinsics,
     )
-
-
-def _square(w2c: np.ndarray) -> np.ndarray:
-    bottom = np.broadcast_to(np.array([0, 0, 0, 1], w2c.dtype), (len(w2c), 1, 4))
-    return np.concatenate([w2c, bottom], axis=1)

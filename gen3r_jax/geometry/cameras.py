@@ -88,9 +88,14 @@ def invert_se3(transform: Float[Array, "*b r 4"]) -> Float[Array, "*b 4 4"]:
     """Inverse of rigid motions given as 3x4 or 4x4 matrices (the rotation is transposed, not inverted)."""
     xp = _namespace(transform)
     rotation = xp.swapaxes(transform[..., :3, :3], -1, -2)
-    top = xp.concatenate([rotation, -_product(rotation, transform[..., :3, 3:])], -1)
-    bottom = xp.broadcast_to(xp.asarray([0, 0, 0, 1], dtype=top.dtype), (*top.shape[:-2], 1, 4))
-    return xp.concatenate([top, bottom], -2)
+    return homogeneous(xp.concatenate([rotation, -_product(rotation, transform[..., :3, 3:])], -1))
+
+
+def homogeneous(transform: Float[Array, "*b 3 4"]) -> Float[Array, "*b 4 4"]:
+    """3x4 matrices with the last row (0, 0, 0, 1)."""
+    xp = _namespace(transform)
+    bottom = xp.broadcast_to(xp.asarray([0, 0, 0, 1], dtype=transform.dtype), (*transform.shape[:-2], 1, 4))
+    return xp.concatenate([transform, bottom], -2)
 
 
 def rebase_to_first(c2w: Float[Array, "t 4 4"]) -> Float[Array, "t 4 4"]:
