@@ -221,7 +221,11 @@ class TrainCheckpoints:
                     "config": ocp.JsonCheckpointHandler(),
                 },
                 options=ocp.CheckpointManagerOptions(
-                    preservation_policy=policies.AnyPreservationPolicy(kept), cleanup_tmp_directories=True
+                    preservation_policy=policies.AnyPreservationPolicy(kept),
+                    cleanup_tmp_directories=True,
+                    # Made in the background, processes wait for them by a count of operations; process 0 has made more,
+                    # for it alone exports weights, and what the others wrote too early would be removed.
+                    async_options=ocp.options.AsyncOptions(create_directories_asynchronously=False),
                 ),
             )
         except OSError as error:

@@ -57,12 +57,12 @@ def main(arguments: Sequence[str]) -> int:
     config = CONFIG.value.to_dict()
     config["data"]["source"] = config["data"]["source"] or "procedural"  # no data is read
     stage, options = read_config(config)
-    phases = make_phases(options.train.phases)
+    phases = make_phases(options.train.phases, options.train.share)
     if PHASE.value is not None and PHASE.value >= len(phases):
         raise UserError(f"--phase {PHASE.value}: the config has phases 0 to {len(phases) - 1}")
-    phases = phases if PHASE.value is None else phases[PHASE.value : PHASE.value + 1]
     topology = parse(TOPOLOGY.value)
-    mesh = training_mesh(options, phases, topology.devices())
+    mesh = training_mesh(options, phases, topology.devices())  # that of all phases, whichever are planned
+    phases = phases if PHASE.value is None else phases[PHASE.value : PHASE.value + 1]
     jax.config.update("jax_optimization_level", LEVEL.value)
     failed, written = False, []
     for phase in phases:

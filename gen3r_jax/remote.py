@@ -17,6 +17,9 @@ from tqdm import tqdm
 from gen3r_jax.errors import UserError
 from gen3r_jax.locks import locked
 
+MANIFEST = "manifest.ocdbt"
+"""Says which files the arrays are in; is copied after them."""
+
 AT_ONCE = 32
 """Questions to a bucket."""
 
@@ -88,17 +91,23 @@ class Workdir:
             metrics.copy(self.local / metrics.name)
 
     def publish(self) -> None:
-        """Copies what is new or has changed since the last time, and removes the copies of what has gone since then."""
+        """Copies what is new or has changed since the last time; what networks no longer consist of is removed."""
         if not (self.remote and self._writes):
             return
         here = {file: file.stat().st_mtime for file in _files(self.local)}
-        for file, changed in here.items():
+        for file, changed in sorted(here.items(), key=lambda item: item[0].name == MANIFEST):
             if self._published.get(file) != changed:
                 copy = self._copy_of(file)
                 copy.parent.mkdir(parents=True, exist_ok=True)
                 epath.Path(file).copy(copy, overwrite=True)
-        for file in self._published.keys() - here.keys():  # arrays get new names whenever they are saved
-            self._copy_of(file).unlink(missing_ok=True)
+        for network in (self.local / "weights").glob("*"):  # arrays get new names whenever they are saved
+            files = _files(network)
+            if all(self._published.get(file) == here[file] for file in files):
+                continue
+            kept = {self._copy_of(file).as_posix() for file in files}
+            for copy in _files(self._copy_of(network)):
+                if copy.as_posix() not in kept:
+                    copy.unlink(missing_ok=True)
         self._published = here
 
     def _copy_of(self, file: Path) -> epath.Path:

@@ -33,7 +33,7 @@ from gen3r_jax.stages.dit import DiTStage
 from gen3r_jax.stages.rgb_head import RGBHeadStage
 from gen3r_jax.stages.vggt import VGGTStage
 from gen3r_jax.stages.wan_vae import WanVAEStage
-from gen3r_jax.training.distributed import initialize, wait_for_all
+from gen3r_jax.training.distributed import initialize, peer_errors, wait_for_all
 from gen3r_jax.training.loop import LoopOptions, MakeLoader, train
 from gen3r_jax.training.stage import Stage
 from gen3r_jax.training.workdir import claim_workdir
@@ -71,7 +71,8 @@ def read_config(config: Mapping[str, Any]) -> tuple[Stage, RunOptions]:
     options = read_options(RunOptions, {group: groups[group] for group in groups.keys() - own})
     if not options.data.source and not _encoded(stage):
         raise UserError("no data: give --config.data.source=PATH (a video, a folder, a data set root) or =procedural")
-    if isinstance(stage, DiTStage) and options.train.batch_size % stage.noise.strata:
+    stratified = isinstance(stage, DiTStage) and stage.noise.density == "none"
+    if stratified and options.train.batch_size % stage.noise.strata:
         raise UserError(
             f"train.batch_size {options.train.batch_size} is not a multiple of noise.strata {stage.noise.strata}: some "
             "noise levels would be seen more often than others"
@@ -90,9 +91,10 @@ def main(arguments: Sequence[str]) -> None:
     stage, options = read_config(config)
     if options.train.compile_cache:
         jax.config.update("jax_compilation_cache_dir", options.train.compile_cache)
-    if jax.process_index() == 0:
-        claim_workdir(workdir, config)
-    wait_for_all("workdir")
+    with peer_errors():
+        if jax.process_index() == 0:
+            claim_workdir(workdir, config)
+        wait_for_all("workdir")
     train(stage, loader_of(stage, options), options, workdir, config)
 
 

@@ -23,7 +23,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source launch/common.sh
 
-patience=120 # seconds for saving, as under Slurm
+patience=600 # seconds for saving, as under Slurm
 
 hosts='' gpus=8 per=gpu local='' port=12355 share=''
 parse "hosts gpus per local port share" "" "$@"

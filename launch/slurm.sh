@@ -10,7 +10,7 @@
 #     --image           runs in this container (Pyxis); --mounts says which folders it sees
 #     --dry_run         prints the command, and does not submit
 #
-# 120 s before its time is up, or when it has to give way, the job saves, and Slurm queues it again.
+# 10 minutes before its time is up, or when it has to give way, the job saves, and Slurm queues it again.
 
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -30,6 +30,6 @@ srun=(srun --kill-on-bad-exit=1 ${cpus:+"--cpus-per-task=$cpus"} ${image:+"--con
 # shellcheck disable=SC2016 # these are variables of the job
 again='{ status=$?; [ $status -ne 143 ] || scontrol requeue $SLURM_JOB_ID; exit $status; }'
 run sbatch --job-name="$name" --nodes="$nodes" --ntasks-per-node="$gpus" --gpus-per-node="$gpus" \
-  --requeue --signal=TERM@120 --open-mode=append --output="$name-%j.log" \
+  --requeue --signal=TERM@600 --open-mode=append --output="$name-%j.log" \
   ${time:+"--time=$time"} ${partition:+"--partition=$partition"} ${account:+"--account=$account"} \
   ${cpus:+"--cpus-per-task=$cpus"} --wrap="$(quoted "${srun[@]}") || $again"

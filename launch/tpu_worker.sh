@@ -55,7 +55,7 @@ done
 for ((tries = 0; tries < 5; tries++)); do
   status=0 SECONDS=0
   run docker rm --force gen3r || true
-  run docker run --name gen3r --privileged --net=host --ipc=host --ulimit memlock=-1 --stop-timeout=120 \
+  run docker run --name gen3r --privileged --net=host --ipc=host --ulimit memlock=-1 --stop-timeout=600 \
     --volume=gen3r-copies:/tmp/gen3r_jax --log-driver=gcplogs "${place[@]}" "$image" bash -c "exec $command" || status=$?
   case $status in
     0) break ;;

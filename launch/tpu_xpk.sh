@@ -35,4 +35,4 @@ fi
 # exec: the signal of a machine's end must reach Python. xpk starts again after its status, 143, but by itself not after
 # 1, and 75, with which a process ends when another one is lost.
 run xpk workload create "${slice[@]}" --workload="$name" --docker-image="$image" --max-restarts="$restarts" \
-  --restart-on-exit-codes=1,75 --termination-grace-period-seconds=120 --command="exec $(quoted "${training[@]}")"
+  --restart-on-exit-codes=1,75 --termination-grace-period-seconds=600 --command="exec $(quoted "${training[@]}")"

@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
+from toy_training import run_encoders
 
 from gen3r_jax import module, pipeline
 from gen3r_jax.checkpoint import save_network
@@ -19,7 +20,6 @@ from gen3r_jax.sharding import MeshOptions, batch_sharding, make_mesh, param_sha
 from gen3r_jax.stages import adapter_validation
 from gen3r_jax.stages.adapter import AdapterStage, LossOptions, ModelOptions, WeightsOptions, weigh
 from gen3r_jax.stages.random_weights import random_weights
-from gen3r_jax.training.stage import run_encoders
 
 MODEL = ModelOptions("tiny", remat="none", frames_per_group=8, vae_chunk_frames=0, frozen_dtype="float32")
 LOSSES = LossOptions(

@@ -63,7 +63,7 @@ def write(monkeypatch, tmp_path):
     def run(part: tuple[int, int], data: DataOptions | None = None, **numbers: int) -> None:
         options = SimpleNamespace(data=data or DataOptions(), **counts)
         with flagsaver.flagsaver(**{"clips": CLIPS["train"], "batch": 2, "clips_per_file": 4, **numbers}):
-            encode.encode(stage, options, 9, {}, tmp_path, part)
+            encode.encode(stage, options, 9, {}, tmp_path, encode.BATCH.value, part)
 
     return run
 

@@ -111,7 +111,7 @@ def test_a_job_set(dry):
 
 def test_a_slurm_job(dry, stubs):
     (submit,) = dry("slurm.sh", "--name=run1", "--nodes=4", "--partition=gpu", "--time=24:00:00")
-    wanted = {"--nodes=4", "--ntasks-per-node=8", "--gpus-per-node=8", "--requeue", "--signal=TERM@120"}
+    wanted = {"--nodes=4", "--ntasks-per-node=8", "--gpus-per-node=8", "--requeue", "--signal=TERM@600"}
     assert submit[0] == "sbatch" and wanted | {"--partition=gpu", "--time=24:00:00"} <= set(submit)
     job = submit[-1].removeprefix("--wrap=")
     assert f"launch/with_flags.sh h100 {shlex.join(TRAINING)}" in job

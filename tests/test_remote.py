@@ -54,13 +54,18 @@ def test_copies_are_made_once(bucket):
 
 
 def test_what_has_gone_here_goes_there(bucket):
+    """Also what an earlier process left; networks that were not saved again stay."""
+    for name in ("net/of_before", "other/stays"):
+        (bucket / "run" / "weights" / name).parent.mkdir(parents=True)
+        (bucket / "run" / "weights" / name).write_text("0")
     files = remote.Workdir(str(bucket / "run"))
-    (files.local / "weights").mkdir()
-    (files.local / "weights" / "old").write_text("1")
+    (files.local / "weights" / "net").mkdir(parents=True)
+    (files.local / "weights" / "net" / "old").write_text("1")
     files.publish()
-    (files.local / "weights" / "old").rename(files.local / "weights" / "new")
+    (files.local / "weights" / "net" / "old").rename(files.local / "weights" / "net" / "new")
     files.publish()
-    assert [path.name for path in (bucket / "run" / "weights").iterdir()] == ["new"]
+    found = {path.relative_to(bucket / "run").as_posix() for path in (bucket / "run" / "weights").glob("*/*")}
+    assert found == {"weights/net/new", "weights/other/stays"}
     files.close()
 
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from toy_training import run_encoders
 
 from gen3r_jax import module
 from gen3r_jax.checkpoint import load_network
@@ -17,7 +18,6 @@ from gen3r_jax.models.rgb_head import RGBHead, RGBHeadConfig
 from gen3r_jax.models.vggt import VGGT, VGGTConfig
 from gen3r_jax.stages.random_weights import random_weights
 from gen3r_jax.stages.rgb_head import ModelOptions, RGBHeadStage, SampleOptions, WeightsOptions
-from gen3r_jax.training.stage import run_encoders
 
 STAGE = RGBHeadStage(
     ModelOptions("tiny", remat="none", frozen_dtype="float32"), WeightsOptions(dir=""), SampleOptions(frames=2)

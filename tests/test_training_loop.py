@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from toy_training import ToyStage, run, toy_config, toy_loader, watched
+from toy_training import ToyStage, run, run_encoders, toy_config, toy_loader, watched
 
 from gen3r_jax.checkpoint import TrainCheckpoints
 from gen3r_jax.errors import UserError
@@ -22,7 +22,6 @@ from gen3r_jax.training import loop
 from gen3r_jax.training.loop import LoopOptions
 from gen3r_jax.training.metrics import read_metrics
 from gen3r_jax.training.optim import OptimOptions, clip_threshold, learning_rate, make_optimizer, update_ema
-from gen3r_jax.training.stage import run_encoders
 from gen3r_jax.training.state import abstract_state, create_state
 from gen3r_jax.training.step import Phase, Step, make_phases, place_batch, training_mesh
 

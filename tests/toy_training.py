@@ -18,15 +18,24 @@ import jax.numpy as jnp
 import numpy as np
 
 from gen3r_jax import sharding
+from gen3r_jax.checkpoint import save_weights
 from gen3r_jax.errors import main_guard
 from gen3r_jax.options import read_options
-from gen3r_jax.sharding import fetch, shard
+from gen3r_jax.sharding import MeshOptions, fetch, shard
 from gen3r_jax.training.distributed import initialize, wait_for_all
 from gen3r_jax.training.loop import LoopOptions, train
-from gen3r_jax.training.stage import Encoder, run_encoders
+from gen3r_jax.training.stage import Encoder
 from gen3r_jax.training.workdir import claim_workdir
 
 WIDTH, HIDDEN = 8, 64
+
+
+def run_encoders(stage, frozen, batch, keys):
+    """What the loss reads, from a batch; for use inside one jitted function."""
+    entries = dict(batch)
+    for encoder in stage.encoders:
+        entries |= encoder.function(frozen, {name: entries[name] for name in encoder.reads}, keys)
+    return {name: entries[name] for name in stage.loss_reads}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,6 +93,7 @@ class ToyStage:
         return {"loss": loss}
 
     def export(self, trainable, directory):
+        save_weights(directory / "network", ToyStage, MeshOptions(), trainable)
         trainable = fetch(trainable)
         if jax.process_index() > 0:
             return

@@ -103,6 +103,10 @@ class NoiseOptions:
     weighting: flow_matching.Weighting
     strata: int
 
+    def __post_init__(self) -> None:
+        if self.strata < 1:
+            raise UserError(f"noise.strata must be at least 1, not {self.strata}")
+
 
 @dataclass(frozen=True)
 class DiTStage:

@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Key
-from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from gen3r_jax import module
@@ -115,18 +114,3 @@ def save_factors(path: Path, options: TuningOptions, factors: Params) -> None:
     arrays = {name: np.asarray(leaf) for name, leaf in module.flatten(factors).items()}
     with replacing(path) as temporary:
         save_file(arrays, temporary, metadata={"rank": str(options.rank), "scale": str(options.scale)})
-
-
-def read_factors(path: Path) -> tuple[TuningOptions, Params]:
-    """Reads what :func:`save_factors` wrote. Raises UserError if `path` holds no factors."""
-    try:
-        with safe_open(path, "np") as file:
-            metadata, flat = file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        options = TuningOptions("lora", int(metadata["rank"]), float(metadata["scale"]))
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
-        raise UserError(f"{path} holds no factors of a LoRA training ({error})") from None
-    factors: Params = {}
-    for name, array in flat.items():
-        kernel, _, part = name.rpartition(".")
-        factors.setdefault(kernel, {})[part] = array
-    return options, factors

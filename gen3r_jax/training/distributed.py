@@ -29,7 +29,8 @@ PATIENCE = 30
 def initialize() -> None:
     """Joins the other processes, if there are any. To be called before anything asks JAX for its devices.
 
-    Raises UserError when the environment is incomplete or the others cannot be reached.
+    Raises UserError when the environment is incomplete. Where the others cannot be reached JAX ends the process itself,
+    with status 134.
     """
     timeouts = {"heartbeat_timeout_seconds": PATIENCE, "shutdown_timeout_seconds": PATIENCE}
     given = {name: os.environ[name] for name in EXPLICIT if os.environ.get(name)}

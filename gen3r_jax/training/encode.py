@@ -27,7 +27,7 @@ from gen3r_jax.data.encoded import Header, SampleWriter
 from gen3r_jax.data.loader import make_loader
 from gen3r_jax.errors import UserError, main_guard
 from gen3r_jax.remote import is_remote
-from gen3r_jax.sharding import fetch, param_shardings
+from gen3r_jax.sharding import data_parallel_size, fetch, param_shardings
 from gen3r_jax.shared_work import OUTPUT, PART, read_part
 from gen3r_jax.stages.dit import DiTStage
 from gen3r_jax.train import RunOptions, read_config
@@ -38,7 +38,11 @@ flags.adopt_module_key_flags(shared_work)
 CLIPS = flags.DEFINE_integer("clips", 10_000, "Training clips.", lower_bound=1)
 PER_FILE = flags.DEFINE_integer("clips_per_file", 64, "A multiple of --batch.", lower_bound=1)
 BATCH = flags.DEFINE_integer(
-    "batch", 1, "Clips that are encoded at once; as many are written as fill whole batches.", lower_bound=1
+    "batch",
+    0,
+    "Clips that are encoded at once; 0: one for every device, or group of devices that share a clip. As many are "
+    "written as fill whole batches.",
+    lower_bound=0,
 )
 DTYPE = flags.DEFINE_enum("dtype", "float16", ["float16", "float32"], "Of latents and features on the disk.")
 
@@ -55,15 +59,16 @@ def main(arguments: Sequence[str]) -> None:
     if is_remote(OUTPUT.value):
         raise UserError(f"--output {OUTPUT.value} must be a folder of this machine; copy what it holds afterwards")
     part = read_part(PART.value)
-    if PER_FILE.value % BATCH.value:
-        raise UserError(f"--clips_per_file {PER_FILE.value} is not a multiple of --batch {BATCH.value}")
     if len(phases := make_phases(options.train.phases)) > 1:
         raise UserError(f"config.train.phases has {len(phases)} phases; encode for one of them at a time")
     mesh = training_mesh(options, phases)
+    batch = BATCH.value or data_parallel_size(mesh)
+    if PER_FILE.value % batch:
+        raise UserError(f"--clips_per_file {PER_FILE.value} is not a multiple of --batch {batch}")
     with jax.set_mesh(mesh):
         frozen = stage.load_frozen()
         frozen = jax.device_put(frozen, param_shardings(frozen, mesh))
-        encode(stage, options, phases[0].num_frames, frozen, Path(OUTPUT.value), part)
+        encode(stage, options, phases[0].num_frames, frozen, Path(OUTPUT.value), batch, part)
 
 
 def encode(
@@ -72,6 +77,7 @@ def encode(
     num_frames: int,
     frozen: module.Params,
     folder: Path,
+    batch: int,
     part: tuple[int, int] = (0, 1),
 ) -> None:
     """Writes the header and every file of this part that is not there; parts may run side by side."""
@@ -85,7 +91,7 @@ def encode(
         clips={
             "train": CLIPS.value,
             "test": options.validation.clips,
-            "batch": BATCH.value,
+            "batch": batch,
             "per_file": PER_FILE.value,
             "seed": options.train.seed,
             "validation_split": options.validation.split,
@@ -102,16 +108,23 @@ def encode(
     loader = functools.partial(
         make_loader, options.data, num_frames=num_frames, side=options.train.side, seed=options.train.seed
     )
-    _write(stage, frozen, folder, "test", loader, options.validation.clips, part)
-    _write(stage, frozen, folder, "train", loader, CLIPS.value, part)
+    _write(stage, frozen, folder, "test", loader, options.validation.clips, batch, part)
+    _write(stage, frozen, folder, "train", loader, CLIPS.value, batch, part)
 
 
 def _write(
-    stage: DiTStage, frozen: module.Params, folder: Path, split: str, loader: Any, clips: int, part: tuple[int, int]
+    stage: DiTStage,
+    frozen: module.Params,
+    folder: Path,
+    split: str,
+    loader: Any,
+    clips: int,
+    batch: int,
+    part: tuple[int, int],
 ) -> None:
-    size = min(BATCH.value, clips)
+    size = min(batch, clips)
     data = loader(batch_size=size, split=split)
-    per_file = PER_FILE.value // BATCH.value
+    per_file = PER_FILE.value // batch
     batches = -(-clips // size)
     with tqdm(total=clips, unit="clip", desc=split) as progress:
         for number, first in enumerate(range(0, batches, per_file)):
@@ -120,8 +133,8 @@ def _write(
             if number % part[1] == part[0] and not writer.file.exists():
                 data.set_state({"next_index": first})
                 with writer:
-                    for batch in itertools.islice(data, count):
-                        for sample_id, arrays in samples(stage, frozen, batch):
+                    for clip in itertools.islice(data, count):
+                        for sample_id, arrays in samples(stage, frozen, clip):
                             writer.add(sample_id, arrays)
                             progress.update()
             else:

@@ -252,7 +252,8 @@ class _Run:
             self._finish(pending)  # the numbers of the step before, while the device works on this one
             samples, replaced = (np.ravel(host_batch.get(name, ())) for name in ("sample_id", "num_replaced"))
             pending = _Pending(step, metrics, samples, int(replaced.sum()), waited)
-            self._stop_profile(step)
+            if step == phase.end or step in self.options.train.profile[1:]:
+                self._stop_profile(metrics)
 
             validate = step % self.options.validation.every == 0 or step == phase.end
             save = step % self.options.checkpoint.every == 0 or step == phase.end
@@ -335,6 +336,7 @@ class _Run:
 
     def _stop(self, pending: "_Pending | None", state: TrainState, step: int, data: grain.DatasetIterator) -> None:
         self._finish(pending)
+        self._stop_profile(state.step)
         if step and self.checkpoints.latest() != step:
             self._save(state, step, data)
         self.checkpoints.wait()
@@ -349,8 +351,9 @@ class _Run:
             jax.profiler.start_trace(self.files.local / "profile")
             self.profiling = True
 
-    def _stop_profile(self, step: int) -> None:
-        if self.profiling and step == self.options.train.profile[1]:
+    def _stop_profile(self, metrics: Any) -> None:
+        if self.profiling:
+            jax.block_until_ready(metrics)  # or what the device does last would be missing
             jax.profiler.stop_trace()
             self.profiling = False
 

@@ -97,11 +97,3 @@ class Stage(Protocol):
     def export(self, trainable: Params, directory: Path) -> None:
         """Writes the trained networks (fp32) as weight folders under `directory`, as the other commands read them."""
         ...
-
-
-def run_encoders(stage: Stage, frozen: Params, batch: Batch, keys: Key[Array, "b"]) -> Batch:
-    """What the loss reads, from a batch; for use inside one jitted function."""
-    entries = dict(batch)
-    for encoder in stage.encoders:
-        entries |= encoder.function(frozen, {name: entries[name] for name in encoder.reads}, keys)
-    return {name: entries[name] for name in stage.loss_reads}

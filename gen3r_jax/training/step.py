@@ -1,6 +1,7 @@
 """One optimizer step: encoders and gradients for each micro-batch, then clipping, AdamW and the moving average.
 
-Each of these is a compiled program, and the host hands them out without waiting for any.
+Each of these is a compiled program. The host hands them out ahead of the device, with as many micro-batches on their
+way at once as `IN_FLIGHT` says.
 """
 
 import dataclasses
