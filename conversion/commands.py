@@ -84,7 +84,10 @@ def invert_weights(
     _refuse_overwriting(output, force)
     graphdef, params = load_network(source, network.table.network, dtype=dtype)
     config = module.merge(graphdef, params).config
-    entries = manifest(network.table, config, params)
+    try:
+        entries = manifest(network.table, config, params)
+    except ValueError as error:
+        raise UserError(f"{source} is a network that has no official form: {error}") from None
     tensors = invert(params, network.table, config)
     files = write_official(output, network, config, entries, tensors, shard_bytes)
     size = sum(map(nbytes, entries.values()))
@@ -197,9 +200,15 @@ def _patterns(network: Network, ignored: list[str]) -> list[str]:
 
 
 def _refuse_overwriting(output: Path, force: bool) -> None:
-    taken = output.exists() and (output.is_file() or any(output.iterdir()))
+    """A file brings its shards, their index and ``config.json`` with it, so these must not be there either."""
+    if output.suffix == ".safetensors":
+        names = (output.name, f"{output.name}.index.json", f"{output.stem}-*-of-*.safetensors", "config.json")
+        taken = [file for name in names for file in output.parent.glob(name)]
+    else:
+        taken = [output] if output.exists() and (output.is_file() or any(output.iterdir())) else []
     if taken and not force:
-        raise UserError(f"{output} is not empty; name another output, or add --force to replace it")
+        state = "is not empty" if taken[0].is_dir() else "exists"
+        raise UserError(f"{taken[0]} {state}; name another output, or add --force to replace it")
 
 
 def _require_space(output: Path, size: int) -> None:

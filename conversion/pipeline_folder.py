@@ -21,6 +21,7 @@ from gen3r_jax.models.tokenizer import Tokenizer
 # Where the tokenizer stands: in Gen3R's folder, in the Wan release.
 TOKENIZERS = ("tokenizer", "google/umt5-xxl")
 DEFAULT_SHIFT = 2.0
+TINY_GENERATION = {"num_frames": 5, "height": 112, "width": 112, "num_inference_steps": 4}
 
 
 def convert_pipeline(source: Path, output: Path, *, dtype: Any = None, force: bool = False) -> list[str]:
@@ -46,14 +47,17 @@ def convert_pipeline(source: Path, output: Path, *, dtype: Any = None, force: bo
             report += convert_checkpoint(name, source, target, dtype=dtype, force=force)
     shutil.copytree(tokenizer, output / "tokenizer", dirs_exist_ok=True)
     (output / "scheduler.json").write_text(json.dumps({"shift": shift}) + "\n")
+    if (source / "generation.json").exists():
+        shutil.copy(source / "generation.json", output)
     return [*report, f"{tokenizer} -> {output / 'tokenizer'}", f"shift {shift} ({note})"]
 
 
-def find_weights(path: Path) -> Path:
+def find_weights(path: Path, *, convert: bool = True) -> Path:
     """The folder of converted weights that `path` is or leads to.
 
     An official folder is converted into ``PATH-gen3r_jax`` beside it, network by network; what is there is kept.
-    Raises UserError if `path` is neither, or is an official folder that has changed since.
+    Raises UserError if `path` is neither, or is an official folder that has changed since, or is still to be converted
+    though that is not to be done here.
     """
     if not path.is_dir():
         raise UserError(f"no weights at {path}: give the converted or the official folder")
@@ -63,6 +67,8 @@ def find_weights(path: Path) -> Path:
         raise UserError(f"{path} holds neither converted weights nor the official folder (transformer/, vggt/, ...)")
     cache = path.absolute().with_name(f"{path.absolute().name}-gen3r_jax")
     source, inventory = cache / "source.json", _inventory(path)
+    if not source.exists() and not convert:
+        raise UserError(f"{path} is not converted yet: python -m conversion gen3r --source {path} --output OUTPUT")
     if not source.exists():  # written last
         print(f"converting {path} to {cache}, once", file=sys.stderr)
         print("\n".join(convert_pipeline(path, cache)), file=sys.stderr)
@@ -92,6 +98,8 @@ def random_pipeline(output: Path, *, tiny: bool, dtype: Any, seed: int = 0, forc
         folder = output / network.folder
         report += random_checkpoint(name, folder, config=configs[name], dtype=dtype, seed=seed, force=force)
     Tokenizer.tiny().save(output / "tokenizer")
+    if tiny:
+        (output / "generation.json").write_text(json.dumps(TINY_GENERATION, indent=1) + "\n")
     (output / "scheduler").mkdir(exist_ok=True)
     settings = {"shift": DEFAULT_SHIFT, "num_train_timesteps": 1000, "use_dynamic_shifting": False}
     (output / "scheduler" / "scheduler_config.json").write_text(json.dumps(settings, indent=2) + "\n")

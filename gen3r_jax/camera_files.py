@@ -115,7 +115,7 @@ def _read_official(path: Path) -> tuple[Poses, Intrinsics, np.ndarray | None]:
 
 def _read_transforms(path: Path, opengl: bool) -> tuple[Poses, Intrinsics, np.ndarray]:
     _, cameras = read_transforms(path)
-    document = json.loads(path.read_text(encoding="utf-8"))
+    document = json.loads(path.read_text(encoding="utf-8-sig"))
     told = _AXES.get(str(document.get("camera_convention")))
     if told and (told == "nerfstudio") != opengl:
         raise UserError(f"{path} says that it is {told}; leave --camera_format away")
@@ -172,7 +172,7 @@ def _read_tum(path: Path) -> tuple[Poses, None, None]:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
     except UnicodeDecodeError:

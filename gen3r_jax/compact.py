@@ -1,7 +1,7 @@
 """Makes trained weights small enough to hand around: ``python -m gen3r_jax.compact WEIGHTS OUTPUT [--dtype bfloat16]``
 
 OUTPUT gets one ``params.safetensors`` and one ``config.json`` a network, the tokenizer and the noise schedule; every
-command takes it like the folder that it was made from.
+command takes it like the folder that it was made from. All numbers are rounded, those of VGGT's heads, too.
 """
 
 import argparse

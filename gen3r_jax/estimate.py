@@ -84,7 +84,7 @@ def generation_runs(
     def step(dit: Network, *arguments: Any) -> Any:
         return programs.step(dit, *arguments, passes)
 
-    ids = jax.ShapeDtypeStruct((texts, dit.text_len), np.int32), jax.ShapeDtypeStruct((texts, dit.text_len), np.bool_)
+    ids = jax.ShapeDtypeStruct((1, dit.text_len), np.int32), jax.ShapeDtypeStruct((1, dit.text_len), np.bool_)
     clip = _array(1, num_frames, height, width, 3), jax.ShapeDtypeStruct((1, num_frames), np.bool_)
     latents = _array(1, f, h, w, 16)
     sampling = (jax.eval_shape(init_state, z), conditions, number, _array(10), number)
@@ -96,7 +96,7 @@ def generation_runs(
             Run("Reading depth and cameras", "vggt", programs.read_geometry, (packed,), 1),
         ]
     return [
-        Run("Encoding the text", "umt5", programs.encode_text, ids, 1),
+        Run("Encoding the text", "umt5", programs.encode_text, ids, texts),
         Run("Encoding the image", "clip_vision", programs.encode_image, (_array(1, height, width, 3),), 1),
         Run("Encoding the given frames", "wan_vae", partial(programs.encode_given, joint=joint), (*clip, latents), 1),
         Run("Preparing", "wan_dit", programs.prepare, prepared, 1),

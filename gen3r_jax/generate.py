@@ -56,20 +56,21 @@ def main(arguments: list[str] | None = None) -> int:
             if name not in defaults:
                 raise UserError(f"--{name} is needed (or --jobs with a file of scenes)")
         jobs = [("", Request(**defaults | {"frame_path": tuple(options.frame_path)}))]
-    _require_writable(options.output_dir)
-    weights = find_weights(options.pretrained_model_name_or_path)
     if options.check_step_cache and not (options.step_cache or options.jobs):
         raise UserError("--check_step_cache compares with --step_cache, which is not given")
     mesh = read_mesh(options.mesh) if options.mesh else None
     if options.dry_run:
         if mesh:
             raise UserError("--dry_run estimates for one device; leave --mesh away, or see python -m gen3r_jax.plan")
+        weights = find_weights(options.pretrained_model_name_or_path, convert=False)
         size = (options.height, options.width)
         guided, mode = options.guidance_scale > 1, options.memory_mode
         dtype = default_dtype(options.dtype)
         costs = estimate(weights, size, options.num_frames, options.num_inference_steps, guided, dtype, mode)
         print("\n".join(describe(costs, mode)))
         return 0
+    _require_writable(options.output_dir)
+    weights = find_weights(options.pretrained_model_name_or_path)
     pipeline = Gen3RPipeline.from_pretrained(weights, dtype=options.dtype, memory_mode=options.memory_mode)
     with jax.set_mesh(make_mesh(mesh)) if mesh else nullcontext():
         return _generate_all(pipeline, jobs, options)

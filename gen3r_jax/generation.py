@@ -5,7 +5,6 @@ from which VGGT's heads read depth and cameras (Gen3R, section 3.3).
 """
 
 import dataclasses
-import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -27,6 +26,7 @@ from gen3r_jax.diffusion.conditioning import frame_mask
 from gen3r_jax.diffusion.solvers import Schedule, make_schedule
 from gen3r_jax.diffusion.step_cache import evaluated_steps
 from gen3r_jax.errors import UserError
+from gen3r_jax.generation_settings import read_shift
 from gen3r_jax.geometry.cameras import decode_pose, homogeneous
 from gen3r_jax.geometry.points import depth_mask, unproject_depth
 from gen3r_jax.models.clip_vision import CLIPVision
@@ -96,8 +96,9 @@ class Gen3RPipelineOutput:
 class Gen3RPipeline:
     """The networks of a folder made by ``python -m conversion gen3r``, and the way from conditions to a scene.
 
-    Calling it again with other prompts, images, cameras, seeds, steps, solvers or guidance compiles nothing anew; other
-    sizes, frame counts and batch sizes do.
+    Calling it again with other prompts, images, cameras, seeds, steps, solvers or strengths of guidance compiles
+    nothing anew; other sizes, frame counts and batch sizes do, as do guidance at all and, with a step cache, other
+    counts of steps.
 
     Attributes:
       stage: gives a context for each stage of the work ("Sampling"), to time or to tell of it; does nothing by default.
@@ -161,7 +162,7 @@ class Gen3RPipeline:
             lambda name: load_network(path / name, NETWORKS[name], dtype=dtype, exact=EXACT.get(name, ())),
             tokenizer,
             text_length=configs["wan_dit"].text_len,
-            shift=json.loads((path / "scheduler.json").read_text())["shift"],
+            shift=read_shift(path),
             joint=configs["wan_dit"].shared_halves,
             memory_mode=memory_mode,
         )
@@ -182,7 +183,7 @@ class Gen3RPipeline:
         solver: str = "euler",
         shift: float | None = None,
         seed: int = 42,
-        latents: Float[np.ndarray, "b f h w 16"] | None = None,
+        latents: Float[np.ndarray, "b f h w2 16"] | None = None,
         posterior_noise: Float[np.ndarray, "b f h w 16"] | None = None,
         callback_on_step_end: Callback | None = None,
         min_max_depth_mask: bool = False,
@@ -202,8 +203,8 @@ class Gen3RPipeline:
           solver: "euler" (the official choice), "unipc" or "dpm++".
           shift: of the noise schedule towards noise; by default that of the weights, 5 for the other solvers.
           seed: sample i of a batch depends on `seed` and i alone, not on the batch or the memory mode.
-          latents: standard normal noise to start from, instead of that of the seed.
-          posterior_noise: standard normal noise that draws the latents of the given frames.
+          latents: standard normal noise to start from, instead of that of the seed; w2 is 2 w for [A ; G] side by side.
+          posterior_noise: standard normal noise ``b f h w 16`` that draws the latents of the given frames.
           callback_on_step_end: called with the step's index, its timestep and the latents (on the device).
           min_max_depth_mask: let `point_masks` leave out the nearest and farthest depths of each frame too.
 
@@ -211,11 +212,16 @@ class Gen3RPipeline:
           UserError: sizes, counts or settings that do not fit, each with what would.
         """
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-        images = np.asarray(control_images, np.float32)
+        images = np.asarray(control_images)
         given = _check(prompts, images, control_cameras, control_frames, num_frames)
+        images = images.astype(np.float32)
         _check_settings(guidance_scale, cfg_skip_ratio, step_cache)
         b, _, height, width, _ = images.shape
         shape = (b, (num_frames - 1) // 4 + 1, height // 8, width // 8, 16)
+        wide = (*shape[:3], shape[3] * (1 + self.joint), 16)
+        for name, noise, wanted in (("latents", latents, wide), ("posterior_noise", posterior_noise, shape)):
+            if noise is not None and np.shape(noise) != wanted:
+                raise UserError(f"{name} need the shape {list(wanted)}, not {list(np.shape(noise))}")
         keys = jax.vmap(partial(jax.random.fold_in, jax.random.key(seed)))(jnp.arange(b))
         if shift is None:
             shift = self.shift if solver == "euler" else 5.0
@@ -231,7 +237,7 @@ class Gen3RPipeline:
             clip = _fill(images, given, num_frames)
             given_latents = jax.block_until_ready(programs.encode_given(wan_vae, clip, mask, noise, joint=self.joint))
         if latents is None:
-            latents = programs.noise(keys, 0, (*shape[:3], shape[3] * (1 + self.joint), 16))
+            latents = programs.noise(keys, 0, wide)
         z, evaluations = self.sample(
             latents,
             texts,
@@ -409,6 +415,8 @@ def _check(
     """Refuses what cannot work before anything slow begins; returns the indices of the given frames."""
     if images.ndim != 5 or images.shape[-1] != 3:
         raise UserError(f"control_images need the shape [b, k, h, w, 3], not {list(images.shape)}")
+    if not np.issubdtype(images.dtype, np.floating) or not (images.min() >= 0 and images.max() <= 1):
+        raise UserError("control_images must be numbers from 0 to 1; divide colours of 8 bits by 255")
     b, k, height, width, _ = images.shape
     if b != len(prompts):
         raise UserError(f"{len(prompts)} prompts for {b} samples of control_images")
@@ -424,10 +432,11 @@ def _check(
                 "control_frames which they are"
             )
         control_frames = {1: (0,), 2: (0, num_frames - 1)}.get(k, tuple(range(num_frames)))
+    control_frames = tuple(int(frame) for frame in control_frames)
     if len(control_frames) != k:
         raise UserError(f"{k} control_images and {len(control_frames)} control_frames")
     frame_mask(control_frames, num_frames)
-    return tuple(control_frames)
+    return control_frames
 
 
 def _check_settings(guidance_scale: float, cfg_skip_ratio: float, step_cache: float) -> None:

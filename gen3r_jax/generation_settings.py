@@ -1,4 +1,5 @@
-"""What a folder of weights says that it was made for, in its ``generation.json``: defaults that flags override."""
+"""What a folder of weights says that it was made for: ``generation.json`` has defaults that flags override,
+``scheduler.json`` the shift of the noise schedule."""
 
 import json
 from dataclasses import dataclass
@@ -26,10 +27,23 @@ def read_settings(weights: Path) -> GenerationSettings:
     file = weights / "generation.json"
     if not file.exists():
         return GenerationSettings()
+    return read_options(GenerationSettings, _read(file), str(file))
+
+
+def read_shift(weights: Path) -> float:
+    """The noise schedule's shift that a folder of weights was trained with, from its ``scheduler.json``."""
+    file = weights / "scheduler.json"
+    shift = _read(file).get("shift")
+    if not isinstance(shift, (int, float)) or not shift > 0:
+        raise UserError(f'{file} has no shift above 0; repair it, as in {{"shift": 2.0}}')
+    return float(shift)
+
+
+def _read(file: Path) -> dict[str, Any]:
     try:
-        settings: Any = json.loads(file.read_text())
+        settings = json.loads(file.read_text())
     except ValueError as error:
         raise UserError(f"{file} is not JSON: {error}; repair or remove it") from None
     if not isinstance(settings, dict):
         raise UserError(f"{file} holds no JSON object; repair or remove it")
-    return read_options(GenerationSettings, settings, str(file))
+    return settings

@@ -11,6 +11,7 @@ import numpy as np
 from gen3r_jax.checkpoint import holds_weights, stored_leaves
 from gen3r_jax.errors import UserError, main_guard
 from gen3r_jax.export.cameras import read_cameras
+from gen3r_jax.generation_settings import read_shift
 from gen3r_jax.training.metrics import read_metrics
 
 
@@ -23,7 +24,7 @@ def describe(folder: Path) -> list[str]:
     if networks := sorted(path for path in folder.iterdir() if holds_weights(path)):
         lines = [_weights(network) for network in networks]
         if (folder / "scheduler.json").exists():
-            lines.append(f"noise schedule: shift {_read(folder / 'scheduler.json')['shift']}")
+            lines.append(f"noise schedule: shift {read_shift(folder)}")
         return [f"weights of {len(networks)} networks", *lines]
     if (folder / "metrics.jsonl").exists():
         return _run(folder)

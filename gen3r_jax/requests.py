@@ -15,7 +15,7 @@ from gen3r_jax.diffusion.conditioning import TASKS, frame_mask, given_frames
 from gen3r_jax.errors import UserError
 from gen3r_jax.generation import Gen3RPipeline
 from gen3r_jax.geometry.cameras import rebase_to_first
-from gen3r_jax.geometry.trajectories import PRESETS, camera_path
+from gen3r_jax.geometry.trajectories import PRESETS, camera_path, options_of
 from gen3r_jax.options import read_options
 
 Size = tuple[int, int]
@@ -91,10 +91,8 @@ class Request:
         paths = [Path(path) for path in self.frame_path]
         if len(paths) > 1 and len(paths) != len(given):
             raise UserError(f"{len(paths)} images for {self.task}, which takes {len(given)}{self._places()}")
-        if len(paths) == 1 and self.task == "2view" and self.frame_index is None:
-            pictures = read_frames(paths, ends=True)  # of a video or a folder
-        else:
-            pictures = read_frames(paths, at_most=len(given))
+        ends = self.task == "2view" and self.frame_index is None  # of a video or a folder
+        pictures = read_frames(paths, at=(0, -1) if ends else given)
         if len(pictures) != len(given):
             found = f"{paths[0]} has {len(pictures)} frame{'s' * (len(pictures) != 1)}"
             raise UserError(f"{found}, {self.task} takes {len(given)}{self._places()}")
@@ -125,6 +123,9 @@ class Request:
         return rebase_to_first(c2w), intrinsics
 
 
+LONGEST_NAME = 200
+"""Bytes of a job's name, which names its folder."""
+
 FIELDS = tuple(field.name for field in dataclasses.fields(Request))
 
 
@@ -144,6 +145,9 @@ def read_jobs(path: Path, defaults: dict) -> list[tuple[str, Request | UserError
             if not isinstance(fields, dict):
                 raise UserError("not a JSON object")
             name = str(fields.get("name") or name)
+            if len(name.encode()) > LONGEST_NAME:
+                name, long = f"job{number:04}", len(name.encode())
+                raise UserError(f"the name has {long} bytes, folders at most {LONGEST_NAME}")
             if Path(name).is_absolute() or ".." in Path(name).parts:
                 raise UserError(f"the name {name!r} leads out of the output folder")
             fields = _resolved(fields, path.parent)
@@ -164,8 +168,8 @@ def read_jobs(path: Path, defaults: dict) -> list[tuple[str, Request | UserError
 def _fitting(defaults: dict, fields: dict) -> dict:
     """The defaults without what is said of other cameras than those of a job."""
     cameras = fields.get("cameras", defaults.get("cameras", "free"))
-    others = {"camera_format"} if cameras in PRESETS else {"camera_angle", "camera_distance"}
-    others |= {"camera_angle", "camera_distance"} if cameras == "free" else set()
+    others = {"camera_format"} if cameras in PRESETS else set()
+    others |= {"camera_angle", "camera_distance"} - {f"camera_{option}" for option in options_of(cameras)}
     return {key: value for key, value in defaults.items() if key not in others}
 
 

@@ -287,6 +287,25 @@ def test_there_and_back(name, official, tmp_path, capsys):
     assert first.read_text() == second.read_text()
 
 
+def test_a_file_that_is_written_does_not_cost_others(official, tmp_path):
+    """Neither shards of its name, nor a config.json, nor an index."""
+    run("umt5", "--source", official, "--output", tmp_path / "weights")
+    for name in ("model-00001-of-00003.safetensors", "model.safetensors.index.json", "config.json"):
+        folder = tmp_path / name.replace(".", "-")
+        folder.mkdir()
+        (folder / name).write_text("others'")
+        with pytest.raises(UserError, match=f"{name} exists; name another output"):
+            run("umt5", "--invert", "--source", tmp_path / "weights", "--output", folder / "model.safetensors")
+        assert (folder / name).read_text() == "others'"
+    run("umt5", "--invert", "--source", tmp_path / "weights", "--output", folder / "model.safetensors", "--force")
+    assert (folder / "model.safetensors").exists()
+
+
+def test_a_network_without_an_official_form_is_refused(tmp_path):
+    with pytest.raises(UserError, match="has no official form"):
+        run("wan_vae", "--invert", "--source", "pretrained/nano/wan_vae", "--output", tmp_path / "back")
+
+
 def test_shards(official, tmp_path):
     tensors = load_file(weights_file(official, "vggt"))
     entries = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in tensors.items()}
@@ -340,10 +359,10 @@ def test_adapter_brings_its_own_statistics(official, tmp_path, capsys):
     other = converted_config("other")
     assert "replace the usual ones" in capsys.readouterr().out
     np.testing.assert_array_equal(np.float32(other.latent_mean), statistics["mean"] + 1)
-    run("geometry_adapter", "--invert", "--source", tmp_path / "other", "--output", tmp_path / "back.safetensors")
+    run("geometry_adapter", "--invert", "--source", tmp_path / "other", "--output", tmp_path / "back" / "all.safetensors")
     assert_same_bits(
         {"model." + name: x for name, x in load_file(tmp_path / "other.safetensors").items()},
-        load_file(tmp_path / "back.safetensors"),
+        load_file(tmp_path / "back" / "all.safetensors"),
     )
 
 

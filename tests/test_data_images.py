@@ -97,6 +97,15 @@ def test_images_are_listed_by_number(tmp_path, ramp):
     assert [path.name for path in list_images(tmp_path)] == ["frame1.jpeg", "frame2.PNG", "frame10.png"]
 
 
+@pytest.mark.parametrize("codec", ["libx264", "mpeg4"])
+def test_avi_keeps_times_of_decoding_alone(tmp_path, codec):
+    """With frames that refer to later ones they are not those of showing."""
+    write_video(tmp_path / "clip.avi", numbered_frames(20), codec, bf="2", g="6", b="4M")
+    video = Video(tmp_path / "clip.avi")
+    assert len(video) == 20
+    assert [number_of(frame) for frame in video.read([0, 1, 7, 13, 19])] == [0, 1, 7, 13, 19]
+
+
 def test_video_frames_by_number(tmp_path):
     path = tmp_path / "clip.mp4"
     write_video(path, numbered_frames(20), g="6", bf="2")  # several key frames, and frames out of decoding order
@@ -166,6 +175,11 @@ def test_read_frames(tmp_path, ramp):
     assert [frame[0, 0, 0] for frame in read_frames([folder])] == [0, 1, 2]
     assert [frame[0, 0, 0] for frame in read_frames([folder / "2.png", folder / "0.png"])] == [2, 0]
     assert len(read_frames([tmp_path / "clip.mp4"], 5)) == 5
+    assert [frame[0, 0, 0] for frame in read_frames([folder], at=(0, 2))] == [0, 2]
+    assert [frame[0, 0, 0] for frame in read_frames([folder], at=(0, -1))] == [0, 2]
+    assert [frame[0, 0, 0] for frame in read_frames([folder], at=(0, 4, 8))] == [0, 1, 2]  # as many as there are
+    with pytest.raises(UserError, match="has 3 frames, 5 are needed"):
+        read_frames([folder], at=(0, 4))
     (tmp_path / "empty").mkdir()
     for inputs, count, message in [
         ([tmp_path / "empty"], None, "holds no images"),

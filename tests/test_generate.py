@@ -300,12 +300,14 @@ def test_jobs_that_make_no_sense_do_not_stop_the_others(tmp_path):
 
 def test_flags_of_cameras_are_for_jobs_that_they_fit(tmp_path):
     (tmp_path / "cameras.json").write_text("{}")
-    jobs = [{"frame_path": "a.png", "prompts": "x", **cameras} for cameras in ({}, {"cameras": "cameras.json"})]
+    others = ({}, {"cameras": "cameras.json"}, {"cameras": "zoom_in"})
+    jobs = [{"frame_path": "a.png", "prompts": "x", **cameras} for cameras in others]
     (tmp_path / "jobs.jsonl").write_text("\n".join(map(json.dumps, jobs)))
-    flags = {"task": "1view", "cameras": "spiral", "camera_angle": 20.0, "camera_format": "opencv"}
-    (_, first), (_, second) = read_jobs(tmp_path / "jobs.jsonl", flags)
-    assert (first.cameras, first.camera_angle, first.camera_format) == ("spiral", 20.0, None)
+    flags = {"task": "1view", "cameras": "orbit_left", "camera_angle": 20.0, "camera_format": "opencv"}
+    (_, first), (_, second), (_, third) = read_jobs(tmp_path / "jobs.jsonl", flags)
+    assert (first.cameras, first.camera_angle, first.camera_format) == ("orbit_left", 20.0, None)
     assert (second.camera_angle, second.camera_format) == (None, "opencv")
+    assert (third.camera_angle, third.camera_format) == (None, None)
 
 
 def test_words_of_jobs_that_are_names_of_folders_stay_words(tmp_path):

@@ -220,6 +220,12 @@ def test_given_noise_replaces_the_seed(pipeline, result):
         ({"control_frames": [0, 1]}, "1 control_images and 2 control_frames"),
         ({"control_cameras": np.zeros((1, 1, 112, 112, 6))}, r"control_cameras need the shape \[1, 5, 112, 112, 6\]"),
         ({"shift": np.inf}, "shift inf is too large"),
+        ({"control_images": 255 * images()}, "numbers from 0 to 1"),
+        ({"control_images": np.zeros((1, 1, SIDE, SIDE, 3), np.uint8)}, "numbers from 0 to 1"),
+        ({"control_images": np.nan * images()}, "numbers from 0 to 1"),
+        ({"control_frames": np.array([0, 1])}, "1 control_images and 2 control_frames"),
+        ({"latents": np.zeros((1, 2, 14, 14, 16))}, r"latents need the shape \[1, 2, 14, 28, 16\]"),
+        ({"posterior_noise": np.zeros((1, 2, 14, 28, 16))}, r"posterior_noise need the shape \[1, 2, 14, 14, 16\]"),
     ],
     ids=lambda value: "" if isinstance(value, dict) else value,
 )
@@ -250,6 +256,13 @@ def test_partial_folders_are_refused(weights, tmp_path):
     (tmp_path / "vggt").symlink_to(weights / "umt5")
     with pytest.raises(UserError, match="holds weights of UMT5Encoder, not of VGGT"):
         Gen3RPipeline.from_pretrained(tmp_path)
+    for name in ("vggt", "scheduler.json"):
+        (tmp_path / name).unlink()
+    (tmp_path / "vggt").symlink_to(weights / "vggt")
+    for text, message in (("{", "is not JSON"), ("[]", "no JSON object"), ('{"shift": "2"}', "no shift above 0")):
+        (tmp_path / "scheduler.json").write_text(text)
+        with pytest.raises(UserError, match=message):
+            Gen3RPipeline.from_pretrained(tmp_path)
     with pytest.raises(UserError, match="none of resident, staged"):
         Gen3RPipeline.from_pretrained(weights, memory_mode="tiny")
 

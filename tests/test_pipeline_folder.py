@@ -47,9 +47,11 @@ def test_everything_is_converted_and_what_is_there_is_kept(official, tmp_path, c
 def test_a_folder_is_converted_once_and_not_used_when_it_has_changed(official, tmp_path, capsys, monkeypatch):
     folder = tmp_path / "checkpoints"
     shutil.copytree(official, folder)
+    with pytest.raises(UserError, match="is not converted yet: python -m conversion gen3r"):
+        find_weights(folder, convert=False)
     monkeypatch.setattr(pipeline_folder, "convert_pipeline", lambda source, output: output.mkdir() or [])
     assert find_weights(folder) == tmp_path / "checkpoints-gen3r_jax" and "once" in capsys.readouterr().err
-    assert find_weights(folder) == tmp_path / "checkpoints-gen3r_jax" and not capsys.readouterr().err
+    assert find_weights(folder, convert=False) == tmp_path / "checkpoints-gen3r_jax" and not capsys.readouterr().err
     os.utime(folder / "transformer" / "config.json", (0, 0))
     with pytest.raises(UserError, match="has changed since it was converted"):
         find_weights(folder)

@@ -62,7 +62,7 @@ def read_transforms(path: Path) -> tuple[list[str], Cameras]:
     Intrinsics stand in each frame or, for all frames, at the top. Raises UserError that names what is wrong.
     """
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise UserError(f"{path} does not exist") from None
     except (OSError, ValueError) as error:

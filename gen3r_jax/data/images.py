@@ -1,6 +1,7 @@
 """Pictures in, 8-bit RGB out: image files of any kind, and videos read by frame number."""
 
 import io
+import itertools
 import re
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
@@ -78,7 +79,7 @@ class Video:
 
     def __init__(self, path: Path):
         self.path = Path(path)
-        self._times, self._key_times, self._unit = self._index
+        self._times, self._key_times, self._unit, self._shown_times = self._index
         if not self._times:
             raise UserError(f"{self.path} has no video frames; give a playable video file")
 
@@ -91,15 +92,15 @@ class Video:
         return np.array(self._times) * float(self._unit)
 
     @cached_property
-    def _index(self) -> tuple[list[int], list[int], Fraction]:
-        """Presentation times of all frames and of the key frames, from the packets' headers: nothing is decoded; and
-        their unit in seconds."""
-        times, key_times, unit = set(), [], Fraction(1)
+    def _index(self) -> tuple[list[int], list[int], Fraction, bool]:
+        """Presentation times of all frames and of the key frames, from the packets' headers: nothing is decoded; their
+        unit in seconds; and whether they are what they are called. AVI holds times of decoding."""
+        times, key_times, unit, shown = set(), [], Fraction(1), True
         try:
             with av.open(self.path) as container:
                 if not container.streams.video:
                     raise UserError(f"{self.path} has no video stream; give a playable video file")
-                unit = container.streams.video[0].time_base
+                unit, shown = container.streams.video[0].time_base, container.format.name != "avi"
                 for packet in container.demux(container.streams.video[0]):
                     if packet.pts is not None and packet.size and not packet.is_discard:
                         times.add(packet.pts)
@@ -110,7 +111,7 @@ class Video:
         except (OSError, av.FFmpegError) as error:
             if not times:
                 raise UserError(f"cannot read the video {self.path}: {_one_line(error)}") from None
-        return sorted(times), sorted(key_times), unit
+        return sorted(times), sorted(key_times), unit, shown
 
     def read(self, indices: Iterable[int]) -> list[Picture | None]:
         """Decodes the frames with these numbers (any order, repeats allowed); None where a frame is damaged."""
@@ -121,24 +122,28 @@ class Video:
     def stream(self, indices: Iterable[int]) -> Iterator[tuple[int, Picture]]:
         """Decodes the frames with these numbers one by one in the order of time; damaged ones are left out.
 
-        Decoding starts at the key frame before the first of them and stops after the last.
+        Decoding starts at the key frame before the first of them, or at the beginning where times of showing are not
+        known, and stops after the last.
         """
-        wanted = {self._times[index]: index for index in indices}
+        wanted = {self._times[index] if self._shown_times else index: index for index in indices}
+        count = itertools.count()
         try:
             with av.open(self.path) as container:
                 stream = container.streams.video[0]
                 stream.thread_type = "AUTO"
-                before = bisect_right(self._key_times, min(wanted))
-                container.seek(self._key_times[before - 1] if before else 0, stream=stream)
+                if self._shown_times:
+                    before = bisect_right(self._key_times, min(wanted))
+                    container.seek(self._key_times[before - 1] if before else 0, stream=stream)
                 for packet in container.demux(stream):
                     try:
                         frames = packet.decode()
                     except av.FFmpegError:
                         continue
-                    for frame in frames:
-                        if frame.pts in wanted:
-                            yield wanted[frame.pts], _upright(frame)
-                    if frames and frames[-1].pts is not None and frames[-1].pts >= max(wanted):
+                    places = [frame.pts if self._shown_times else next(count) for frame in frames]
+                    for place, frame in zip(places, frames, strict=True):
+                        if place in wanted:
+                            yield wanted[place], _upright(frame)
+                    if places and places[-1] is not None and places[-1] >= max(wanted):
                         break
         except (OSError, av.FFmpegError):
             pass  # a file cut short: what was decoded counts
@@ -150,13 +155,13 @@ def read_frames(
     *,
     stride: int = 1,
     at_most: int | None = None,
-    ends: bool = False,
+    at: Sequence[int] | None = None,
 ) -> list[Picture]:
     """Reads what a user names as frames: one video, one folder of images, or images in the given order.
 
     Args:
       num_frames: how many to read, `stride` apart, from the beginning; by default all there are, up to `at_most`.
-      ends: only the first and the last are read.
+      at: which are read instead; -1 is the last. All where there are just as many.
 
     Returns:
       RGB images, whose sizes may differ. Raises UserError when there are fewer than asked for or one is unreadable.
@@ -165,8 +170,9 @@ def read_frames(
     name = str(inputs[0]) if len(inputs) == 1 else f"{len(inputs)} images"
 
     def choose(available: int) -> Sequence[int]:
-        if ends:
-            return sorted({0, available - 1})
+        if at is not None and len(at) < available:
+            require_frames(name, available, max(at) + 1)
+            return [index % available for index in at]
         chosen = range(0, available, stride)
         require_frames(name if stride == 1 else f"{name}, {stride} frames apart,", len(chosen), num_frames)
         return chosen[: num_frames or at_most]

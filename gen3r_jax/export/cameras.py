@@ -51,7 +51,7 @@ def read_cameras(path: Path | str) -> Cameras:
       UserError: not such a file, matrices of the wrong shape, another convention than ``opencv_w2c``.
     """
     try:
-        document = json.loads(Path(path).read_text())
+        document = json.loads(Path(path).read_text(encoding="utf-8-sig"))
         w2c = np.array(document["extrinsics"], np.float64)
         intrinsics = np.array(document["intrinsics"], np.float64)
     except OSError as error:

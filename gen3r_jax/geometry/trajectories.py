@@ -40,6 +40,12 @@ _MOVES = {
 _ORBITS = {"orbit_left": 30, "orbit_right": -30}
 
 
+def options_of(name: str) -> set[str]:
+    """Which of "angle" and "distance" a preset has; none for what is no preset."""
+    turns, moves = name in _TURNS or name in _ORBITS, name in _MOVES or name == "spiral"
+    return {option for option, there in (("angle", turns), ("distance", moves)) if there}
+
+
 def camera_path(
     name: str, num_frames: int, scene_scale: float = 1.0, *, angle: float | None = None, distance: float | None = None
 ) -> Float[np.ndarray, "t 4 4"]:
@@ -61,9 +67,8 @@ def camera_path(
         raise UserError(f"a camera path needs at least 1 frame, not {num_frames}")
     if not 0 < scene_scale < np.inf:
         raise UserError(f"scene scale {scene_scale} is not a positive number")
-    used = {"angle": name in _TURNS or name in _ORBITS, "distance": name in _MOVES or name == "spiral"}
     for option, value in (("angle", angle), ("distance", distance)):
-        if value is not None and not used[option]:
+        if value is not None and option not in options_of(name):
             raise UserError(f"camera path {name} has no {option}")
         if value is not None and not 0 < value < np.inf:
             raise UserError(f"camera {option} {value} is not a positive number")
