@@ -213,7 +213,11 @@ def _parser() -> argparse.ArgumentParser:
         "the last; allview: reconstruct a video")  # fmt: skip
     add("--frame_path", nargs="+", metavar="PATH", help="the image, the two images, or a video or folder of images")
     add(
-        "--frame_index", nargs="+", type=int, metavar="N", help="which frames the images are, from 0 (default: by task)"
+        "--frame_index",
+        nargs="+",
+        type=int,
+        metavar="N",
+        help="which frames the images are, from 0 (default: by task); of a longer video or folder these are taken",
     )
     add("--prompts", metavar="TEXT_OR_FILE", help="what the scene shows; of a file, the first line")
     add(

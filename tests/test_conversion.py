@@ -359,7 +359,14 @@ def test_adapter_brings_its_own_statistics(official, tmp_path, capsys):
     other = converted_config("other")
     assert "replace the usual ones" in capsys.readouterr().out
     np.testing.assert_array_equal(np.float32(other.latent_mean), statistics["mean"] + 1)
-    run("geometry_adapter", "--invert", "--source", tmp_path / "other", "--output", tmp_path / "back" / "all.safetensors")
+    run(
+        "geometry_adapter",
+        "--invert",
+        "--source",
+        tmp_path / "other",
+        "--output",
+        tmp_path / "back" / "all.safetensors",
+    )
     assert_same_bits(
         {"model." + name: x for name, x in load_file(tmp_path / "other.safetensors").items()},
         load_file(tmp_path / "back" / "all.safetensors"),

@@ -31,10 +31,10 @@ def unsignalled() -> Iterator[None]:
 @contextmanager
 def worker_pool(workers: int, start: Callable[..., None] | None = None, *arguments: Any) -> Iterator[Executor]:
     """Fresh processes, in each of which ``start(*arguments)`` runs first. Work that they have not begun when the body
-    ends is dropped. Raises UserError when one of them is killed."""
+    ends is dropped, with an error or Ctrl-C also what they are at. Raises UserError when one of them is killed."""
     fresh = multiprocessing.get_context("spawn")
     executor = ProcessPoolExecutor(workers, fresh, _start_worker, (start, arguments))
-    with unsignalled():  # until they know what to do then
+    with unsignalled():
         for _ in range(workers):
             executor.submit(int)  # starts one
     try:
@@ -43,6 +43,10 @@ def worker_pool(workers: int, start: Callable[..., None] | None = None, *argumen
         raise UserError(
             "a worker was killed (out of memory?); the same command goes on from here, with fewer --workers if need be"
         ) from None
+    except BaseException:
+        for child in multiprocessing.active_children():
+            child.terminate()
+        raise
     finally:
         executor.shutdown(cancel_futures=True)
 
@@ -58,8 +62,7 @@ def end_with_parent() -> None:
 
 
 def _start_worker(start: Callable[..., None] | None, arguments: tuple) -> None:
-    signal.signal(signal.SIGINT, lambda *_: os._exit(130))  # Ctrl-C reaches all processes; one of them says so
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM,))
     end_with_parent()
     if start is not None:
         start(*arguments)
