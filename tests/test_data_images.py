@@ -118,6 +118,16 @@ def test_video_frames_by_number(tmp_path):
     assert [(number, number_of(frame)) for number, frame in video.stream([13, 4, 5])] == [(4, 4), (5, 5), (13, 13)]
 
 
+def test_a_window_of_a_video(tmp_path):
+    """Counts from the key frame before it; times and frames are the same."""
+    write_video(tmp_path / "clip.mp4", numbered_frames(30), g="6", bf="2")
+    whole, part = Video(tmp_path / "clip.mp4"), Video(tmp_path / "clip.mp4", (14 / 12 - 0.01, 20 / 12 + 0.01))
+    assert len(part) < 16
+    numbers = [int(np.argmin(np.abs(part.times - whole.times[number]))) for number in range(14, 21)]
+    np.testing.assert_allclose(part.times[numbers], whole.times[14:21])
+    assert [number_of(frame) for frame in part.read(numbers)] == list(range(14, 21))
+
+
 def test_video_rotation(tmp_path):
     """A phone's portrait video: stored lying down, with a display matrix that turns it."""
     frames = numbered_frames(3)

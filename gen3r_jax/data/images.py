@@ -2,6 +2,7 @@
 
 import io
 import itertools
+import math
 import re
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
@@ -74,11 +75,13 @@ def is_video(path: Path) -> bool:
 class Video:
     """A video file whose frames are read by number; holds no open file, so it can go to another process.
 
+    window: seconds, from and to; frames outside may be left out of the count, and then their part of the file is not
+      read.
     Raises UserError when the file is not a video, or is damaged so that no frame can be found.
     """
 
-    def __init__(self, path: Path):
-        self.path = Path(path)
+    def __init__(self, path: Path, window: tuple[float, float] = (-math.inf, math.inf)):
+        self.path, self._window = Path(path), window
         self._times, self._key_times, self._unit, self._shown_times = self._index
         if not self._times:
             raise UserError(f"{self.path} has no video frames; give a playable video file")
@@ -100,8 +103,14 @@ class Video:
             with av.open(self.path) as container:
                 if not container.streams.video:
                     raise UserError(f"{self.path} has no video stream; give a playable video file")
-                unit, shown = container.streams.video[0].time_base, container.format.name != "avi"
-                for packet in container.demux(container.streams.video[0]):
+                stream = container.streams.video[0]
+                unit, shown = stream.time_base, container.format.name != "avi"
+                first, last = (seconds / float(unit) for seconds in self._window) if shown else (-math.inf, math.inf)
+                if first > 0:
+                    container.seek(int(first), stream=stream)  # to the key frame before
+                for packet in container.demux(stream):
+                    if packet.dts is not None and packet.dts > last:  # what follows is shown later still
+                        break
                     if packet.pts is not None and packet.size and not packet.is_discard:
                         times.add(packet.pts)
                         if packet.is_keyframe:

@@ -92,7 +92,8 @@ def _pictures(
             return {float(image.stem): image for image in images if image.stem.isdigit()}
     for suffix in VIDEO_SUFFIXES:
         if (file := raw / "videos" / f"{video}{suffix}").exists():
-            return _frames_near(Video(file), stamps)
+            seconds = stamps / 1e6  # a clip is a short part of its video
+            return _frames_near(Video(file, (seconds.min() - NEAR, seconds.max() + NEAR)), stamps)
     return None
 
 
