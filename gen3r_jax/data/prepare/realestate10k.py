@@ -58,6 +58,9 @@ def read(unit: Unit, options: ReadOptions, official_split: bool = False) -> Iter
     text, raw = unit.paths
     video, rows = _video_id(text), read_table(text, 19, header=1)
     scene, split = unit.key.replace("/", "_"), text.parent.name if official_split else None
+    if not len(rows):
+        yield Recording(scene, video, (), split, unfit="its file lists no frames")
+        return
     pictures = _pictures(text, raw, video, rows[:, 0])
     if pictures is None:
         yield Recording(scene, video, (), split, unfit="neither its frames nor its video are there")
