@@ -213,10 +213,13 @@ def _fingerprint(weights: Path) -> str:
     for folder, folders, names in os.walk(weights, followlinks=True):
         folders.sort()
         for name in sorted(names):
-            with Path(folder, name).open("rb") as file:
-                digest.update(file.read(SAMPLE))
-                file.seek(max(0, file.seek(0, os.SEEK_END) - SAMPLE))
-                digest.update(file.read() + b"%d" % file.tell())
+            try:
+                with Path(folder, name).open("rb") as file:
+                    digest.update(file.read(SAMPLE))
+                    file.seek(max(0, file.seek(0, os.SEEK_END) - SAMPLE))
+                    digest.update(file.read() + b"%d" % file.tell())
+            except OSError as error:
+                raise UserError(f"cannot read {folder}/{name}: {error.strerror}") from None
     return digest.hexdigest()[:16]
 
 

@@ -415,7 +415,9 @@ def _check(
     """Refuses what cannot work before anything slow begins; returns the indices of the given frames."""
     if images.ndim != 5 or images.shape[-1] != 3:
         raise UserError(f"control_images need the shape [b, k, h, w, 3], not {list(images.shape)}")
-    if not np.issubdtype(images.dtype, np.floating) or not (images.min() >= 0 and images.max() <= 1):
+    if not images.size:
+        raise UserError(f"control_images hold nothing: their shape is {list(images.shape)}")
+    if not jnp.issubdtype(images.dtype, jnp.floating) or not (images.min() >= 0 and images.max() <= 1):
         raise UserError("control_images must be numbers from 0 to 1; divide colours of 8 bits by 255")
     b, k, height, width, _ = images.shape
     if b != len(prompts):

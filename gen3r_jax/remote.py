@@ -56,7 +56,11 @@ def local_copy(path: str) -> Path:
         there = {file.relative_to(source).as_posix(): (file, stats[file]) for file in files}
         here = {file.relative_to(target).as_posix(): file for file in _files(target)} if target.exists() else {}
         for name in here.keys() - there.keys():
-            here.pop(name).unlink()
+            file = here.pop(name)
+            file.unlink()
+            for folder in file.relative_to(target).parents:  # an empty folder would pass for a scene or a set
+                if not any((target / folder).iterdir()):
+                    (target / folder).rmdir()
         missing = [name for name, (_, stat) in there.items() if name not in here or _stat(here[name]) != stat]
         needed, free = sum(there[name][1].size for name in missing), shutil.disk_usage(target.parent).free
         if needed > free:
@@ -100,7 +104,7 @@ class Workdir:
                 copy = self._copy_of(file)
                 copy.parent.mkdir(parents=True, exist_ok=True)
                 epath.Path(file).copy(copy, overwrite=True)
-        for network in (self.local / "weights").glob("*"):  # arrays get new names whenever they are saved
+        for network in (self.local / "weights").glob("[!.]*"):  # arrays get new names whenever they are saved
             files = _files(network)
             if all(self._published.get(file) == here[file] for file in files):
                 continue

@@ -106,6 +106,18 @@ def test_avi_keeps_times_of_decoding_alone(tmp_path, codec):
     assert [number_of(frame) for frame in video.read([0, 1, 7, 13, 19])] == [0, 1, 7, 13, 19]
 
 
+def test_a_damaged_frame_of_an_avi_is_the_only_one(tmp_path):
+    write_video(tmp_path / "clip.avi", numbered_frames(9), "mpeg4", g="1", bf="0", b="4M")
+    with av.open(tmp_path / "clip.avi") as container:
+        packets = [packet for packet in container.demux() if packet.size]
+    data = bytearray((tmp_path / "clip.avi").read_bytes())
+    where = data.index(bytes(packets[4]))
+    data[where : where + packets[4].size] = bytes(packets[4].size)
+    (tmp_path / "clip.avi").write_bytes(data)
+    found = Video(tmp_path / "clip.avi").read(range(9))
+    assert found[4] is None and [number_of(found[i]) for i in (0, 3, 5, 8)] == [0, 3, 5, 8]
+
+
 def test_video_frames_by_number(tmp_path):
     path = tmp_path / "clip.mp4"
     write_video(path, numbered_frames(20), g="6", bf="2")  # several key frames, and frames out of decoding order

@@ -211,6 +211,9 @@ def test_shards_of_several_sets_lie_in_folders(tmp_path):
         pack(open_source("procedural", num_scenes=1), tmp_path / name, SETTINGS)
     source = open_source(tmp_path)
     assert [source.scene(i).id.split("/")[0] for i in range(len(source))] == ["a", "b"]
+    write_root(tmp_path / "root", {"set": 2})
+    pack(open_source("procedural", num_scenes=1), tmp_path / "root" / "packed", SETTINGS)
+    assert isinstance(open_source(tmp_path / "root"), Folders)  # folders are what its lists name
 
 
 def test_a_video_is_decoded_once_while_it_is_packed(tmp_path, monkeypatch):
@@ -236,6 +239,21 @@ def test_workers_end_with_the_command_that_packs(tmp_path, number):
     said = process.communicate(timeout=60)[0]  # returns when the workers, too, have let go of the pipe
     assert process.returncode == (130 if number == signal.SIGINT else -number)
     assert "Traceback" not in said
+
+
+def test_ctrl_c_reaches_workers_of_large_sources_through_the_command():
+    """What does not fit into a pipe makes workers start one after the other."""
+    script = (
+        "import time; from gen3r_jax.data.workers import worker_pool; from gen3r_jax.errors import main_guard\n"
+        "def main():\n    with worker_pool(3, len, bytes(1 << 20)) as pool:\n"
+        "        done = pool.map(time.sleep, [0] * 9 + [60] * 3); next(done); print('ready', flush=True); list(done)\n"
+        "if __name__ == '__main__': main_guard(main)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", script], stdout=-1, stderr=-2, text=True, process_group=0)
+    assert process.stdout.readline() == "ready\n"
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.communicate(timeout=60)[0] == "interrupted\n"
+    assert process.returncode == 130
 
 
 def test_packing_leaves_out_what_is_damaged(tmp_path):

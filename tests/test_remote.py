@@ -42,9 +42,10 @@ def test_copies_are_made_once(bucket):
     assert (remote.local_copy(str(bucket / "data")) / "sub" / "a").stat().st_ino == inode
     (bucket / "data" / "sub" / "a").write_text("two")  # as long
     os.utime(bucket / "data" / "sub" / "a", (1, 1))
-    (bucket / "data" / "b").write_text("new")
+    (bucket / "data" / "scene" / "images").mkdir(parents=True)
+    (bucket / "data" / "scene" / "images" / "b").write_text("new")
     assert (remote.local_copy(str(bucket / "data")) / "sub" / "a").read_text() == "two"
-    (bucket / "data" / "b").unlink()
+    shutil.rmtree(bucket / "data" / "scene")
     assert [path.name for path in sorted(remote.local_copy(str(bucket / "data")).iterdir())] == ["sub"]
     (bucket / "one").write_text("a file")
     for _ in range(2):

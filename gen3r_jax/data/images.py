@@ -97,14 +97,15 @@ class Video:
     @cached_property
     def _index(self) -> tuple[list[int], list[int], Fraction, bool]:
         """Presentation times of all frames and of the key frames, from the packets' headers: nothing is decoded; their
-        unit in seconds; and whether they are what they are called. AVI holds times of decoding."""
+        unit in seconds; and whether they are what they are called. AVI holds times of decoding, which are others where
+        frames refer to later ones."""
         times, key_times, unit, shown = set(), [], Fraction(1), True
         try:
             with av.open(self.path) as container:
                 if not container.streams.video:
                     raise UserError(f"{self.path} has no video stream; give a playable video file")
                 stream = container.streams.video[0]
-                unit, shown = stream.time_base, container.format.name != "avi"
+                unit, shown = stream.time_base, container.format.name != "avi" or not stream.codec_context.has_b_frames
                 first, last = (seconds / float(unit) for seconds in self._window) if shown else (-math.inf, math.inf)
                 if first > 0:
                     container.seek(int(first), stream=stream)  # to the key frame before

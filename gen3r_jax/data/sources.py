@@ -240,25 +240,29 @@ def _open_folder(path: Path, split: str, cameras: bool, min_frames: int) -> Sour
     name = path.resolve().name
     if files := shards.list_shards(path, split):
         scenes = [scene for file in files for scene in shards.read_index(file)]
-    else:  # those of several sets, a folder each, as a root with the folders of several sets
-        scenes = [
-            replace(scene, id=f"{folder.name}/{scene.id}")
-            for folder in sorted(path.iterdir())
-            for file in shards.list_shards(folder, split)
-            for scene in shards.read_index(file)
-        ]
-    if scenes:
-        long_enough = tuple(scene for scene in scenes if scene.length >= min_frames)
-        if not long_enough:
-            raise UserError(f"{path} holds {len(scenes)} scenes, all with fewer than {min_frames or 1} frames")
-        return Shards(long_enough, name)
+        return Shards(_long_enough(path, scenes, min_frames), name)
     if scenes := find_scenes(path, split, cameras=cameras, min_frames=min_frames):
         return Folders(tuple(scenes), name, cameras)
+    packed = [  # of several sets, a folder each
+        replace(scene, id=f"{folder.name}/{scene.id}")
+        for folder in sorted(path.iterdir())
+        for file in shards.list_shards(folder, split)
+        for scene in shards.read_index(file)
+    ]
+    if packed:
+        return Shards(_long_enough(path, packed, min_frames), name)
     if list_images(path):
         return Folders((SceneFiles(name, path),), path.resolve().parent.name, use_cameras=False)
     if videos := list_videos(path):
         return Videos(tuple(videos), name)
     return None
+
+
+def _long_enough(path: Path, scenes: Sequence[shards.ShardScene], min_frames: int) -> tuple[shards.ShardScene, ...]:
+    found = tuple(scene for scene in scenes if scene.length >= min_frames)
+    if not found:
+        raise UserError(f"{path} holds {len(scenes)} scenes, all with fewer than {min_frames or 1} frames")
+    return found
 
 
 @functools.lru_cache(maxsize=1024)

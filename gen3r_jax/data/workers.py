@@ -34,14 +34,14 @@ def worker_pool(workers: int, start: Callable[..., None] | None = None, *argumen
     ends is dropped, with an error or Ctrl-C also what they are at. Raises UserError when one of them is killed."""
     fresh = multiprocessing.get_context("spawn")
     executor = ProcessPoolExecutor(workers, fresh, _start_worker, (start, arguments))
-    with unsignalled():
-        for _ in range(workers):
-            executor.submit(int)  # starts one
     try:
+        with unsignalled():
+            for _ in range(workers):
+                executor.submit(int)  # starts one
         yield executor
     except BrokenProcessPool:
         raise UserError(
-            "a worker was killed (out of memory?); the same command goes on from here, with fewer --workers if need be"
+            "a worker was killed (out of memory?); run the same command again, with fewer --workers if need be"
         ) from None
     except BaseException:
         for child in multiprocessing.active_children():
@@ -62,7 +62,8 @@ def end_with_parent() -> None:
 
 
 def _start_worker(start: Callable[..., None] | None, arguments: tuple) -> None:
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM,))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the one that started us ends us
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     end_with_parent()
     if start is not None:
         start(*arguments)

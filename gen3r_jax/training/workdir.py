@@ -51,7 +51,7 @@ def claim_workdir(workdir: epath.PathLike, config: Mapping[str, Any]) -> None:
 
 
 def _identity(config: Mapping[str, Any]) -> dict[str, Any]:
-    flat = module.flatten(config)
+    flat = {"train.share": 1.0} | module.flatten(config)
     flat = {key: value for key, value in flat.items() if not re.fullmatch(r"train\.phases\.\d+\.2", key)}
     free = (*FREE_KEYS, "samples.") if flat.get("stage") == "dit" else FREE_KEYS
     return {key: value for key, value in flat.items() if not key.startswith(free)}

@@ -183,7 +183,7 @@ def _jumps(frames: Sequence[_Frame]) -> bool:
 
 def _read_picture(path: Path) -> bytes:
     encoded = path.read_bytes()
-    small = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_REDUCED_GRAYSCALE_8)
+    small = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_REDUCED_GRAYSCALE_8) if encoded else None
     if small is not None and not small.any():
         raise UserError("the picture is black: kept secret for the challenge")
     return encoded

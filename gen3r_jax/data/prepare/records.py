@@ -62,7 +62,8 @@ class RecordWriter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._open.close()
+        with writing(self.file.parent):
+            self._open.close()
 
     def add(self, recording: str, outcome: Outcome) -> None:
         self.outcomes[recording] = outcome

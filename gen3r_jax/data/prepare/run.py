@@ -1,8 +1,8 @@
 """Prepares all recordings of a data set, several at once, so that it can be stopped and go on.
 
-What became of each unit is kept in ``ROOT/<set>/.prepared/``; a unit that has its record there is done, unless nothing
-came of it: what was missing or could not be read may be there the next time. The list files and ``scenes.jsonl`` are
-made from these records at the end, so only whole scenes are ever listed.
+What became of each recording is kept in ``ROOT/<set>/.prepared/``; those that gave scenes are done, and a unit is read
+again until all of its recordings are: what was missing or could not be read may be there the next time. The list files
+and ``scenes.jsonl`` are made from these records at the end, so only whole scenes are ever listed.
 """
 
 import hashlib
