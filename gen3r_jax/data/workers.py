@@ -9,6 +9,7 @@ from concurrent.futures import Executor, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing import resource_tracker
+from multiprocessing.synchronize import Barrier
 from typing import Any
 
 from gen3r_jax.errors import UserError
@@ -33,11 +34,11 @@ def worker_pool(workers: int, start: Callable[..., None] | None = None, *argumen
     """Fresh processes, in each of which ``start(*arguments)`` runs first. Work that they have not begun when the body
     ends is dropped, with an error or Ctrl-C also what they are at. Raises UserError when one of them is killed."""
     fresh = multiprocessing.get_context("spawn")
-    executor = ProcessPoolExecutor(workers, fresh, _start_worker, (start, arguments))
+    executor = ProcessPoolExecutor(workers, fresh, _start_worker, (fresh.Barrier(workers), start, arguments))
     try:
         with unsignalled():
             for _ in range(workers):
-                executor.submit(int)  # starts one
+                executor.submit(int)  # starts one, as no other can be idle yet
         yield executor
     except BrokenProcessPool:
         raise UserError(
@@ -61,9 +62,10 @@ def end_with_parent() -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-def _start_worker(start: Callable[..., None] | None, arguments: tuple) -> None:
+def _start_worker(all_started: Barrier, start: Callable[..., None] | None, arguments: tuple) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the one that started us ends us
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     end_with_parent()
+    all_started.wait()
     if start is not None:
         start(*arguments)
