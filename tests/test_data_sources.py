@@ -224,11 +224,23 @@ def test_a_video_is_decoded_once_while_it_is_packed(tmp_path, monkeypatch):
     assert len(decoded) == 25
 
 
+def _start(command: list[str]) -> subprocess.Popen:
+    """As a terminal would; in the background of a shell, as tests may run, Ctrl-C is ignored from the start."""
+    return subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        process_group=0,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL, signal.SIGINT])
 def test_workers_end_with_the_command_that_packs(tmp_path, number):
     arguments = ["procedural", tmp_path, "--num_scenes", 400, "--scenes_per_shard", 2, "--size", 112, 112]
     command = [sys.executable, "-m", "gen3r_jax.data.pack", *map(str, arguments), "--num_frames", "1", "--workers", "2"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, process_group=0)
+    process = _start(command)
     while len(list_shards(tmp_path, "train")) < 2:
         assert process.poll() is None, process.stdout.read()
         time.sleep(0.01)
@@ -249,7 +261,7 @@ def test_ctrl_c_reaches_workers_of_large_sources_through_the_command():
         "        done = pool.map(time.sleep, [0] * 9 + [60] * 3); next(done); print('ready', flush=True); list(done)\n"
         "if __name__ == '__main__': main_guard(main)"
     )
-    process = subprocess.Popen([sys.executable, "-c", script], stdout=-1, stderr=-2, text=True, process_group=0)
+    process = _start([sys.executable, "-c", script])
     assert process.stdout.readline() == "ready\n"
     os.killpg(process.pid, signal.SIGINT)
     assert process.communicate(timeout=60)[0] == "interrupted\n"
