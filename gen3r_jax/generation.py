@@ -348,6 +348,7 @@ class Gen3RPipeline:
         passes: programs.Passes = "in turn" if self.memory_mode == "staged" else "batched"
         if guidance_scale <= 1:
             passes = "one"
+        # Where the weights are: an array that is free to move would make the first step a program of its own.
         state = programs.begin(jax.device_put(latents, conditions.given.sharding))
         guidance_scale = np.float32(guidance_scale)
         for i, (timestep, coefficients) in enumerate(schedule):

@@ -84,7 +84,7 @@ def prepare(
 
 @jax.jit
 def begin(latents: Float[Array, "b f h w 16"]) -> SolverState:
-    """The state before the first step, placed as steps leave it: else the first one would be a program of its own."""
+    """The state before the first step, placed as steps leave it."""
     return _placed(init_state(latents.astype(jnp.float32)))
 
 

@@ -70,7 +70,7 @@ def read(unit: Unit, options: ReadOptions, official_split: bool = False) -> Iter
         if stamp not in pictures:
             missing += 1
             continue
-        c2w = invert_se3(np.vstack([np.reshape(w2c, (3, 4)), [0, 0, 0, 1]]))
+        c2w = invert_se3(np.reshape(w2c, (3, 4)))
         frames.append(RawFrame(f"{stamp:.0f}", stamp / 1e6, pictures[stamp], c2w, (fx, fy), (cx, cy), size=(1, 1)))
     dropped = {"no picture of its time": missing} if missing else {}
     yield Recording(scene, video, frames, split, dropped, _continuity(frames))
