@@ -39,7 +39,7 @@ nano: $(VENV)/ready
 	  $(call train,$$stage.py,$$stage) || exit 1; \
 	  cp -r $(NANO)/$$stage/weights/. $(NANO)/weights || exit 1; \
 	done
-	$(PYTHON) -m gen3r_jax.training.encode --config configs/nano/dit.py:frames --output $(NANO)/latents --clips $(call part,4000) \
+	$(PYTHON) -m gen3r_jax.encode --config configs/nano/dit.py:frames --output $(NANO)/latents --clips $(call part,4000) \
 	  --batch 4
 	$(call train,dit.py:appearance,dit-appearance)
 	$(call train,dit.py,dit)

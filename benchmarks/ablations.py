@@ -33,7 +33,7 @@ from gen3r_jax.data.loader import DataOptions
 from gen3r_jax.errors import UserError, main_guard
 from gen3r_jax.evaluation.latents import frechet_distance
 from gen3r_jax.evaluation.tables import METRICS
-from gen3r_jax.export.files import replacing
+from gen3r_jax.storage.files import replacing
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SHARED = ("umt5", "clip_vision", "wan_vae", "vggt", "tokenizer", "scheduler.json")
@@ -201,7 +201,7 @@ class Ablations:
         """Of the clips of the validation there are as many as scenes that are judged."""
         clips = BATCH * max(2, round(self.share * CLIPS / BATCH))
         options = [f"--config.validation.clips={self.scenes}", f"--clips={clips}", f"--batch={BATCH}"]
-        self._run("gen3r_jax.training.encode", *self._config("dit:frames", networks), *options, f"--output={latents}")
+        self._run("gen3r_jax.encode", *self._config("dit:frames", networks), *options, f"--output={latents}")
 
     def _evaluate(self, output: Path, networks: Path, everything: bool) -> dict[str, dict[str, float]]:
         """Means over the scenes, by row and metric."""

@@ -15,8 +15,8 @@ import numpy as np
 from gen3r_jax import module
 from gen3r_jax.errors import main_guard
 from gen3r_jax.export.run_report import RunReport
-from gen3r_jax.generation import NETWORKS, Gen3RPipeline, default_dtype
-from gen3r_jax.pipeline import Network
+from gen3r_jax.generation.networks import Network
+from gen3r_jax.generation.pipeline import NETWORKS, Gen3RPipeline, default_dtype
 
 
 def random_network(name: str, config: Any, dtype: Any) -> Network:

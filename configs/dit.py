@@ -26,7 +26,7 @@ def get_config(preset: str = "") -> ConfigDict:
     config.weights = dict(
         dir="weights",  # all converted networks, and the tokenizer
         wan_dit="",  # another transformer to start from, or "random"
-        encoded="",  # latents of `python -m gen3r_jax.training.encode`, instead of frames
+        encoded="",  # latents of `python -m gen3r_jax.encode`, instead of frames
     )
     config.tuning = dict(
         mode="full",  # "lora": factors of small rank; "camera": the camera adapter alone

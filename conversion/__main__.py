@@ -17,7 +17,7 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 
-from conversion.commands import SHARD_BYTES, convert_checkpoint, invert_weights, random_checkpoint
+from conversion.checkpoints import SHARD_BYTES, convert_checkpoint, invert_weights, random_checkpoint
 from conversion.networks import CONVERTIBLE, NETWORKS
 from conversion.pipeline_folder import convert_pipeline, random_pipeline
 from conversion.prove import prove

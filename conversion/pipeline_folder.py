@@ -11,12 +11,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from conversion.commands import convert_checkpoint, random_checkpoint
+from conversion.checkpoints import convert_checkpoint, random_checkpoint
 from conversion.networks import NETWORKS
-from gen3r_jax.checkpoint import holds_weights
 from gen3r_jax.errors import UserError
-from gen3r_jax.export.files import replacing
 from gen3r_jax.models.tokenizer import Tokenizer
+from gen3r_jax.storage.checkpoint import holds_weights
+from gen3r_jax.storage.files import replacing
 
 # Where the tokenizer stands: in Gen3R's folder, in the Wan release.
 TOKENIZERS = ("tokenizer", "google/umt5-xxl")

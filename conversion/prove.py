@@ -19,9 +19,9 @@ import numpy as np
 from conversion.networks import NETWORKS
 from conversion.torch_files import open_checkpoint
 from gen3r_jax import module
-from gen3r_jax.checkpoint import load_network
 from gen3r_jax.errors import UserError, main_guard
 from gen3r_jax.models.umt5 import UMT5Encoder, distance_buckets
+from gen3r_jax.storage.checkpoint import load_network
 
 # What one forward pass takes: the frames are few, the widths and depths are those of the full-size network.
 INPUTS = {

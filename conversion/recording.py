@@ -18,6 +18,7 @@ from flax import nnx
 
 from conversion.rules import Table, convert
 from conversion.safetensors_files import open_safetensors
+from conversion.torch_files import strip_wrapper
 from gen3r_jax import module
 from gen3r_jax.errors import UserError
 
@@ -178,14 +179,6 @@ class Replay:
 
     def recognises(self, names: frozenset[str]) -> bool:
         return all(any(re.fullmatch(mark, name) for name in names) for mark in self.marks)
-
-
-def strip_wrapper(tensors: Mapping[str, Any]) -> dict[str, Any]:
-    """Drops ``model.``, as often as every name begins with it: the mark of a wrapping class, not of the network."""
-    names = dict(tensors)
-    while names and all(name.startswith("model.") for name in names):
-        names = {name.removeprefix("model."): tensor for name, tensor in names.items()}
-    return names
 
 
 def natural_key(name: str) -> list[tuple[int, int, str]]:

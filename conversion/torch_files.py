@@ -15,7 +15,6 @@ import jax
 import ml_dtypes
 import numpy as np
 
-from conversion.recording import strip_wrapper
 from conversion.rules import Tensor
 from conversion.safetensors_files import in_shards, nbytes, open_safetensors, write_safetensors
 from gen3r_jax.errors import UserError
@@ -188,3 +187,11 @@ def _load(torch: Any, path: Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except RuntimeError:  # files older than torch 1.6 cannot be mapped
         return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def strip_wrapper(tensors: Mapping[str, Any]) -> dict[str, Any]:
+    """Drops ``model.``, as often as every name begins with it: the mark of a wrapping class, not of the network."""
+    names = dict(tensors)
+    while names and all(name.startswith("model.") for name in names):
+        names = {name.removeprefix("model."): tensor for name, tensor in names.items()}
+    return names

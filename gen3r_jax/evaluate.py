@@ -25,28 +25,27 @@ import numpy as np
 from absl import app, flags, logging
 from tqdm import tqdm
 
-from gen3r_jax import command_line, shared_work
-from gen3r_jax.checkpoint import load_network
-from gen3r_jax.command_line import CONFIG, parse_flags
+from gen3r_jax import command_line
+from gen3r_jax.command_line import CONFIG, parse_flags, read_part, shared_work_flags
 from gen3r_jax.data.clip_maker import ClipMaker
-from gen3r_jax.data.clips import require_clip_length, require_side
 from gen3r_jax.data.sources import NoScenes, Source, open_source
 from gen3r_jax.errors import UserError, main_guard
 from gen3r_jax.evaluation.appearance import Lpips, load_lpips
 from gen3r_jax.evaluation.protocol import MetricOptions, Truth, score
 from gen3r_jax.evaluation.report import write_report
 from gen3r_jax.evaluation.rows import RowOptions, SamplingOptions, predict
-from gen3r_jax.export.files import replacing
 from gen3r_jax.export.grid import spread, write_grid
-from gen3r_jax.generation import Gen3RPipeline, default_dtype
+from gen3r_jax.generation.networks import Network
+from gen3r_jax.generation.pipeline import Gen3RPipeline, default_dtype
 from gen3r_jax.models.rgb_head import RGBHead
+from gen3r_jax.models.sizes import require_clip_length, require_side
 from gen3r_jax.options import read_options
-from gen3r_jax.pipeline import Network
-from gen3r_jax.remote import is_remote
-from gen3r_jax.shared_work import OUTPUT, PART, read_part
+from gen3r_jax.storage.checkpoint import load_network
+from gen3r_jax.storage.files import replacing
+from gen3r_jax.storage.remote import is_remote
 
+OUTPUT, PART = shared_work_flags()
 flags.adopt_module_key_flags(command_line)
-flags.adopt_module_key_flags(shared_work)
 WEIGHTS = flags.DEFINE_string("weights", None, "Folder of converted or trained weights.")
 DATA = flags.DEFINE_string("data", None, "A prepared root or set, shards, or `procedural`.")
 

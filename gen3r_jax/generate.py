@@ -16,22 +16,22 @@ import numpy as np
 from tqdm import tqdm
 
 from conversion.pipeline_folder import find_weights
-from gen3r_jax.data.clips import require_clip_length, require_side
 from gen3r_jax.diffusion.conditioning import TASKS
 from gen3r_jax.diffusion.solvers import SOLVERS
 from gen3r_jax.errors import UserError, main_guard
-from gen3r_jax.estimate import describe, estimate
 from gen3r_jax.export.camera_plot import plot_cameras
 from gen3r_jax.export.folder import FORMATS, scene_folder, unique_folder, write_scene
 from gen3r_jax.export.grid import stack_pictures
 from gen3r_jax.export.pointcloud import CloudFilter
 from gen3r_jax.export.run_report import RunReport
 from gen3r_jax.export.video import require_fps
-from gen3r_jax.generation import Gen3RPipeline, Gen3RPipelineOutput, default_dtype
-from gen3r_jax.generation_settings import read_settings
+from gen3r_jax.generation.pipeline import Gen3RPipeline, Gen3RPipelineOutput, default_dtype
+from gen3r_jax.generation.request import FIELDS, Request, read_jobs
+from gen3r_jax.generation.settings import read_settings
 from gen3r_jax.geometry.cameras import plucker_map
 from gen3r_jax.geometry.trajectories import PRESETS
-from gen3r_jax.requests import FIELDS, Request, read_jobs
+from gen3r_jax.models.sizes import require_clip_length, require_side
+from gen3r_jax.planning.estimate import describe, estimate
 from gen3r_jax.sharding import make_mesh, read_mesh
 
 MOST_SHEETS = 32

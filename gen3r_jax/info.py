@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from gen3r_jax.checkpoint import holds_weights, stored_leaves
 from gen3r_jax.errors import UserError, main_guard
-from gen3r_jax.export.cameras import read_cameras
-from gen3r_jax.generation_settings import read_shift
+from gen3r_jax.generation.settings import read_shift
+from gen3r_jax.geometry.camera_files.official import read_cameras
+from gen3r_jax.storage.checkpoint import holds_weights, stored_leaves
 from gen3r_jax.training.metrics import read_metrics
 
 

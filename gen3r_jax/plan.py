@@ -25,16 +25,16 @@ from absl import app, flags, logging
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from gen3r_jax import command_line
-from gen3r_jax.collectives import by_kind, largest
 from gen3r_jax.command_line import CONFIG, parse_flags
+from gen3r_jax.costs.collectives import by_kind, largest
+from gen3r_jax.costs.topology import LINK_UTILISATION, UTILISATION, Topology, parse
 from gen3r_jax.errors import UserError, main_guard
-from gen3r_jax.estimate import Run, generation_runs
-from gen3r_jax.generation import NETWORKS
-from gen3r_jax.pipeline import Network
-from gen3r_jax.program_cost import ProgramCost, kept_by_others, measure
+from gen3r_jax.generation.networks import Network
+from gen3r_jax.generation.pipeline import NETWORKS
+from gen3r_jax.planning.estimate import Run, generation_runs
+from gen3r_jax.planning.program_cost import ProgramCost, kept_by_others, measure
 from gen3r_jax.sharding import param_shardings
-from gen3r_jax.stages.dit import DiTStage
-from gen3r_jax.topology import LINK_UTILISATION, UTILISATION, Topology, parse
+from gen3r_jax.stages.dit.stage import DiTStage
 from gen3r_jax.train import RunOptions, read_config
 from gen3r_jax.training.stage import Stage
 from gen3r_jax.training.step import Phase, Program, make_phases, step_programs, training_mesh

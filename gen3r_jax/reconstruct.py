@@ -11,19 +11,20 @@ from typing import Any
 
 import numpy as np
 
-from gen3r_jax import pipeline
-from gen3r_jax.checkpoint import load_network, read_config
-from gen3r_jax.data.clips import SIDE_MULTIPLE, quantize, require_side, resize_crop
+from gen3r_jax.data.clips import quantize, resize_crop
 from gen3r_jax.data.images import read_frames
 from gen3r_jax.errors import UserError, main_guard
 from gen3r_jax.export.folder import FORMATS, write_scene
 from gen3r_jax.export.pointcloud import CloudFilter
 from gen3r_jax.export.run_report import RunReport
 from gen3r_jax.export.video import require_fps
-from gen3r_jax.generation import default_dtype
-from gen3r_jax.generation_settings import read_settings
+from gen3r_jax.generation import networks
+from gen3r_jax.generation.pipeline import default_dtype
+from gen3r_jax.generation.settings import read_settings
 from gen3r_jax.models.geometry_adapter import GeometryAdapter
+from gen3r_jax.models.sizes import SIDE_MULTIPLE, require_side
 from gen3r_jax.models.vggt import VGGT
+from gen3r_jax.storage.checkpoint import load_network, read_config
 
 MOST_FRAMES = 49
 
@@ -40,13 +41,13 @@ def main(arguments: list[str] | None = None) -> int:
         frames = np.stack([quantize(resize_crop(picture, (options.side, options.side))) for picture in pictures])
     with report.stage("Loading weights"):
         dtype = default_dtype(options.dtype)
-        vggt = load_network(options.weights / "vggt", VGGT, dtype=dtype, exact=pipeline.EXACT["vggt"])
+        vggt = load_network(options.weights / "vggt", VGGT, dtype=dtype, exact=networks.EXACT["vggt"])
         adapter = None
         if options.through_adapter:
             adapter = load_network(options.weights / "geometry_adapter", GeometryAdapter, dtype=dtype)
     through = " through the adapter" if options.through_adapter else ""
     with report.stage(f"Reconstructing {len(frames)} frames of {options.side} x {options.side}{through}"):
-        scene = pipeline.reconstruct(frames, vggt, adapter)
+        scene = networks.reconstruct(frames, vggt, adapter)
     with report.stage(f"Writing {options.output}"):
         keep = CloudFilter.official() if options.points == "official" else CloudFilter()
         write_scene(scene, options.output, options.fps, keep, formats=options.format)

@@ -27,12 +27,12 @@ from gen3r_jax.data.encoded import make_encoded_loader
 from gen3r_jax.data.loader import DataOptions, make_loader
 from gen3r_jax.errors import UserError, main_guard
 from gen3r_jax.options import read_options
-from gen3r_jax.remote import local_copy
-from gen3r_jax.stages.adapter import AdapterStage
-from gen3r_jax.stages.dit import DiTStage
+from gen3r_jax.stages.adapter.stage import AdapterStage
+from gen3r_jax.stages.dit.stage import DiTStage
 from gen3r_jax.stages.rgb_head import RGBHeadStage
-from gen3r_jax.stages.vggt import VGGTStage
+from gen3r_jax.stages.vggt.stage import VGGTStage
 from gen3r_jax.stages.wan_vae import WanVAEStage
+from gen3r_jax.storage.remote import local_copy
 from gen3r_jax.training.distributed import initialize, peer_errors, wait_for_all
 from gen3r_jax.training.loop import LoopOptions, MakeLoader, train
 from gen3r_jax.training.stage import Stage

@@ -30,9 +30,9 @@ else:
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
-jax.config.update("jax_default_matmul_precision", "highest")
+from tests.helpers.paths import RECORDED  # noqa: E402
 
-REPOSITORY = Path(__file__).resolve().parent.parent
+jax.config.update("jax_default_matmul_precision", "highest")
 
 
 def pytest_unconfigure() -> None:
@@ -43,4 +43,4 @@ def pytest_unconfigure() -> None:
 @pytest.fixture(scope="session")
 def recorded() -> Path:
     """Folder of tensors recorded from the official implementation: the compact copy kept with the tests."""
-    return REPOSITORY / "tests" / "recorded"
+    return RECORDED

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
-from toy_training import ToyStage, toy_config, toy_loader
 
 from gen3r_jax import module
 from gen3r_jax.errors import UserError
@@ -18,6 +17,7 @@ from gen3r_jax.training.loop import LoopOptions
 from gen3r_jax.training.optim import make_optimizer
 from gen3r_jax.training.state import abstract_state, create_state
 from gen3r_jax.training.step import Step, count_micro_batches, make_phases, place_batch
+from tests.helpers.toy_training import ToyStage, toy_config, toy_loader
 
 
 def _mesh(data=1, fsdp=1, seq=1, tensor=1):

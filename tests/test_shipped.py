@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,10 +12,9 @@ from gen3r_jax.data.sources import open_source
 from gen3r_jax.evaluate import EvaluationOptions, evaluate
 from gen3r_jax.evaluation.tables import METRICS
 from gen3r_jax.export.read import read_scene
-from gen3r_jax.generation import Gen3RPipeline
+from gen3r_jax.generation.pipeline import Gen3RPipeline
 from gen3r_jax.options import read_options
-
-NANO = Path(__file__).resolve().parent.parent / "pretrained" / "nano"
+from tests.helpers.paths import NANO
 
 # Row, metric, the mean that the weights had on these four scenes, and how much worse it may be.
 RECORDED = [

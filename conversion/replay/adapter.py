@@ -10,12 +10,14 @@ import numpy as np
 from conversion.recording import Arrays, Recording, Replay, Tolerance
 from conversion.rules import invert
 from conversion.tables import geometry_adapter, vggt, wan_vae
-from gen3r_jax import module, pipeline
+from gen3r_jax import module
+from gen3r_jax.generation import networks
 from gen3r_jax.models.geometry_adapter import GeometryAdapter
 from gen3r_jax.models.vggt import VGGT
 from gen3r_jax.models.wan_vae import WanVAE
-from gen3r_jax.stages import adapter_losses, vggt_losses
-from gen3r_jax.stages.adapter import LossOptions, adapter_loss
+from gen3r_jax.stages.adapter import losses as adapter_losses
+from gen3r_jax.stages.adapter.stage import LossOptions, adapter_loss
+from gen3r_jax.stages.vggt import losses as vggt_losses
 
 
 def losses_basic(recording: Recording) -> Arrays:
@@ -88,8 +90,8 @@ def adapter_training_step(recording: Recording) -> Arrays:
 
     frames = np.moveaxis(_magnified(recording, "frames"), 2, -1)
     noise = np.moveaxis(_magnified(recording, "eps"), 1, -1)
-    packed = jax.jit(pipeline.encode_tokens)(geometry_vggt, frames)
-    video = jax.jit(pipeline.encode_video)(video_vae, frames)
+    packed = jax.jit(networks.encode_tokens)(geometry_vggt, frames)
+    video = jax.jit(networks.encode_video)(video_vae, frames)
 
     results = {}
     for case in recording.outputs.cases():
@@ -120,7 +122,7 @@ def _step(losses, geometry_vggt, adapter, packed, video, noise):
 
     def loss(params):
         adapter = module.merge(graphdef, params)
-        truth = pipeline.decode_tokens(geometry_vggt, packed, with_points=True)
+        truth = networks.decode_tokens(geometry_vggt, packed, with_points=True)
         return adapter_loss(losses, geometry_vggt, adapter, packed, truth, video, noise, frames_per_group=2)
 
     gradients, metrics = jax.grad(loss, has_aux=True)(params)

@@ -11,7 +11,7 @@ from conversion.tables import geometry_adapter, wan_vae
 from gen3r_jax.models.causal_autoencoder import CausalAutoencoder, DiagonalGaussian
 from gen3r_jax.models.geometry_adapter import GeometryAdapter
 from gen3r_jax.models.wan_vae import WanVAE
-from gen3r_jax.stages.adapter_losses import kl_divergence
+from gen3r_jax.stages.adapter.losses import kl_divergence
 
 Trace = dict[str, jax.Array]
 

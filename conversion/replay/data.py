@@ -8,8 +8,8 @@ import numpy as np
 
 from conversion.recording import Arrays, Recording, Replay, Tolerance
 from gen3r_jax.data.captions import clean_caption
-from gen3r_jax.data.clips import crop_box, crop_intrinsics, resize_crop, sample_indices
-from gen3r_jax.geometry.cameras import rebase_to_first
+from gen3r_jax.data.clips import crop_box, resize_crop, sample_indices
+from gen3r_jax.geometry.cameras import crop_intrinsics, rebase_to_first
 
 
 def data_utils(recording: Recording) -> Arrays:

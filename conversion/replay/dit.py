@@ -15,7 +15,7 @@ from conversion.tables.wan_dit import TABLE
 from gen3r_jax import module
 from gen3r_jax.models.wan_dit import PATCH, WanDiT, modulate, timestep_embedding
 from gen3r_jax.ops.rope import axis_angles, rotate_pairs, rotation_3d
-from gen3r_jax.stages import flow_matching
+from gen3r_jax.stages.dit import flow_matching
 from gen3r_jax.training.optim import OptimOptions, clip_threshold
 
 

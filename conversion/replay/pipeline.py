@@ -11,7 +11,8 @@ from conversion.tables import clip_vision, geometry_adapter, umt5, vggt, wan_dit
 from gen3r_jax import module
 from gen3r_jax.diffusion.conditioning import camera_condition, condition, frame_mask, given_frames, pack_time
 from gen3r_jax.diffusion.solvers import init_state, make_schedule, solver_step
-from gen3r_jax.generation import Gen3RPipeline
+from gen3r_jax.generation.networks import encode_tokens, encode_video
+from gen3r_jax.generation.pipeline import Gen3RPipeline
 from gen3r_jax.geometry.cameras import plucker_map, rebase_to_first
 from gen3r_jax.geometry.trajectories import camera_path
 from gen3r_jax.models.clip_vision import CLIPVision
@@ -20,7 +21,6 @@ from gen3r_jax.models.umt5 import UMT5Encoder
 from gen3r_jax.models.vggt import VGGT
 from gen3r_jax.models.wan_dit import WanDiT
 from gen3r_jax.models.wan_vae import WanVAE
-from gen3r_jax.pipeline import encode_tokens, encode_video
 
 NEGATIVE = "bad detailed"
 

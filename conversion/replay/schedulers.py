@@ -8,7 +8,7 @@ import numpy as np
 
 from conversion.recording import Arrays, Recording, Replay, Tolerance
 from gen3r_jax.diffusion.solvers import Schedule, init_state, make_schedule, solver_step
-from gen3r_jax.stages.flow_matching import training_table
+from gen3r_jax.stages.dit.flow_matching import training_table
 
 # The recorded DPM-Solver++ and ours have names that differ.
 _SOLVERS = {"euler": "euler", "unipc": "unipc", "dpm": "dpm++"}

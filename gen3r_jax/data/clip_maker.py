@@ -8,18 +8,10 @@ import numpy as np
 from jaxtyping import Float
 
 from gen3r_jax.data.captions import clean_caption
-from gen3r_jax.data.clips import (
-    crop_depth,
-    crop_intrinsics,
-    default_intrinsics,
-    quantize,
-    repair_indices,
-    resize_crop,
-    sample_indices,
-)
+from gen3r_jax.data.clips import crop_depth, default_intrinsics, quantize, repair_indices, resize_crop, sample_indices
 from gen3r_jax.data.sources import Capture, Source
 from gen3r_jax.errors import UserError
-from gen3r_jax.geometry.cameras import invert_se3, rebase_to_first
+from gen3r_jax.geometry.cameras import crop_intrinsics, invert_se3, rebase_to_first
 from gen3r_jax.geometry.points import unproject_depth
 
 MAX_DAMAGED = 100

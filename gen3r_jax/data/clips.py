@@ -10,29 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 from PIL import Image
 
-from gen3r_jax.errors import UserError
-
-Size = tuple[int, int]
-"""Height and width in pixels."""
-
-
-SIDE_MULTIPLE = 112
-"""VGGT's patches of 14 pixels and the diffusion transformer's of 16 meet at multiples of 112."""
-
-
-def require_side(side: int) -> None:
-    """Raises UserError, with the nearest sizes that do, for a side that the networks do not fit."""
-    if side < SIDE_MULTIPLE or side % SIDE_MULTIPLE:
-        low = max(SIDE_MULTIPLE, side // SIDE_MULTIPLE * SIDE_MULTIPLE)
-        nearest = f"{low}, {low + SIDE_MULTIPLE}" if side > low else f"{low}"
-        raise UserError(f"side {side} is not a multiple of {SIDE_MULTIPLE}; nearest: {nearest}")
-
-
-def require_clip_length(num_frames: int) -> None:
-    """Raises UserError, with the nearest lengths, where `num_frames` is not 4 k + 1 (the video autoencoder's steps)."""
-    if num_frames < 1 or num_frames % 4 != 1:
-        low = max(1, (num_frames - 1) // 4 * 4 + 1)
-        raise UserError(f"{num_frames} frames are not 4 k + 1; nearest: {low}, {low + 4}")
+from gen3r_jax.geometry.cameras import Size, cover_size
 
 
 def sample_indices(
@@ -70,12 +48,6 @@ def repair_indices(readable: Bool[np.ndarray, "t"], rng: np.random.Generator | N
     missing = len(readable) - len(good)
     front = int(rng.integers(missing + 1)) if rng and missing else 0
     return np.concatenate([np.full(front, good[0]), good, np.full(missing - front, good[-1])])
-
-
-def cover_size(size: Size, target: Size) -> Size:
-    """Size of an image of `size` once it is scaled, aspect kept, to just cover `target`."""
-    ratio = max(target[0] / size[0], target[1] / size[1])
-    return round(size[0] * ratio), round(size[1] * ratio)
 
 
 def crop_box(size: Size, target: Size) -> tuple[int, int, int, int]:
@@ -122,30 +94,6 @@ def crop_depth(depth: Float[np.ndarray, "h w"], target: Size) -> Float[np.ndarra
     rows = ((np.arange(top, bottom) + 0.5) * h / covered[0]).astype(int)
     columns = ((np.arange(left, right) + 0.5) * w / covered[1]).astype(int)
     return depth[np.ix_(rows, columns)]
-
-
-def crop_intrinsics(
-    intrinsics: Float[np.ndarray, "*b 3 3"], size: Size, target: Size, *, truncate: bool = False
-) -> Float[np.ndarray, "*b 3 3"]:
-    """Pixel intrinsics of an image of `size` (height, width) after :func:`resize_crop` to `target`.
-
-    The axes are scaled by the ratio of the whole pixel sizes, and the crop's offset is that of the image, so that a
-    projected point stays on its pixel. `truncate=True` is the official loader instead: one ratio for both axes, and
-    the resized size truncated where the image's is rounded, which shifts the principal point by up to a pixel.
-    """
-    if truncate:
-        ratio = max(target[0] / size[0], target[1] / size[1])
-        scale_x = scale_y = ratio
-        resized = (int(size[0] * ratio), int(size[1] * ratio))
-    else:
-        resized = cover_size(size, target)
-        scale_x, scale_y = resized[1] / size[1], resized[0] / size[0]
-    result = np.array(intrinsics, np.float64)
-    result[..., 0, :] *= scale_x
-    result[..., 1, :] *= scale_y
-    result[..., 0, 2] -= (resized[1] - target[1]) // 2
-    result[..., 1, 2] -= (resized[0] - target[0]) // 2
-    return result
 
 
 def default_intrinsics(size: Size, fov_degrees: float = 60.0) -> Float[np.ndarray, "3 3"]:

@@ -3,7 +3,6 @@
 import io
 import itertools
 import math
-import re
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
@@ -16,6 +15,7 @@ from jaxtyping import Float64, UInt8
 from PIL import Image, ImageOps
 
 from gen3r_jax.errors import UserError
+from gen3r_jax.storage.files import natural_key
 
 Picture = UInt8[np.ndarray, "h w 3"]
 
@@ -221,10 +221,6 @@ def _upright(frame: av.VideoFrame) -> Picture:
 
 def _grey_to_rgb(grey: np.ndarray) -> Picture:
     return np.repeat(grey.astype(np.uint8)[..., None], 3, axis=-1)
-
-
-def natural_key(path: Path) -> list[tuple[int, int | str]]:
-    return [(0, int(part)) if part.isdecimal() else (1, part) for part in re.split(r"(\d+)", path.name) if part]
 
 
 def _one_line(error: Exception) -> str:

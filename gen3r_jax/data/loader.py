@@ -18,14 +18,14 @@ import numpy as np
 from absl import flags
 
 from gen3r_jax.data.clip_maker import ClipMaker, Place
-from gen3r_jax.data.clips import require_clip_length, require_side
 from gen3r_jax.data.images import require_frames
 from gen3r_jax.data.procedural import KINDS, Difficulty
 from gen3r_jax.data.sources import Source, open_source
 from gen3r_jax.data.workers import end_with_parent, unsignalled
 from gen3r_jax.errors import UserError
+from gen3r_jax.models.sizes import require_clip_length, require_side
 from gen3r_jax.options import read_options
-from gen3r_jax.remote import local_copy
+from gen3r_jax.storage.remote import local_copy
 
 log = logging.getLogger(__name__)
 

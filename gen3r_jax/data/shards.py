@@ -23,9 +23,9 @@ from typing import Any, Self
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
-from gen3r_jax.data.format import Cameras
 from gen3r_jax.errors import UserError
-from gen3r_jax.locks import locked
+from gen3r_jax.geometry.cameras import Cameras
+from gen3r_jax.storage.locks import locked
 
 FORMAT = "gen3r_jax.scenes/1"
 SUFFIX = ".array_record"

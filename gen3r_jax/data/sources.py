@@ -17,7 +17,7 @@ from jaxtyping import Float32
 from gen3r_jax.data import shards
 from gen3r_jax.data.captions import read_captions
 from gen3r_jax.data.depth import read_depth
-from gen3r_jax.data.format import Cameras, SceneFiles, find_scenes, read_transforms
+from gen3r_jax.data.format import SceneFiles, find_scenes
 from gen3r_jax.data.images import (
     IMAGE_SUFFIXES,
     VIDEO_SUFFIXES,
@@ -31,7 +31,9 @@ from gen3r_jax.data.images import (
 )
 from gen3r_jax.data.procedural import KINDS, Difficulty, make_scene, require_choices
 from gen3r_jax.errors import UserError
-from gen3r_jax.remote import local_copy
+from gen3r_jax.geometry.camera_files.transforms import read_transforms
+from gen3r_jax.geometry.cameras import Cameras
+from gen3r_jax.storage.remote import local_copy
 
 log = logging.getLogger(__name__)
 

@@ -14,8 +14,8 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from gen3r_jax import module
-from gen3r_jax.checkpoint import load_network
 from gen3r_jax.models.lpips import LPIPS
+from gen3r_jax.storage.checkpoint import load_network
 
 # Of equal frames, for which it is infinite: one of them would otherwise decide the mean of a clip.
 LARGEST_PSNR = 100.0

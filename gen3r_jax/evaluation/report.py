@@ -9,7 +9,7 @@ from PIL import Image
 from gen3r_jax.errors import UserError
 from gen3r_jax.evaluation.paper import reported
 from gen3r_jax.evaluation.tables import Record, summarise, to_csv, to_json, to_markdown
-from gen3r_jax.export.files import replacing
+from gen3r_jax.storage.files import replacing
 
 JPEG_SIDE = 65_000  # pixels, a little less than the format can hold
 LENGTHS = ("accuracy", "completeness", "chamfer")

@@ -18,16 +18,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gen3r_jax import module, programs
+from gen3r_jax import module
 from gen3r_jax.diffusion.conditioning import TASKS, given_frames
 from gen3r_jax.diffusion.solvers import make_schedule
 from gen3r_jax.errors import UserError
 from gen3r_jax.evaluation.protocol import Prediction, Truth
-from gen3r_jax.generation import Gen3RPipeline, Gen3RPipelineOutput
+from gen3r_jax.generation import programs
+from gen3r_jax.generation.networks import Network, encode_tokens, encode_video
+from gen3r_jax.generation.pipeline import Gen3RPipeline, Gen3RPipelineOutput
 from gen3r_jax.geometry.cameras import decode_pose, plucker_map
 from gen3r_jax.geometry.points import unproject_depth
 from gen3r_jax.models.vggt import SPECIAL_TOKENS
-from gen3r_jax.pipeline import Network, encode_tokens, encode_video
 from gen3r_jax.sharding import fetch
 
 

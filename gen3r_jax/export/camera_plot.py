@@ -7,7 +7,7 @@ from jaxtyping import Float
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from gen3r_jax.export.files import replacing
+from gen3r_jax.storage.files import replacing
 
 MOST_FRUSTA = 9
 

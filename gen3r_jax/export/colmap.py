@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from gen3r_jax.export.files import replacing
 from gen3r_jax.export.images import image_names
 from gen3r_jax.export.pointcloud import at_most
 from gen3r_jax.geometry.cameras import matrix_to_quaternion
 from gen3r_jax.scene import Scene
+from gen3r_jax.storage.files import replacing
 
 MOST_POINTS = 200_000  # trainers of splats begin with fewer
 

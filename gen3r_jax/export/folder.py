@@ -12,9 +12,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from gen3r_jax.errors import UserError
-from gen3r_jax.export.cameras import write_cameras
 from gen3r_jax.export.colmap import write_colmap
-from gen3r_jax.export.files import replacing
 from gen3r_jax.export.gaussians import write_gaussians
 from gen3r_jax.export.glb import write_glb
 from gen3r_jax.export.grid import spread, write_grid
@@ -23,7 +21,9 @@ from gen3r_jax.export.nerfstudio import write_transforms
 from gen3r_jax.export.pointcloud import DEFAULT_FILTER, CloudFilter, scene_cloud, write_ply
 from gen3r_jax.export.video import colorize_depth, write_video
 from gen3r_jax.export.viewer_page import write_viewer
+from gen3r_jax.geometry.camera_files.official import write_cameras
 from gen3r_jax.scene import Scene
+from gen3r_jax.storage.files import replacing
 
 
 @dataclass

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from gen3r_jax.export.files import replacing
 from gen3r_jax.scene import Scene
+from gen3r_jax.storage.files import replacing
 
 MOST_GAUSSIANS = 200_000
 SH_C0 = 0.28209479177387814  # the constant spherical harmonic

@@ -6,10 +6,10 @@ import numpy as np
 import trimesh
 from jaxtyping import Float, UInt8
 
-from gen3r_jax.export.files import replacing
 from gen3r_jax.export.pointcloud import at_most
 from gen3r_jax.geometry.cameras import OPENGL_AXES, invert_se3
 from gen3r_jax.scene import Scene
+from gen3r_jax.storage.files import replacing
 
 MOST_POINTS = 500_000
 

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageOps
 
-from gen3r_jax.export.files import replacing
+from gen3r_jax.storage.files import replacing
 
 TILE = 160  # side of one picture
 MAX_COLUMNS = 8

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from gen3r_jax.export.files import replacing
+from gen3r_jax.storage.files import replacing
 
 
 def image_names(count: int) -> list[str]:

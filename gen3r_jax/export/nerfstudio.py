@@ -3,10 +3,10 @@
 import json
 from pathlib import Path
 
-from gen3r_jax.export.files import replacing
 from gen3r_jax.export.images import image_names
 from gen3r_jax.geometry.cameras import OPENGL_AXES, invert_se3
 from gen3r_jax.scene import Scene
+from gen3r_jax.storage.files import replacing
 
 
 def write_transforms(path: Path | str, scene: Scene) -> None:

@@ -8,9 +8,9 @@ import trimesh
 from jaxtyping import Float, UInt8
 from scipy.spatial import cKDTree
 
-from gen3r_jax.export.files import replacing
 from gen3r_jax.geometry.points import radius_inliers, statistical_inliers, voxel_downsample
 from gen3r_jax.scene import Scene
+from gen3r_jax.storage.files import replacing
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import numpy as np
 
 from gen3r_jax.data.images import Video
 from gen3r_jax.errors import UserError
-from gen3r_jax.export.cameras import read_cameras
+from gen3r_jax.geometry.camera_files.official import read_cameras
 from gen3r_jax.geometry.points import unproject_depth
 from gen3r_jax.scene import Scene
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import jax
 
-from gen3r_jax.export.files import replacing
+from gen3r_jax.storage.files import replacing
 
 PACKAGES = ("jax", "flax", "numpy")
 

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from gen3r_jax.errors import UserError
-from gen3r_jax.export.files import replacing
+from gen3r_jax.storage.files import replacing
 
 
 def write_video(path: Path | str, frames: UInt8[np.ndarray, "t h w 3"], fps: float = 12) -> None:

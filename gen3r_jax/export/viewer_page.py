@@ -10,10 +10,10 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from trimesh.viewer.notebook import scene_to_html
 
-from gen3r_jax.export.files import replacing
 from gen3r_jax.export.glb import build_scene, frusta, frustum_size
 from gen3r_jax.geometry.cameras import OPENGL_AXES, invert_se3
 from gen3r_jax.scene import Scene
+from gen3r_jax.storage.files import replacing
 
 MOST_POINTS = 100_000
 FRAME_WIDTH = 320

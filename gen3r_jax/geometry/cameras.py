@@ -4,14 +4,39 @@ OpenCV axes throughout (x right, y down, z forward). `w2c` maps world to camera 
 in pixels, with zero skew. Every function takes NumPy or JAX arrays and answers in kind: data workers stay clear of JAX.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from types import ModuleType
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
+
+Size = tuple[int, int]
+"""Height and width in pixels."""
+
 
 # c2w @ OPENGL_AXES: from OpenCV axes to OpenGL's (x right, y up, z backward), and back.
 OPENGL_AXES = np.diag([1.0, -1.0, -1.0, 1.0])
+
+
+@dataclass(frozen=True)
+class Cameras:
+    """The cameras of a scene, frame by frame.
+
+    c2w: camera to world, OpenCV axes, in the data set's own unit of length.
+    intrinsics: pinhole, in pixels from the corner of an image of ``sizes`` (height, width).
+    """
+
+    c2w: Float[np.ndarray, "t 4 4"]
+    intrinsics: Float[np.ndarray, "t 3 3"]
+    sizes: Int[np.ndarray, "t 2"]
+
+    def __len__(self) -> int:
+        return len(self.c2w)
+
+    def take(self, indices: Sequence[int]) -> "Cameras":
+        return Cameras(self.c2w[indices], self.intrinsics[indices], self.sizes[indices])
 
 
 def _namespace(x: Array) -> ModuleType:
@@ -29,6 +54,19 @@ def quaternion_to_matrix(xyzw: Float[Array, "*b 4"]) -> Float[Array, "*b 3 3"]:
         s * (x * z - y * w), s * (y * z + x * w), 1 - s * (x * x + y * y),
     ]  # fmt: skip
     return xp.stack(entries, -1).reshape(*xyzw.shape[:-1], 3, 3)
+
+
+def pose(rotation: Float[np.ndarray, "3 3"], translation: Float[np.ndarray, "3"]) -> Float[np.ndarray, "4 4"]:
+    """[rotation | translation; 0 0 0 1]."""
+    result = np.eye(4)
+    result[:3, :3], result[:3, 3] = rotation, translation
+    return result
+
+
+def quaternion_pose(xyzw: Float[np.ndarray, "4"], translation: Float[np.ndarray, "3"]) -> Float[np.ndarray, "4 4"]:
+    """The pose of a quaternion, scalar LAST; a quaternion of zeros gives one that is not finite."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return pose(quaternion_to_matrix(np.asarray(xyzw, np.float64)), translation)
 
 
 def matrix_to_quaternion(rotation: Float[Array, "*b 3 3"]) -> Float[Array, "*b 4"]:
@@ -96,6 +134,36 @@ def homogeneous(transform: Float[Array, "*b 3 4"]) -> Float[Array, "*b 4 4"]:
     xp = _namespace(transform)
     bottom = xp.broadcast_to(xp.asarray([0, 0, 0, 1], dtype=transform.dtype), (*transform.shape[:-2], 1, 4))
     return xp.concatenate([transform, bottom], -2)
+
+
+def cover_size(size: Size, target: Size) -> Size:
+    """Size of an image of `size` once it is scaled, aspect kept, to just cover `target`."""
+    ratio = max(target[0] / size[0], target[1] / size[1])
+    return round(size[0] * ratio), round(size[1] * ratio)
+
+
+def crop_intrinsics(
+    intrinsics: Float[np.ndarray, "*b 3 3"], size: Size, target: Size, *, truncate: bool = False
+) -> Float[np.ndarray, "*b 3 3"]:
+    """Pixel intrinsics of an image of `size` (height, width) after :func:`resize_crop` to `target`.
+
+    The axes are scaled by the ratio of the whole pixel sizes, and the crop's offset is that of the image, so that a
+    projected point stays on its pixel. `truncate=True` is the official loader instead: one ratio for both axes, and
+    the resized size truncated where the image's is rounded, which shifts the principal point by up to a pixel.
+    """
+    if truncate:
+        ratio = max(target[0] / size[0], target[1] / size[1])
+        scale_x = scale_y = ratio
+        resized = (int(size[0] * ratio), int(size[1] * ratio))
+    else:
+        resized = cover_size(size, target)
+        scale_x, scale_y = resized[1] / size[1], resized[0] / size[0]
+    result = np.array(intrinsics, np.float64)
+    result[..., 0, :] *= scale_x
+    result[..., 1, :] *= scale_y
+    result[..., 0, 2] -= (resized[1] - target[1]) // 2
+    result[..., 1, 2] -= (resized[0] - target[0]) // 2
+    return result
 
 
 def rebase_to_first(c2w: Float[Array, "t 4 4"]) -> Float[Array, "t 4 4"]:

@@ -11,10 +11,11 @@ from etils import epath
 from flax import nnx
 from jaxtyping import Array, Float, UInt8
 
-from gen3r_jax import module, pipeline
-from gen3r_jax.checkpoint import load_network, read_config
+from gen3r_jax import module
 from gen3r_jax.errors import UserError
-from gen3r_jax.generation import NETWORKS
+from gen3r_jax.generation import networks
+from gen3r_jax.generation.networks import EXACT
+from gen3r_jax.generation.pipeline import NETWORKS
 from gen3r_jax.models.clip_vision import CLIPVisionConfig
 from gen3r_jax.models.geometry_adapter import GeometryAdapterConfig
 from gen3r_jax.models.umt5 import UMT5Config
@@ -22,9 +23,9 @@ from gen3r_jax.models.vggt import VGGT, VGGTConfig
 from gen3r_jax.models.wan_dit import WanDiTConfig
 from gen3r_jax.models.wan_vae import WanVAEConfig
 from gen3r_jax.module import Params
-from gen3r_jax.pipeline import EXACT
 from gen3r_jax.sharding import shard, shortfall
 from gen3r_jax.stages.random_weights import random_network
+from gen3r_jax.storage.checkpoint import load_network, read_config
 
 # What random networks are drawn from.
 SEEDS = {"vggt": 0, "wan_vae": 1, "geometry_adapter": 2, "wan_dit": 3, "umt5": 4, "clip_vision": 5}
@@ -59,7 +60,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 class Networks:
-    """Networks by their names in :data:`gen3r_jax.generation.NETWORKS`.
+    """Networks by their names in :data:`gen3r_jax.generation.pipeline.NETWORKS`.
 
     Args:
       preset: of :data:`PRESETS`.
@@ -120,7 +121,7 @@ class Networks:
 
 def video_tokens(vggt: VGGT, frames: UInt8[Array, "b t h w 3"]) -> Float[Array, "b s hp wp c"]:
     """VGGT's tokens, packed, of clips that devices may share: then of more frames, so that each gets equally many."""
-    packed = pipeline.encode_tokens(vggt, pipeline.to_unit_range(shard(frames, "batch", "frames")))
+    packed = networks.encode_tokens(vggt, networks.to_unit_range(shard(frames, "batch", "frames")))
     return jnp.pad(packed, ((0, 0), (0, shortfall(packed.shape[1], "frames")), (0, 0), (0, 0), (0, 0)))
 
 

@@ -16,17 +16,18 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Key, UInt8
 
-from gen3r_jax import module, pipeline
-from gen3r_jax.checkpoint import save_weights
+from gen3r_jax import module
 from gen3r_jax.errors import UserError
 from gen3r_jax.evaluation.appearance import psnr
 from gen3r_jax.export.grid import spread, write_grid
+from gen3r_jax.generation import networks
 from gen3r_jax.models.geometry_adapter import unpack_tokens
 from gen3r_jax.models.rgb_head import RGBHead, RGBHeadConfig
 from gen3r_jax.models.vggt import VGGT
 from gen3r_jax.module import Params
 from gen3r_jax.sharding import fetch
 from gen3r_jax.stages.networks import Networks, video_tokens
+from gen3r_jax.storage.checkpoint import save_weights
 from gen3r_jax.training.stage import Batch, Encoder, Metrics
 
 SHOWN = 4  # clips in the picture of a validation
@@ -108,7 +109,7 @@ class RGBHeadStage:
         chosen = jax.vmap(lambda key: jax.random.permutation(key, total)[:count])(keys)  # [b n]
         frames, packed = (jax.vmap(lambda x, i: x[i])(batch[name], chosen) for name in self.loss_reads)
         read = self._read(trainable, packed, frames.shape[2:4])
-        errors = jnp.square(read - pipeline.to_unit_range(frames)).mean(axis=(1, 2, 3, 4))
+        errors = jnp.square(read - networks.to_unit_range(frames)).mean(axis=(1, 2, 3, 4))
         return errors.mean(), {"psnr": -10 * jnp.log10(errors).mean()}
 
     def validate(self, trainable: Params, frozen: Params, batch: Batch, directory: Path, step: int) -> Metrics:

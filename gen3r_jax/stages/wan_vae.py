@@ -19,14 +19,15 @@ from flax import nnx
 from jax.experimental import multihost_utils
 from jaxtyping import Array, Float, Key, UInt8
 
-from gen3r_jax import module, pipeline
-from gen3r_jax.checkpoint import load_network, read_config, save_weights
+from gen3r_jax import module
 from gen3r_jax.errors import UserError
 from gen3r_jax.export.grid import spread, write_grid
+from gen3r_jax.generation import networks
 from gen3r_jax.models.wan_vae import WanVAE, WanVAEConfig
 from gen3r_jax.module import Params
 from gen3r_jax.sharding import fetch
-from gen3r_jax.stages.adapter_losses import kl_divergence
+from gen3r_jax.stages.adapter.losses import kl_divergence
+from gen3r_jax.storage.checkpoint import load_network, read_config, save_weights
 from gen3r_jax.training.stage import Batch, Metrics
 
 PRESETS = {"gen3r": WanVAEConfig.wan21(), "nano": WanVAEConfig.nano(), "tiny": WanVAEConfig.tiny()}
@@ -153,7 +154,7 @@ class WanVAEStage:
         keys = jax.vmap(lambda key: jax.random.split(key, (self.crops.per_clip, 2)))(keys)
         crops = crop(batch["frames"], self.crops.side, keys[..., 0])
         wan_vae = module.merge(self._graph, trainable)
-        posterior = pipeline.encode_video(wan_vae, pipeline.to_unit_range(crops))
+        posterior = networks.encode_video(wan_vae, networks.to_unit_range(crops))
         noise = jax.vmap(lambda key: jax.random.normal(key, posterior.mean.shape[1:]))(keys[..., 1].ravel())
         decoded = wan_vae.pixels(wan_vae.decode_features(posterior.sample(noise)))
         error = decoded.astype(jnp.float32) - (crops / 127.5 - 1.0)
@@ -212,7 +213,7 @@ class WanVAEStage:
 
     @staticmethod
     def _encode(wan_vae: WanVAE, clips: UInt8[Array, "b t h w 3"]) -> Float[Array, "b f y x c"]:
-        return pipeline.encode_video(wan_vae, pipeline.to_unit_range(clips)).mode()
+        return networks.encode_video(wan_vae, networks.to_unit_range(clips)).mode()
 
     @cached_property
     def _graph(self) -> nnx.GraphDef:

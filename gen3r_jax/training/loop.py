@@ -19,12 +19,12 @@ import numpy as np
 from jax.sharding import Mesh
 
 from gen3r_jax import module
-from gen3r_jax.checkpoint import TrainCheckpoints
+from gen3r_jax.costs.topology import find_chip
 from gen3r_jax.errors import UserError
 from gen3r_jax.module import Params
-from gen3r_jax.remote import Workdir
 from gen3r_jax.sharding import MeshOptions, batch_share, fetch, param_shardings
-from gen3r_jax.topology import find_chip
+from gen3r_jax.storage.checkpoint import TrainCheckpoints
+from gen3r_jax.storage.remote import Workdir
 from gen3r_jax.training.distributed import peer_errors, wait_for_all
 from gen3r_jax.training.metrics import MetricsWriter
 from gen3r_jax.training.optim import OptimOptions, make_optimizer

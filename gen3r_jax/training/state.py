@@ -9,9 +9,9 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Int
 
-from gen3r_jax.checkpoint import refuse_mismatch
 from gen3r_jax.module import Params
 from gen3r_jax.sharding import opt_state_shardings, param_shardings
+from gen3r_jax.storage.checkpoint import refuse_mismatch
 from gen3r_jax.training.stage import Stage
 
 

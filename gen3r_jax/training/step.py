@@ -17,8 +17,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int, Key
 
 from gen3r_jax import module
+from gen3r_jax.costs.flops import count_flops
 from gen3r_jax.errors import UserError
-from gen3r_jax.flops import count_flops
 from gen3r_jax.sharding import batch_sharding, batch_share, data_parallel_size, make_mesh, param_shardings
 from gen3r_jax.training.optim import OptimOptions, learning_rate, make_optimizer, update_ema
 from gen3r_jax.training.stage import Axes, Batch, Encoder, Metrics, Stage

@@ -13,9 +13,10 @@ from gen3r_jax.data.captions import read_captions
 from gen3r_jax.data.check.pictures import Preview, draw_preview
 from gen3r_jax.data.check.reprojection import FITTING, READINGS, Verdict, forward_share, judge
 from gen3r_jax.data.depth import read_depth
-from gen3r_jax.data.format import Cameras, read_transforms
 from gen3r_jax.data.images import list_images, read_image
 from gen3r_jax.errors import UserError
+from gen3r_jax.geometry.camera_files.transforms import read_transforms
+from gen3r_jax.geometry.cameras import Cameras
 
 JUMP = 10
 """A step so many times the scene's median step is a jump."""

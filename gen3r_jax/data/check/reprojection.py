@@ -11,9 +11,8 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float, Float32
 
-from gen3r_jax.data.format import Cameras
 from gen3r_jax.data.images import Picture
-from gen3r_jax.geometry.cameras import OPENGL_AXES, invert_se3
+from gen3r_jax.geometry.cameras import OPENGL_AXES, Cameras, invert_se3
 
 Poses = Float[np.ndarray, "t 4 4"]
 

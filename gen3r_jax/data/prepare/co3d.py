@@ -23,10 +23,10 @@ from jaxtyping import Float, Float32
 
 from gen3r_jax.data.depth import read_depth
 from gen3r_jax.data.images import read_image
-from gen3r_jax.data.prepare.readers import pose, read_json
+from gen3r_jax.data.prepare.readers import read_json
 from gen3r_jax.data.prepare.recording import DataSet, RawFrame, ReadOptions, Recording, Unit, successive
 from gen3r_jax.errors import UserError
-from gen3r_jax.geometry.cameras import invert_se3
+from gen3r_jax.geometry.cameras import invert_se3, pose
 
 LEAST_QUALITY = 0.5
 JUMP = 10

@@ -9,7 +9,6 @@ import numpy as np
 from jaxtyping import Float
 
 from gen3r_jax.errors import UserError
-from gen3r_jax.geometry.cameras import quaternion_to_matrix
 
 
 def folders_with(raw: Path, part: str, depth: int) -> Iterator[Path]:
@@ -57,16 +56,3 @@ def read_table(path: Path, columns: int, *, header: int = 0) -> Float[np.ndarray
         return np.array(rows, np.float64).reshape(-1, columns)
     except ValueError as error:
         raise UserError(f"{path}: {error}") from None
-
-
-def pose(rotation: Float[np.ndarray, "3 3"], translation: Float[np.ndarray, "3"]) -> Float[np.ndarray, "4 4"]:
-    """[rotation | translation; 0 0 0 1]."""
-    result = np.eye(4)
-    result[:3, :3], result[:3, 3] = rotation, translation
-    return result
-
-
-def quaternion_pose(xyzw: Float[np.ndarray, "4"], translation: Float[np.ndarray, "3"]) -> Float[np.ndarray, "4 4"]:
-    """The pose of a quaternion, scalar LAST; a quaternion of zeros gives one that is not finite."""
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return pose(quaternion_to_matrix(np.asarray(xyzw, np.float64)), translation)

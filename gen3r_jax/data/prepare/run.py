@@ -32,7 +32,7 @@ from gen3r_jax.data.prepare.registry import NAMES, data_set
 from gen3r_jax.data.prepare.scenes import CannotWrite, Outcome, write_recording, writing
 from gen3r_jax.data.workers import worker_pool
 from gen3r_jax.errors import UserError
-from gen3r_jax.locks import locked
+from gen3r_jax.storage.locks import locked
 
 LISTS = {"videos_dirs": "images", "cameras_paths": "transforms.json", "captions_paths": "captions.txt"}
 EVALUATION_FRAMES = 49

@@ -18,10 +18,11 @@ from pathlib import Path
 import numpy as np
 
 from gen3r_jax.data.depth import encode_depth
-from gen3r_jax.data.format import Cameras, write_transforms
 from gen3r_jax.data.prepare.frames import DevelopedFrame, Developing, develop
 from gen3r_jax.data.prepare.recording import DataSet, RawFrame, Recording, Split
 from gen3r_jax.errors import UserError
+from gen3r_jax.geometry.camera_files.transforms import write_transforms
+from gen3r_jax.geometry.cameras import Cameras
 
 TEST_ONE_IN = 10
 """Scenes without an official split: one group in so many is for tests."""

@@ -1,0 +1,342 @@
+"""Stage 2: the diffusion transformer learns to generate appearance and geometry side by side.
+
+Frozen networks give the latents Z = [A ; G] of a clip, what is known of it (some frames, a caption, cameras) and its
+features; the transformer learns the velocity of the straight path between Z and noise (Gen3R, section 3.3). Latents may
+also have been encoded before (:mod:`gen3r_jax.encode`); then no frozen network is needed.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+from flax import nnx
+from jaxtyping import Array, Float, Int, Key
+
+from gen3r_jax import module
+from gen3r_jax.data.encoded import Header, read_header
+from gen3r_jax.diffusion.conditioning import camera_maps, condition, given_condition
+from gen3r_jax.errors import UserError
+from gen3r_jax.generation.networks import Network
+from gen3r_jax.generation.pipeline import NETWORKS
+from gen3r_jax.models.tokenizer import Tokenizer
+from gen3r_jax.models.wan_dit import WanDiT
+from gen3r_jax.module import Params
+from gen3r_jax.sharding import fetch
+from gen3r_jax.stages.dit import flow_matching, tuning
+from gen3r_jax.stages.dit import inputs as dit_inputs
+from gen3r_jax.stages.dit import validation as dit_validation
+from gen3r_jax.stages.dit.inputs import FrameInputs, Inputs, StoredInputs, draw_latents, draw_normal, draw_uniform
+from gen3r_jax.stages.dit.tuning import TuningOptions
+from gen3r_jax.stages.networks import Networks
+from gen3r_jax.stages.random_weights import narrow_posterior
+from gen3r_jax.storage.checkpoint import load_network, read_config, save_weights
+from gen3r_jax.storage.remote import local_copy
+from gen3r_jax.training.stage import Axes, Batch, Encoder, Metrics
+
+RANDOM = "random"
+ENCODERS = ("umt5", "clip_vision", "wan_vae", "vggt", "geometry_adapter")
+DECODERS = ("wan_vae", "vggt", "geometry_adapter")
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """The networks and what is made of them.
+
+    Attributes:
+      preset: their sizes. Weight folders know their own and have the last word.
+      latents: "joint": appearance and geometry side by side; "appearance" alone: the paper's "2-Stage" ablation, whose
+        geometry VGGT reads from the generated video.
+      remat: what the transformer's blocks recompute for the gradient instead of keeping it.
+      vae_chunk_frames: so many frames pass the video encoder at a time, a multiple of 4; 0 takes them all.
+      frozen_dtype: of the frozen networks. VGGT's heads keep the precision they are stored in.
+    """
+
+    preset: Literal["gen3r", "nano", "tiny"]
+    latents: Literal["joint", "appearance"]
+    remat: module.Remat
+    vae_chunk_frames: int
+    frozen_dtype: Literal["bfloat16", "float32"]
+
+
+@dataclass(frozen=True)
+class WeightsOptions:
+    """Where weights come from.
+
+    Attributes:
+      dir: folder of all converted networks; empty with the preset "tiny" only: random ones.
+      wan_dit: folder of a transformer to start from; empty: that in `dir`; "random": none.
+      encoded: folder of latents that were encoded before, which is then the data; empty: frames are encoded in each
+        step.
+    """
+
+    dir: str
+    wan_dit: str
+    encoded: str
+
+
+@dataclass(frozen=True)
+class ConditionOptions:
+    """How often a sample is trained without its caption, and without its cameras."""
+
+    text_drop: float
+    camera_drop: float
+
+
+@dataclass(frozen=True)
+class NoiseOptions:
+    """Which noise levels are trained; see :mod:`gen3r_jax.stages.dit.flow_matching`.
+
+    Attributes:
+      shift: above 1 for more of the noisy levels.
+      density: of the levels.
+      weighting: of the loss by the level.
+      strata: samples i, i + strata, ... of a batch take their levels from the same of so many equal parts of the table,
+        so that a batch, a multiple of them, covers it evenly; 1: each from the whole. Of the density "none" only.
+    """
+
+    shift: float
+    density: flow_matching.Density
+    weighting: flow_matching.Weighting
+    strata: int
+
+    def __post_init__(self) -> None:
+        if self.strata < 1:
+            raise UserError(f"noise.strata must be at least 1, not {self.strata}")
+
+
+@dataclass(frozen=True)
+class DiTStage:
+    """The :class:`gen3r_jax.training.stage.Stage` of the diffusion transformer."""
+
+    model: ModelOptions
+    weights: WeightsOptions
+    tuning: TuningOptions
+    conditions: ConditionOptions
+    noise: NoiseOptions
+    samples: dit_validation.SampleOptions
+
+    @property
+    def batch_axes(self) -> dict[str, Axes]:
+        return self.inputs.axes
+
+    @property
+    def encoders(self) -> tuple[Encoder, ...]:
+        return self.inputs.encoders
+
+    @property
+    def loss_reads(self) -> tuple[str, ...]:
+        posteriors = ("appearance", "given", *(("geometry",) if self.joint else ()))
+        return (*dit_inputs.posterior_names(*posteriors), *dit_inputs.FEATURES, "sample_index")
+
+    def init(self, key: Key[Array, ""]) -> Params:
+        config = self.networks.configs["wan_dit"]
+        if self.tuning.mode == "lora":
+            return tuning.new_weights(self.tuning, self.networks.shapes("wan_dit", jnp.float32), key)
+        return tuning.trainable_part(self.tuning, module.split(WanDiT(config, rngs=nnx.Rngs(key)))[1])
+
+    def load_trainable(self) -> Params | None:
+        if self.tuning.mode == "lora" or not (self.weights.wan_dit or self.weights.dir):
+            return None
+        if self.tuning.mode == "full" and self.weights.wan_dit == RANDOM:
+            return None
+        return tuning.trainable_part(self.tuning, self._load_dit(jnp.float32))
+
+    def load_frozen(self) -> Params:
+        if self.weights.encoded:
+            self._refuse_other_weights()
+        frozen = {name: self.load(name) for name in self.inputs.frozen}
+        if self.weights.dir and not self.weights.encoded:
+            Tokenizer.from_folder(local_copy(f"{self.weights.dir}/tokenizer"))
+        base = None
+        if self.tuning.mode != "full":
+            base = tuning.frozen_part(self.tuning, self._load_dit(self.model.frozen_dtype))
+        return frozen | ({} if base is None else {"wan_dit": base})
+
+    def abstract_frozen(self) -> Params:
+        frozen = {name: self.networks.shapes(name, self.model.frozen_dtype) for name in self.inputs.frozen}
+        base = tuning.frozen_part(self.tuning, self.networks.shapes("wan_dit", self.model.frozen_dtype))
+        return frozen | ({} if base is None else {"wan_dit": base})
+
+    def prepare(self, batch: Batch) -> Batch:
+        return self.inputs.prepare(batch)
+
+    def batch_shapes(self, num_frames: int, side: int) -> dict[str, jax.ShapeDtypeStruct]:
+        config, f = self.networks.configs["wan_dit"], (num_frames - 1) // 4 + 1
+        latents = ((f, side // 8, side // 8, 16), jnp.float32)
+        shapes = {
+            "frames": ((num_frames, side, side, 3), jnp.uint8),
+            "c2w": ((num_frames, 4, 4), jnp.float32),
+            "intrinsics": ((num_frames, 3, 3), jnp.float32),
+            "has_cameras": ((), jnp.bool_),
+            "text_ids": ((config.text_len,), jnp.int32),
+            "text_mask": ((config.text_len,), jnp.bool_),
+            "text": ((config.text_len, config.text_dim), jnp.float32),
+            "image": ((257, config.image_dim), jnp.float32),
+        }
+        return {name: jax.ShapeDtypeStruct(*shapes.get(name, latents)) for name in self.batch_axes}
+
+    def loss(
+        self, trainable: Params, frozen: Params, batch: Batch, keys: Key[Array, "b"]
+    ) -> tuple[Float[Array, ""], Metrics]:
+        base = jax.lax.stop_gradient({"wan_dit": frozen.get("wan_dit")})
+        dit = self.networks.merge("wan_dit", self.whole(trainable, base))
+        clean = draw_latents(batch, "appearance", keys, dit_inputs.APPEARANCE)
+        if self.joint:
+            clean = jnp.concatenate([clean, draw_latents(batch, "geometry", keys, dit_inputs.GEOMETRY)], axis=3)
+        f, h, w = batch["appearance_mean"].shape[1:4]
+        mask = dit_inputs.task_masks(4 * f - 3)[dit_inputs.draw_tasks(keys)]
+        given = draw_latents(batch, "given", keys, dit_inputs.GIVEN)
+        given = (condition if self.joint else given_condition)(given, mask)
+
+        known = batch["has_cameras"] & (draw_uniform(keys, dit_inputs.CAMERAS) >= self.conditions.camera_drop)
+        maps = camera_maps(batch["intrinsics"], batch["c2w"], (8 * h, 8 * w))
+        cameras = dit.encode_cameras(maps * known[:, None, None, None, None], repeat=2 if self.joint else 1)
+
+        sigmas = self.levels(batch["sample_index"], keys)
+        noise = draw_normal(keys, dit_inputs.NOISE, clean.shape[1:])
+        noisy = flow_matching.add_noise(clean, noise, sigmas)
+        context = dit.encode_context(batch["text"], batch["image"])
+        predicted = dit(noisy, given, 1000 * sigmas, context, cameras)
+        target = flow_matching.velocity(clean, noise)
+        weight = flow_matching.loss_weight(self.noise.weighting, sigmas)
+        losses = flow_matching.velocity_loss(predicted, target, weight)
+        metrics = {"sigma": sigmas.mean()}
+        if self.joint:
+            halves = zip(*(jnp.split(x, 2, axis=3) for x in (predicted, target)), strict=True)
+            appearance, geometry = (flow_matching.velocity_loss(*half, weight).mean() for half in halves)
+            metrics |= {"appearance_loss": appearance, "geometry_loss": geometry}
+        return losses.mean(), metrics
+
+    def validate(self, trainable: Params, frozen: Params, batch: Batch, directory: Path, step: int) -> Metrics:
+        def network(name: str) -> Network:
+            if name == "wan_dit":
+                return self.networks.graph(name), self.whole(trainable, frozen)
+            return self.networks.graph(name), frozen[name] if name in frozen else self.load(name)
+
+        return dit_validation.validate(
+            self.samples,
+            self.inputs,
+            frozen,
+            batch,
+            directory,
+            loss=lambda stored, no_text: self._validation_loss(trainable, frozen, stored, no_text),
+            network=network,
+            joint=self.joint,
+            shift=self.noise.shift,
+        )
+
+    def export(self, trainable: Params, directory: Path) -> None:
+        base = None if self.tuning.mode == "full" else tuning.frozen_part(self.tuning, self._load_dit(jnp.float32))
+        params = tuning.merged(self.tuning, trainable, base)
+        save_weights(directory / "wan_dit", WanDiT, self.networks.configs["wan_dit"], params)
+        first = jax.process_index() == 0
+        if self.tuning.mode == "lora":
+            factors = fetch(trainable)
+            if first:
+                tuning.save_factors(directory / "lora.safetensors", self.tuning, factors)
+        if not self.weights.dir:  # the transformer means nothing without the random networks that it was trained with
+            for name in ENCODERS:
+                params = self.load(name, "float32")
+                save_weights(directory / name, NETWORKS[name], self.networks.configs[name], params)
+        if not self.weights.dir and first:
+            Tokenizer.tiny().save(directory / "tokenizer")
+            (directory / "scheduler.json").write_text(f'{{"shift": {self.noise.shift}}}\n')
+
+    def whole(self, trainable: Params, frozen: Params) -> Params:
+        """All weights of the transformer."""
+        return tuning.merged(self.tuning, trainable, frozen.get("wan_dit"))
+
+    @cached_property
+    def _validation_loss(self) -> Callable[[Params, Params, Batch, Array], Float[Array, ""]]:
+        """(trainable, frozen, what is stored of samples, features of no text) -> the loss with noise of its own."""
+
+        def loss(trainable: Params, frozen: Params, stored: Batch, no_text: Array) -> Float[Array, ""]:
+            count = len(stored["has_cameras"])
+            keys = jax.vmap(jax.random.key)(jnp.arange(count))
+            chosen = dit_inputs.choose(stored, no_text, keys, self.conditions.text_drop)
+            return self.loss(trainable, frozen, {**stored, **chosen, "sample_index": jnp.arange(count)}, keys)[0]
+
+        return jax.jit(loss)
+
+    def levels(self, sample_index: Int[Array, " b"], keys: Key[Array, "b"]) -> Float[Array, " b"]:
+        """The noise level sigma of each sample."""
+        sigmas = flow_matching.training_table(shift=self.noise.shift)[1]
+        if self.noise.density == "logit_normal":
+            draw = draw_normal(keys, dit_inputs.LEVEL, ())
+        else:
+            strata = self.noise.strata if self.noise.density == "none" else 1
+            draw = (sample_index % strata + draw_uniform(keys, dit_inputs.LEVEL)) / strata
+        place = flow_matching.density(self.noise.density, draw)
+        return jnp.asarray(sigmas)[jnp.clip(jnp.floor(len(sigmas) * place), 0, len(sigmas) - 1).astype(jnp.int32)]
+
+    def load(self, name: str, dtype: str = "") -> Params:
+        """The weights of a frozen network, by default in their dtype."""
+        params = self.networks.load(name, dtype or self.model.frozen_dtype)
+        random_autoencoder = not self.weights.dir and name in ("wan_vae", "geometry_adapter")
+        return narrow_posterior(params) if random_autoencoder else params
+
+    def _refuse_other_weights(self) -> None:
+        """What decodes samples must belong to what encoded the latents."""
+        if self.joint and not self.header.joint:
+            holds = f"{self.weights.encoded} holds latents of appearance alone"
+            raise UserError(f"{holds}, config.model.latents is {self.model.latents!r}")
+        if self.samples.negative_prompt not in self.header.texts:
+            known = ", ".join(map(repr, self.header.texts))
+            raise UserError(
+                f"{self.weights.encoded} has no features of config.samples.negative_prompt "
+                f"{self.samples.negative_prompt!r}, but of {known}; give one of these, or encode again"
+            )
+        if not self.samples.steps:
+            return
+        for name in DECODERS:
+            known, here = self.header.networks.get(name), module.fingerprint(fetch(self.load(name)))
+            if known is not None and known != here:
+                raise UserError(
+                    f"{self.weights.encoded} was encoded with other weights of {name} than those of config.weights.dir "
+                    f"(fingerprint {known}, here {here}): give the same, in the same config.model.frozen_dtype, or "
+                    "encode again"
+                )
+
+    def _load_dit(self, dtype: str) -> Params:
+        if self.weights.wan_dit == RANDOM:
+            raise UserError(f'weights.wan_dit="{RANDOM}" is for config.tuning.mode="full": nothing is there to tune')
+        if self.weights.wan_dit:
+            return load_network(self.weights.wan_dit, WanDiT, dtype=dtype)[1]
+        return self.networks.load("wan_dit", dtype)
+
+    @property
+    def joint(self) -> bool:
+        return self.model.latents == "joint"
+
+    @cached_property
+    def header(self) -> Header:
+        """Of the latents that were encoded before."""
+        return read_header(local_copy(self.weights.encoded))
+
+    @cached_property
+    def inputs(self) -> Inputs:
+        drop = self.conditions.text_drop
+        if self.weights.encoded:
+            texts = {text: features.astype(np.float32) for text, features in self.header.texts.items()}
+            return StoredInputs(texts, joint=self.joint, text_drop=drop)
+        chunk_frames = self.model.vae_chunk_frames or None
+        return FrameInputs(self.networks, self._tokenizer, joint=self.joint, chunk_frames=chunk_frames, text_drop=drop)
+
+    @property
+    def _tokenizer(self) -> Tokenizer:
+        if self.weights.dir and epath.Path(self.weights.dir).exists():
+            return Tokenizer.from_folder(local_copy(f"{self.weights.dir}/tokenizer"))
+        return Tokenizer.tiny()  # for random networks, and to plan for weights that are not here
+
+    @cached_property
+    def networks(self) -> Networks:
+        changes = {"shared_halves": self.joint, "remat": self.model.remat}
+        if self.weights.wan_dit not in ("", RANDOM):
+            changes = vars(read_config(self.weights.wan_dit, WanDiT)) | changes
+        return Networks(self.model.preset, self.weights.dir, wan_dit=changes)

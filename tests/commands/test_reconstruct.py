@@ -1,0 +1,199 @@
+"""The reconstruction command with tiny random networks: what it writes, what it takes and what it refuses."""
+
+import dataclasses
+import json
+import os
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from gen3r_jax import module
+from gen3r_jax.errors import UserError, main_guard
+from gen3r_jax.export.video import write_video
+from gen3r_jax.generation import networks
+from gen3r_jax.geometry.camera_files.official import read_cameras
+from gen3r_jax.models.geometry_adapter import GeometryAdapter, GeometryAdapterConfig
+from gen3r_jax.models.vggt import VGGT, VGGTConfig
+from gen3r_jax.reconstruct import main
+from gen3r_jax.storage.checkpoint import save_weights
+
+SIDE = "112"
+FILES = (
+    *("rgb.mp4", "depth.mp4", "depth.npz", "confidence.npz", "cameras.json", "points.ply", "images", "transforms.json"),
+    *("sheet.png", "sparse", "scene.glb", "gaussians.ply", "viewer.html", "run.json"),
+)
+
+
+def save_random(folder, network, config) -> None:
+    """Saves a network of small random numbers; drawing them in NumPy is much quicker than initialising it."""
+    rng = np.random.default_rng(0)
+    _, shapes = module.abstract(lambda rngs: network(config, rngs=rngs))
+    save_weights(folder, network, config, jax.tree.map(lambda x: rng.normal(0, 0.1, x.shape).astype(x.dtype), shapes))
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("weights")
+    vggt = VGGTConfig.tiny()
+    adapter = dataclasses.replace(GeometryAdapterConfig.tiny(), input_dim=10 * vggt.embed_dim)
+    save_random(folder / "vggt", VGGT, vggt)
+    save_random(folder / "geometry_adapter", GeometryAdapter, adapter)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    """Five views of noise that a careless reader trips over: colour, grey, RGBA, 16 bit, turned; all of other sizes."""
+    folder = tmp_path_factory.mktemp("images")
+    rng = np.random.default_rng(0)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(rng.integers(0, 256, (150, 200, 3), np.uint8)).save(folder / "1.png")
+    Image.fromarray(rng.integers(0, 256, (113, 117), np.uint8)).save(folder / "2.jpg")
+    Image.fromarray(rng.integers(0, 256, (64, 32, 4), np.uint8)).save(folder / "3.png")
+    Image.fromarray(rng.integers(0, 65536, (130, 130), np.uint16)).save(folder / "4.png")
+    Image.fromarray(rng.integers(0, 256, (120, 240, 3), np.uint8)).save(folder / "10.jpeg", exif=exif)
+    return folder
+
+
+def run(weights, output, *arguments) -> int:
+    return main(["--weights", str(weights), "--output", str(output), "--side", SIDE, *map(str, arguments)])
+
+
+@pytest.mark.parametrize("through_adapter", [pytest.param(False, marks=pytest.mark.slow), True])
+def test_odd_images_become_a_scene_folder(weights, images, tmp_path, capsys, through_adapter):
+    flags = ["--through_adapter"] if through_adapter else []
+    assert run(weights, tmp_path / "out", "--frames", images, *flags) == 0
+    assert {path.name for path in (tmp_path / "out").iterdir()} == set(FILES)
+    cameras = read_cameras(tmp_path / "out" / "cameras.json")
+    assert cameras.w2c.shape == (5, 4, 4)
+    assert cameras.image_size == (112, 112)
+    depth = np.load(tmp_path / "out" / "depth.npz")["depth"]
+    assert depth.shape == (5, 112, 112) and np.isfinite(depth).all() and (depth > 0).all()
+    report = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert report["options"]["through_adapter"] == through_adapter
+    stages = [stage["stage"].split()[0] for stage in report["stages"]]
+    assert stages == ["Reading", "Loading", "Reconstructing", "Writing"]
+    assert "Reconstructing 5 frames of 112 x 112" in capsys.readouterr().err
+
+
+class Stop(Exception):
+    """Ends a run where the networks would begin."""
+
+
+@pytest.fixture
+def network_input(monkeypatch):
+    """What the networks are given, without the time they take."""
+    given = {}
+
+    def record(frames, vggt, adapter):
+        params = vggt[1]
+        parts = ("aggregator", "depth_head")
+        given.update(frames=frames, dtypes=[{x.dtype for x in jax.tree.leaves(params[part])} for part in parts])
+        raise Stop
+
+    monkeypatch.setattr(networks, "reconstruct", record)
+    return given
+
+
+def test_a_folder_whose_writing_was_cut_short_does_not_look_complete(weights, images, tmp_path, monkeypatch):
+    def stop(*_, **__):
+        raise Stop
+
+    monkeypatch.setattr(networks, "reconstruct", lambda *_: None)
+    monkeypatch.setattr("gen3r_jax.reconstruct.write_scene", stop)
+    with pytest.raises(Stop):
+        run(weights, tmp_path / "out", "--frames", images)
+    assert not (tmp_path / "out" / "run.json").exists()
+
+
+def test_scenes_are_not_mixed_in_one_folder(weights, images, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "run.json").write_text("{}")
+    with pytest.raises(UserError, match="holds something already"):
+        run(weights, tmp_path / "out", "--frames", images)
+
+
+def test_frames_and_precision_can_be_chosen(weights, tmp_path, network_input):
+    frames = np.repeat(np.arange(0, 250, 25, dtype=np.uint8), 112 * 112 * 3).reshape(10, 112, 112, 3)
+    write_video(tmp_path / "clip.mp4", frames)
+    arguments = ["--frames", tmp_path / "clip.mp4", "--stride", 3, "--num_frames", 2]
+    with pytest.raises(Stop):
+        run(weights, tmp_path / "out", *arguments, "--dtype", "bfloat16")
+    np.testing.assert_allclose(network_input["frames"].mean(axis=(1, 2, 3)), [0, 75], atol=3)
+    assert network_input["dtypes"] == [{jnp.dtype("bfloat16")}, {jnp.dtype("float32")}]  # heads stay exact
+    with pytest.raises(Stop):
+        run(weights, tmp_path / "out", *arguments)
+    assert network_input["dtypes"] == [{jnp.dtype("float32")}] * 2  # the default on a CPU
+
+
+def test_long_clips_are_cut_at_49_frames(weights, tmp_path, network_input):
+    write_video(tmp_path / "clip.mp4", np.zeros((60, 32, 32, 3), np.uint8))
+    with pytest.raises(Stop):
+        run(weights, tmp_path / "out", "--frames", tmp_path / "clip.mp4", "--through_adapter")
+    assert network_input["frames"].shape == (49, 112, 112, 3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--side", "500"], "side 500 is not a multiple of 112; nearest: 448, 560"),
+        (["--side", "0"], "nearest: 112"),
+        (["--num_frames", "0"], "--num_frames 0 is not a positive number"),
+        (["--stride", "-1"], "--stride -1 is not a positive number"),
+        (["--fps", "0"], "--fps 0 is not a number of frames a second"),
+        (["--num_frames", "9"], "has 5 frames, 9 are needed"),
+        (["--num_frames", "4", "--through_adapter"], "takes 4k+1 frames, not 4; add --num_frames 1"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(weights, images, tmp_path, arguments, message):
+    with pytest.raises(UserError) as error:
+        run(weights, tmp_path / "out", "--frames", images, *arguments)
+    assert message in str(error.value)
+
+
+def test_weights_know_their_size(images, tmp_path):
+    (tmp_path / "generation.json").write_text('{"height": 500, "width": 500}')
+    with pytest.raises(UserError, match="side 500 is not a multiple of 112"):
+        main(["--weights", str(tmp_path), "--frames", str(images), "--output", str(tmp_path / "out")])
+
+
+def test_inputs_that_cannot_be_read_are_refused(weights, images, tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "broken.mp4").write_bytes(b"no video")
+    for frames, message in {
+        tmp_path / "none.mp4": "does not exist",
+        tmp_path / "empty": "holds no images",
+        tmp_path / "broken.mp4": "cannot read the video",
+    }.items():
+        with pytest.raises(UserError, match=message):
+            run(weights, tmp_path / "out", "--frames", frames)
+
+
+def test_missing_weights_name_the_command_that_makes_them(weights, images, tmp_path, capsys):
+    (tmp_path / "vggt").symlink_to(weights / "vggt")
+    with pytest.raises(SystemExit) as stop:
+        main_guard(lambda: run(tmp_path, tmp_path / "out", "--frames", images, "--through_adapter"))
+    assert stop.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: no weights at ") and "python -m conversion geometry_adapter --source" in line
+
+
+def test_an_adapter_of_another_vggt_is_refused(weights, images, tmp_path):
+    (tmp_path / "vggt").symlink_to(weights / "vggt")
+    save_random(tmp_path / "geometry_adapter", GeometryAdapter, GeometryAdapterConfig.tiny())
+    with pytest.raises(UserError, match="takes 160 channels and the VGGT beside it gives 320"):
+        run(tmp_path, tmp_path / "out", "--frames", images, "--through_adapter")
+
+
+def test_an_output_that_cannot_be_written_is_refused_at_once(weights, images, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(UserError, match=r"cannot write to .*file/out.*choose another --output"):
+        run(weights, tmp_path / "file" / "out", "--frames", images)
+    if os.geteuid() != 0:
+        (tmp_path / "locked").mkdir(mode=0o500)
+        with pytest.raises(UserError, match="Permission denied"):
+            run(weights, tmp_path / "locked", "--frames", images)

@@ -1,0 +1,188 @@
+"""Every format of a scene folder, read back by the tools that it is for."""
+
+import dataclasses
+import json
+import shutil
+
+import numpy as np
+import pytest
+import trimesh
+
+from gen3r_jax.data.images import Video
+from gen3r_jax.errors import UserError
+from gen3r_jax.export.folder import FORMATS, scene_folder, unique_folder, write_scene
+from gen3r_jax.export.gaussians import SH_C0
+from gen3r_jax.export.glb import to_linear
+from gen3r_jax.export.pointcloud import CloudFilter, scene_cloud
+from gen3r_jax.export.read import read_scene
+from gen3r_jax.geometry.camera_files.read import read_camera_file
+from gen3r_jax.geometry.cameras import invert_se3
+from gen3r_jax.geometry.points import unproject_depth
+from gen3r_jax.geometry.trajectories import camera_path
+from gen3r_jax.scene import Scene
+
+SIZE, FRAMES = (48, 64), 4
+EVERYTHING = CloudFilter(confidence_percentile=0.0, outliers=False, voxel_size=None)
+
+
+@pytest.fixture(scope="module")
+def scene():
+    """A coloured, tilted wall seen by a camera that goes round it."""
+    v, u = np.mgrid[: SIZE[0], : SIZE[1]]
+    w2c = invert_se3(camera_path("orbit_left", FRAMES, 2.0)).astype(np.float32)
+    depth = np.tile(2 + u / SIZE[1], (FRAMES, 1, 1)).astype(np.float32)
+    intrinsics = np.tile(np.array([[50, 0, 32], [0, 52, 24], [0, 0, 1]], np.float32), (FRAMES, 1, 1))
+    rgb = np.tile(np.stack([3 * u, 5 * v, 128 + 0 * u], axis=-1).astype(np.uint8), (FRAMES, 1, 1, 1))
+    rgb[..., 2] = 60 * np.arange(FRAMES)[:, None, None]
+    return Scene(
+        rgb=rgb,
+        depth=depth,
+        confidence=(1 + 10 * np.random.default_rng(0).random(depth.shape)).astype(np.float32),
+        w2c=w2c,
+        intrinsics=intrinsics,
+        points=unproject_depth(depth, w2c, intrinsics),
+        prompt="a wall <script>",
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(scene, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("scene")
+    write_scene(scene, folder, cloud=EVERYTHING)
+    return folder
+
+
+def test_all_formats_are_written(folder):
+    names = {path.name for path in folder.iterdir()}
+    assert names == {
+        *("rgb.mp4", "depth.mp4", "depth.npz", "confidence.npz", "cameras.json", "prompts.txt", "points.ply"),
+        *("sheet.png", "transforms.json", "images", "sparse", "scene.glb", "gaussians.ply", "viewer.html"),
+    }
+
+
+def test_a_shorter_scene_leaves_no_frame_of_a_longer_one(scene, tmp_path):
+    write_scene(scene, tmp_path, formats=["nerfstudio"])
+    arrays = {name: getattr(scene, name)[:2] for name in ("rgb", "depth", "confidence", "w2c", "intrinsics", "points")}
+    write_scene(dataclasses.replace(scene, **arrays), tmp_path, formats=["nerfstudio"])
+    assert sorted(path.name for path in (tmp_path / "images").iterdir()) == ["frame_00000.png", "frame_00001.png"]
+
+
+def test_formats_can_be_chosen(scene, tmp_path):
+    write_scene(scene, tmp_path / "alone", formats=["nerfstudio"])
+    assert "ply_file_path" not in json.loads((tmp_path / "alone" / "transforms.json").read_text())
+    shutil.rmtree(tmp_path / "alone")
+    write_scene(scene, tmp_path, formats=["nerfstudio", "ply"])
+    assert json.loads((tmp_path / "transforms.json").read_text())["ply_file_path"] == "points.ply"
+    assert {path.name for path in tmp_path.iterdir()} == {
+        *("cameras.json", "prompts.txt", "points.ply", "transforms.json", "images"),
+    }
+    assert set(FORMATS) == {"video", "sheet", "maps", "ply", "nerfstudio", "colmap", "glb", "gaussians", "viewer"}
+
+
+@pytest.mark.parametrize(
+    ("name", "form"), [("cameras.json", "official"), ("transforms.json", "nerfstudio"), ("sparse/0", "colmap")]
+)
+def test_cameras_are_the_same_in_every_format(scene, folder, name, form):
+    c2w, intrinsics = read_camera_file(folder / name, FRAMES, SIZE, form)
+    np.testing.assert_allclose(c2w, invert_se3(scene.w2c.astype(np.float64)), atol=1e-6)
+    np.testing.assert_allclose(intrinsics, scene.intrinsics, atol=1e-5)
+    unnamed, _ = read_camera_file(folder / name, FRAMES, SIZE)  # our own files say what they are
+    np.testing.assert_array_equal(unnamed, c2w)
+
+
+def test_points_fall_on_their_pixels(scene, folder):
+    cloud = trimesh.load(folder / "points.ply")
+    points, colors = np.asarray(cloud.vertices), np.asarray(cloud.colors)[:, :3]
+    assert len(points) == FRAMES * SIZE[0] * SIZE[1]
+    c2w, intrinsics = read_camera_file(folder / "transforms.json", FRAMES, SIZE, "nerfstudio")
+    per_frame = np.split(np.arange(len(points)), FRAMES)
+    for index in range(FRAMES):
+        local = (points[per_frame[index]] - c2w[index, :3, 3]) @ c2w[index, :3, :3]
+        pixels = local @ intrinsics[index].T
+        pixels = np.rint(pixels[:, :2] / pixels[:, 2:]).astype(int)
+        assert pixels.min() >= 0 and (pixels < (SIZE[1], SIZE[0])).all()
+        np.testing.assert_array_equal(colors[per_frame[index]], scene.rgb[index][pixels[:, 1], pixels[:, 0]])
+
+
+def test_colmap_reads_the_model(scene, folder):
+    pycolmap = pytest.importorskip("pycolmap")
+    model = pycolmap.Reconstruction(str(folder / "sparse" / "0"))
+    assert model.num_images() == model.num_cameras() == FRAMES
+    images = sorted(model.images.values(), key=lambda image: image.name)
+    assert all((folder / "images" / image.name).exists() for image in images)
+    points = np.stack([point.xyz for point in model.points3D.values()])
+    assert len(points) == FRAMES * SIZE[0] * SIZE[1]
+    for image, w2c, intrinsics in zip(images, scene.w2c, scene.intrinsics, strict=True):
+        np.testing.assert_allclose(image.cam_from_world().matrix(), w2c[:3], atol=1e-6)
+        np.testing.assert_allclose(model.cameras[image.camera_id].calibration_matrix(), intrinsics, atol=1e-5)
+
+
+def test_glb_holds_points_and_cameras(scene, folder):
+    loaded = trimesh.load(folder / "scene.glb")
+    kinds = {type(geometry).__name__ for geometry in loaded.geometry.values()}
+    assert kinds == {"PointCloud", "Path3D"}
+    cloud = next(geometry for geometry in loaded.dump() if isinstance(geometry, trimesh.PointCloud))
+    points, colors = scene_cloud(scene, EVERYTHING)
+    np.testing.assert_allclose(np.asarray(cloud.vertices) * [1, -1, -1], points, atol=1e-5)
+    np.testing.assert_array_equal(np.asarray(cloud.colors)[:, :3], to_linear(colors))
+
+
+def test_colours_of_vertices_are_in_linear_light():
+    grey = np.array([[0, 10, 188], [255, 128, 64]], np.uint8)
+    np.testing.assert_array_equal(to_linear(grey), [[0, 1, 128], [255, 55, 13]])
+
+
+def test_gaussians_have_the_columns_of_the_original(scene, folder):
+    cloud = trimesh.load(folder / "gaussians.ply")
+    data = cloud.metadata["_ply_raw"]["vertex"]["data"]
+    assert data.dtype.names[:9] == ("x", "y", "z", "nx", "ny", "nz", "f_dc_0", "f_dc_1", "f_dc_2")
+    assert data.dtype.names[-8:] == ("opacity", "scale_0", "scale_1", "scale_2", "rot_0", "rot_1", "rot_2", "rot_3")
+    assert len(data.dtype.names) == 62
+    kept = scene.confidence >= np.percentile(scene.confidence, 20)
+    points = np.stack([data[axis] for axis in "xyz"], axis=-1)
+    np.testing.assert_allclose(points, scene.points[kept], atol=1e-6)
+    colors = 0.5 + SH_C0 * np.stack([data[f"f_dc_{i}"] for i in range(3)], axis=-1)
+    np.testing.assert_allclose(255 * colors, scene.rgb[kept], atol=1e-3)
+    opacity = 1 / (1 + np.exp(-data["opacity"]))
+    assert 0.1 <= opacity.min() < opacity.max() < 0.95
+    np.testing.assert_allclose(np.exp(data["scale_0"]), scene.depth[kept] / np.sqrt(50 * 52), rtol=1e-5)
+
+
+def test_videos_keep_frames_and_their_order(scene, folder):
+    video = Video(folder / "rgb.mp4")
+    frames = np.stack(video.read(range(len(video))))
+    assert frames.shape == scene.rgb.shape
+    assert np.abs(frames.astype(int) - scene.rgb).mean() < 6
+    assert len(Video(folder / "depth.mp4")) == FRAMES
+
+
+def test_a_folder_is_read_back(scene, folder):
+    read = read_scene(folder)
+    np.testing.assert_array_equal(read.depth, scene.depth)
+    np.testing.assert_allclose(read.points, scene.points, atol=1e-5)
+    np.testing.assert_allclose(read.confidence, scene.confidence, rtol=1e-3)
+    assert read.prompt == scene.prompt
+
+
+def test_folders_that_are_not_whole(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "scene")
+    (tmp_path / "scene" / "depth.npz").write_bytes(b"no")
+    with pytest.raises(UserError, match="is damaged"):
+        read_scene(tmp_path / "scene")
+    (tmp_path / "scene" / "rgb.mp4").unlink()
+    with pytest.raises(UserError, match=r"lacks rgb.mp4"):
+        read_scene(tmp_path / "scene")
+
+
+def test_nothing_half_written_looks_complete(tmp_path):
+    with pytest.raises(RuntimeError), scene_folder(tmp_path / "scene") as partial:
+        (partial / "run.json").touch()
+        raise RuntimeError
+    assert list(tmp_path.iterdir()) == []
+    first, second = unique_folder(tmp_path, "now"), unique_folder(tmp_path, "now")
+    assert (first.name, second.name) == ("now", "now-2")
+    with scene_folder(first) as partial:
+        (partial / "run.json").touch()
+    assert [path.name for path in first.iterdir()] == ["run.json"]
+    with pytest.raises(UserError, match="cannot write"), scene_folder(first):
+        pass
