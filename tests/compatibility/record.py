@@ -153,12 +153,19 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _command(module: str, *arguments: Any) -> None:
-    """Runs a command of the project as a user would, without the flags of the tests."""
+def hashes_apart() -> dict[str, str]:
+    """The hashes as a process of its own finds them: the flags of the tests change bits."""
+    return json.loads(_command("tests.compatibility.record", "hashes"))["hashes"]
+
+
+def _command(module: str, *arguments: Any) -> str:
+    """Runs a command of the project as a user would, without the flags of the tests; returns what it printed."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("XLA_", "JAX_", "NPROC"))}
     environment |= {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(REPOSITORY)}
     command = [sys.executable, "-m", module, *map(str, arguments)]
-    subprocess.run(command, cwd=REPOSITORY, env=environment, check=True, stdout=subprocess.DEVNULL)
+    return subprocess.run(
+        command, cwd=REPOSITORY, env=environment, check=True, stdout=subprocess.PIPE, text=True
+    ).stdout
 
 
 def main() -> None:
