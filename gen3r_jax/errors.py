@@ -8,6 +8,16 @@ class UserError(ValueError):
     """Bad input, a missing file or a wrong setting. The message stands alone on one line."""
 
 
+_TOLD: set[str] = set()
+
+
+def notice(text: str) -> None:
+    """Prints a line on standard error, once a process: what was assumed, left out or changed."""
+    if text not in _TOLD:
+        _TOLD.add(text)
+        print(text, file=sys.stderr)
+
+
 def main_guard(main: Callable[[], int | None]) -> None:
     """Runs a command: a :class:`UserError` becomes one line on standard error and exit status 2."""
     try:
