@@ -30,7 +30,7 @@ from gen3r_jax.costs.collectives import by_kind, largest
 from gen3r_jax.costs.topology import LINK_UTILISATION, UTILISATION, Topology, parse
 from gen3r_jax.errors import UserError, main_guard
 from gen3r_jax.generation.networks import Network
-from gen3r_jax.generation.pipeline import NETWORKS
+from gen3r_jax.models.registry import NETWORKS
 from gen3r_jax.planning.estimate import Run, generation_runs
 from gen3r_jax.planning.program_cost import ProgramCost, kept_by_others, measure
 from gen3r_jax.sharding import param_shardings

@@ -23,6 +23,8 @@ from gen3r_jax import module
 from gen3r_jax.errors import UserError
 from gen3r_jax.export.grid import spread, write_grid
 from gen3r_jax.generation import networks
+from gen3r_jax.models.registry import PRESETS
+from gen3r_jax.models.sizes import PIXELS_PER_LATENT, require_multiple
 from gen3r_jax.models.wan_vae import WanVAE, WanVAEConfig
 from gen3r_jax.module import Params
 from gen3r_jax.sharding import fetch
@@ -30,7 +32,6 @@ from gen3r_jax.stages.adapter.losses import kl_divergence
 from gen3r_jax.storage.checkpoint import load_network, read_config, save_weights
 from gen3r_jax.training.stage import Batch, Metrics
 
-PRESETS = {"gen3r": WanVAEConfig.wan21(), "nano": WanVAEConfig.nano(), "tiny": WanVAEConfig.tiny()}
 FIRST_LOGVAR = -6.0  # of untrained posteriors: noise as large as N(0, 1) would drown latents that mean nothing yet
 SHOWN = 4  # clips in the picture of a validation
 
@@ -68,11 +69,8 @@ class CropOptions:
     per_clip: int = 1
 
     def __post_init__(self) -> None:
-        if self.side < 0 or self.side % 8:
-            below = max(8, self.side // 8 * 8)
-            raise UserError(
-                f"crops.side {self.side} is not a multiple of 8; nearest: {below}, {below + 8}; 0: no crops"
-            )
+        if self.side:
+            require_multiple("crops.side", self.side, PIXELS_PER_LATENT)
         if self.per_clip < 1 or (self.per_clip > 1 and not self.side):
             raise UserError(f"crops.per_clip {self.per_clip}: it must be at least 1, and 1 for whole frames (side 0)")
 
@@ -222,7 +220,9 @@ class WanVAEStage:
     @cached_property
     def _config(self) -> WanVAEConfig:
         """That of the network while it is trained: latents as they are."""
-        found = read_config(self.weights.wan_vae, WanVAE) if self.weights.wan_vae else PRESETS[self.model.preset]
+        found = (
+            read_config(self.weights.wan_vae, WanVAE) if self.weights.wan_vae else PRESETS[self.model.preset]["wan_vae"]
+        )
         plain = {"latent_mean": (0.0,) * found.latent_channels, "latent_std": (1.0,) * found.latent_channels}
         return replace(found, remat=self.model.remat, **plain)
 

@@ -20,9 +20,10 @@ from jaxtyping import Array, Float, Key, UInt8
 from gen3r_jax import module
 from gen3r_jax.errors import UserError
 from gen3r_jax.generation import networks
-from gen3r_jax.generation.pipeline import NETWORKS
 from gen3r_jax.models.causal_autoencoder import DiagonalGaussian
 from gen3r_jax.models.geometry_adapter import GeometryAdapter, unpack_tokens
+from gen3r_jax.models.registry import NETWORKS
+from gen3r_jax.models.sizes import clip_frames
 from gen3r_jax.models.vggt import VGGT
 from gen3r_jax.module import Params
 from gen3r_jax.ops.groups import map_groups
@@ -147,7 +148,7 @@ class AdapterStage:
         vggt = self._networks.merge("vggt", jax.lax.stop_gradient(frozen["vggt"]))
         adapter = self._networks.merge("geometry_adapter", trainable)
         video = DiagonalGaussian(batch["video_mean"], batch["video_logvar"])
-        frames = 4 * video.mean.shape[1] - 3
+        frames = clip_frames(video.mean.shape[1])
         packed, depth, points = (batch[name][:, :frames] for name in ("packed", "depth", "points"))
         truth = networks.Geometry(batch["pose_encs"], depth, jnp.ones_like(depth), points)
         noise = jax.vmap(lambda key: jax.random.normal(key, video.mean.shape[1:]))(keys)

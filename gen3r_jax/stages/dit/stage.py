@@ -23,7 +23,8 @@ from gen3r_jax.data.encoded import Header, read_header
 from gen3r_jax.diffusion.conditioning import camera_maps, condition, given_condition
 from gen3r_jax.errors import UserError
 from gen3r_jax.generation.networks import Network
-from gen3r_jax.generation.pipeline import NETWORKS
+from gen3r_jax.models.registry import NETWORKS
+from gen3r_jax.models.sizes import PIXELS_PER_LATENT, clip_frames, latent_frames
 from gen3r_jax.models.tokenizer import Tokenizer
 from gen3r_jax.models.wan_dit import WanDiT
 from gen3r_jax.module import Params
@@ -167,8 +168,8 @@ class DiTStage:
         return self.inputs.prepare(batch)
 
     def batch_shapes(self, num_frames: int, side: int) -> dict[str, jax.ShapeDtypeStruct]:
-        config, f = self.networks.configs["wan_dit"], (num_frames - 1) // 4 + 1
-        latents = ((f, side // 8, side // 8, 16), jnp.float32)
+        config, f = self.networks.configs["wan_dit"], latent_frames(num_frames)
+        latents = ((f, side // PIXELS_PER_LATENT, side // PIXELS_PER_LATENT, 16), jnp.float32)
         shapes = {
             "frames": ((num_frames, side, side, 3), jnp.uint8),
             "c2w": ((num_frames, 4, 4), jnp.float32),
@@ -190,7 +191,7 @@ class DiTStage:
         if self.joint:
             clean = jnp.concatenate([clean, draw_latents(batch, "geometry", keys, dit_inputs.GEOMETRY)], axis=3)
         f, h, w = batch["appearance_mean"].shape[1:4]
-        mask = dit_inputs.task_masks(4 * f - 3)[dit_inputs.draw_tasks(keys)]
+        mask = dit_inputs.task_masks(clip_frames(f))[dit_inputs.draw_tasks(keys)]
         given = draw_latents(batch, "given", keys, dit_inputs.GIVEN)
         given = (condition if self.joint else given_condition)(given, mask)
 

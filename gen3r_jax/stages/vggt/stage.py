@@ -21,6 +21,7 @@ from jaxtyping import Array, Bool, Float, Key
 from gen3r_jax import module
 from gen3r_jax.errors import UserError
 from gen3r_jax.generation import networks
+from gen3r_jax.models.registry import PRESETS
 from gen3r_jax.models.vggt import SPECIAL_TOKENS, VGGT, VGGTConfig
 from gen3r_jax.models.vggt_heads import CameraHead
 from gen3r_jax.module import Params
@@ -34,7 +35,6 @@ from gen3r_jax.training.stage import Batch, Metrics
 
 MATCHING = 1  # index of the kept layer whose attention is taught to match, and whose patches say what they found
 TRACK = "track_head"  # the linear layer of that; it is trained along and thrown away
-PRESETS = {"gen3r": VGGTConfig.vggt_1b(), "nano": VGGTConfig.nano(), "tiny": VGGTConfig.tiny()}
 
 
 @dataclass(frozen=True)
@@ -182,7 +182,7 @@ class VGGTStage:
 
     @cached_property
     def _config(self) -> VGGTConfig:
-        found = read_config(self.weights.vggt, VGGT) if self.weights.vggt else PRESETS[self.model.preset]
+        found = read_config(self.weights.vggt, VGGT) if self.weights.vggt else PRESETS[self.model.preset]["vggt"]
         if self.losses.points and not found.point_head:
             raise UserError("losses.points needs a network with a point head; give --config.losses.points=0")
         return replace(found, remat=self.model.remat)
