@@ -16,7 +16,6 @@ from typing import Any, Literal, get_args
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from gen3r_jax.diffusion.conditioning import frame_mask
@@ -24,30 +23,16 @@ from gen3r_jax.diffusion.solvers import Schedule, make_schedule
 from gen3r_jax.diffusion.step_cache import evaluated_steps
 from gen3r_jax.errors import UserError
 from gen3r_jax.generation import programs
-from gen3r_jax.generation.networks import EXACT, Geometry, Network
+from gen3r_jax.generation.networks import Geometry, Network
 from gen3r_jax.generation.settings import read_shift
 from gen3r_jax.geometry.cameras import decode_pose, homogeneous
 from gen3r_jax.geometry.points import depth_mask, unproject_depth
-from gen3r_jax.models.clip_vision import CLIPVision
-from gen3r_jax.models.geometry_adapter import GeometryAdapter
+from gen3r_jax.models.registry import EXACT, NETWORKS
 from gen3r_jax.models.sizes import require_clip_length, require_side
 from gen3r_jax.models.tokenizer import Tokenizer
-from gen3r_jax.models.umt5 import UMT5Encoder
-from gen3r_jax.models.vggt import VGGT
-from gen3r_jax.models.wan_dit import WanDiT
-from gen3r_jax.models.wan_vae import WanVAE
 from gen3r_jax.scene import Scene
 from gen3r_jax.sharding import fetch
 from gen3r_jax.storage.checkpoint import load_network, read_config
-
-NETWORKS: dict[str, type[nnx.Module]] = {
-    "umt5": UMT5Encoder,
-    "clip_vision": CLIPVision,
-    "wan_vae": WanVAE,
-    "wan_dit": WanDiT,
-    "geometry_adapter": GeometryAdapter,
-    "vggt": VGGT,
-}
 
 MemoryMode = Literal["resident", "staged"]
 Callback = Callable[[int, float, Float[Array, "b f h w 16"]], None]
