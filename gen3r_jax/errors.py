@@ -8,6 +8,21 @@ class UserError(ValueError):
     """Bad input, a missing file or a wrong setting. The message stands alone on one line."""
 
 
+_told: set[str] = set()
+
+
+def notice(kind: str, line: str) -> None:
+    """Tells on standard error what was done to an input; of many notices of one `kind` only the first is printed."""
+    if kind not in _told:
+        _told.add(kind)
+        print(line, file=sys.stderr)
+
+
+def one_line(error: Exception) -> str:
+    """The message of another's error on one line, its name where it has none."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 def main_guard(main: Callable[[], int | None]) -> None:
     """Runs a command: a :class:`UserError` becomes one line on standard error and exit status 2."""
     try:

@@ -9,9 +9,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gen3r_jax.data.images import Video, encode_image, list_images, read_frames, read_image
+from gen3r_jax import errors
+from gen3r_jax.data import images
+from gen3r_jax.data.images import Video, encode_image, list_images, read_frames, read_image, read_image_and_mask
 from gen3r_jax.errors import UserError
 from tests.helpers.toy_videos import number_of, numbered_frames, write_video
+
+
+@pytest.fixture(autouse=True)
+def untold(monkeypatch):
+    monkeypatch.setattr(errors, "_told", set())
 
 
 @pytest.fixture
@@ -26,9 +33,9 @@ def test_common_modes(tmp_path, ramp):
     alpha = np.concatenate([ramp, np.full((17, 23, 1), 7, np.uint8)], -1)
     cases = {
         "rgb.png": (Image.fromarray(ramp), ramp),
-        "rgba.png": (Image.fromarray(alpha), ramp),  # transparency is dropped, not blended
+        "rgba.png": (Image.fromarray(alpha), np.rint(255 + (ramp - 255.0) * 7 / 255)),  # blended with white
         "grey.png": (Image.fromarray(grey), np.stack([grey] * 3, -1)),
-        "grey_alpha.png": (Image.fromarray(alpha[..., [0, 3]]), np.stack([grey] * 3, -1)),
+        "opaque.png": (Image.fromarray(np.dstack([grey, grey | 255])), np.stack([grey] * 3, -1)),
         "palette.png": (Image.fromarray(grey // 32 * 32).convert("P"), np.stack([grey // 32 * 32] * 3, -1)),
         "rgb.webp": (Image.fromarray(ramp), ramp),
         "rgb.bmp": (Image.fromarray(ramp), ramp),
@@ -48,12 +55,90 @@ def test_sixteen_bits(tmp_path, ramp, suffix):
     np.testing.assert_array_equal(read_image(path), np.stack([ramp[..., 0]] * 3, -1))
 
 
-@pytest.mark.parametrize("orientation, turn", [(1, 0), (3, 2), (6, 3), (8, 1)])
-def test_exif_rotation(tmp_path, ramp, orientation, turn):
+@pytest.mark.parametrize("largest", [255, 65535, 2**31 - 1, 2**32 - 1])
+def test_thirty_two_bits_are_taken_as_what_they_need(tmp_path, capsys, largest):
+    levels = np.array([[0, 1, 60, 128, 254, 255]])
+    stored = np.rint(levels / 255 * largest).astype(np.uint32)
+    image = Image.fromarray(stored.view(np.int32))
+    image.save(tmp_path / "deep.tif")
+    if largest > 2**31:  # unsigned, which Pillow reads and does not write
+        data = (tmp_path / "deep.tif").read_bytes()
+        signed, unsigned = (struct.pack("<HHII", 339, 3, 1, kind) for kind in (2, 1))
+        assert signed in data
+        (tmp_path / "deep.tif").write_bytes(data.replace(signed, unsigned))
+    np.testing.assert_array_equal(read_image(tmp_path / "deep.tif")[..., 1], levels)
+    assert f"{largest.bit_length()} bits" in capsys.readouterr().err
+
+
+def test_floating_point_pixels_are_refused(tmp_path):
+    Image.fromarray(np.ones((4, 4), np.float32)).save(tmp_path / "light.tif")
+    with pytest.raises(UserError, match="convert it to 8 or 16 bits"):
+        read_image(tmp_path / "light.tif")
+
+
+def _cut_out(mode):
+    """A red square in the middle of transparent pixels with green hidden under them."""
+    if mode == "P":
+        image = Image.new("P", (8, 8), 1)
+        image.putpalette([255, 0, 0, 0, 255, 0])
+        image.paste(0, (2, 2, 6, 6))
+        return image, {"transparency": 1}
+    image = Image.new("RGBA", (8, 8), (0, 255, 0, 0))
+    image.paste((255, 0, 0, 255), (2, 2, 6, 6))
+    return (image.convert("RGB"), {"transparency": (0, 255, 0)}) if mode == "RGB" else (image.convert(mode), {})
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "RGB"])
+def test_transparent_pixels_are_white_and_known(tmp_path, capsys, mode):
+    image, options = _cut_out(mode)
+    image.save(tmp_path / "cut.png", **options)
+    picture, mask = read_image_and_mask(tmp_path / "cut.png")
+    inside = np.zeros((8, 8), bool)
+    inside[2:6, 2:6] = True
+    np.testing.assert_array_equal(mask, inside)
+    assert (picture[~inside] == 255).all()
+    assert (picture[inside] == ((76, 76, 76) if mode == "LA" else (255, 0, 0))).all()
+    assert "transparent pixels (75% of the picture) are shown on white" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "tif"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation(tmp_path, ramp, orientation, suffix):
+    turned = (ramp, ramp[:, ::-1], ramp[::-1, ::-1], ramp[::-1], *(np.rot90(ramp, k)[::f] for k, f in
+              ((1, -1), (3, 1), (3, -1), (1, 1))))[orientation - 1]  # fmt: skip
     exif = Image.Exif()
     exif[0x0112] = orientation
-    Image.fromarray(ramp).save(tmp_path / "turned.png", exif=exif)
-    np.testing.assert_array_equal(read_image(tmp_path / "turned.png"), np.rot90(ramp, turn))
+    path = tmp_path / f"turned.{suffix}"
+    options = {"jpg": {"quality": 100, "subsampling": 0}, "webp": {"lossless": True}}.get(suffix, {})
+    Image.fromarray(ramp).save(path, exif=exif, **options)
+    np.testing.assert_allclose(read_image(path).astype(int), turned, atol=3 * (suffix == "jpg"))
+    np.testing.assert_allclose(read_image(path, upright=False).astype(int), ramp, atol=3 * (suffix == "jpg"))
+
+
+def test_damaged_exif_is_told_and_ignored(tmp_path, ramp, capsys):
+    Image.fromarray(ramp).save(tmp_path / "odd.png", exif=b"Exif\0\0damaged!")
+    np.testing.assert_array_equal(read_image(tmp_path / "odd.png"), ramp)
+    assert "EXIF tags are ignored" in capsys.readouterr().err
+
+
+def test_cmyk_without_a_profile(tmp_path):
+    Image.new("CMYK", (4, 4), (0, 255, 255, 0)).save(tmp_path / "ink.jpg", quality=100)
+    assert (np.abs(read_image(tmp_path / "ink.jpg") - np.array([255, 0, 0])) <= 2).all()
+
+
+@pytest.mark.parametrize("suffix, mode", [("jpg", "RGB"), ("jpg", "L"), ("png", "RGB"), ("tif", "I;16"), ("png", "P")])
+def test_huge_pictures_are_shrunk_as_they_are_decoded(tmp_path, monkeypatch, capsys, suffix, mode):
+    monkeypatch.setattr(images, "FULL_PIXELS", 50_000)
+    slope = np.repeat(np.arange(0, 250, dtype=np.uint8)[None].repeat(500, 0), 2, 1)  # 500 x 500
+    image = Image.fromarray(slope * np.uint16(257)) if mode == "I;16" else Image.fromarray(slope).convert(mode)
+    image.save(tmp_path / f"huge.{suffix}")
+    picture = read_image(tmp_path / f"huge.{suffix}")
+    assert picture.shape == (125, 125, 3)
+    assert np.abs(picture[3, :, 0] - (np.arange(125) * 2 + 0.5)).max() <= 3
+    assert "its 500 x 500 pixels are shrunk to 125 x 125" in capsys.readouterr().err
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100_000)
+    with pytest.raises(UserError, match="has over 300 megapixels; shrink it"):
+        read_image(tmp_path / f"huge.{suffix}")
 
 
 @pytest.mark.parametrize("damage", ["truncated", "garbage", "empty"])
