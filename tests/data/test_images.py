@@ -2,18 +2,16 @@
 
 import struct
 import warnings
-import wave
 
-import av
 import numpy as np
 import pytest
 from PIL import Image
 
 from gen3r_jax import errors
 from gen3r_jax.data import images
-from gen3r_jax.data.images import Video, encode_image, list_images, read_frames, read_image, read_image_and_mask
+from gen3r_jax.data.images import encode_image, list_images, read_frames, read_image, read_image_and_mask
 from gen3r_jax.errors import UserError
-from tests.helpers.toy_videos import number_of, numbered_frames, write_video
+from tests.helpers.toy_videos import numbered_frames, write_video
 
 
 @pytest.fixture(autouse=True)
@@ -162,97 +160,6 @@ def test_images_are_listed_by_number(tmp_path, ramp):
         (tmp_path / name).write_bytes(encode_image(ramp))
     (tmp_path / "frame3.png").mkdir()
     assert [path.name for path in list_images(tmp_path)] == ["frame1.jpeg", "frame2.PNG", "frame10.png"]
-
-
-@pytest.mark.parametrize("codec", ["libx264", "mpeg4"])
-def test_avi_keeps_times_of_decoding_alone(tmp_path, codec):
-    """With frames that refer to later ones they are not those of showing."""
-    write_video(tmp_path / "clip.avi", numbered_frames(20), codec, bf="2", g="6", b="4M")
-    video = Video(tmp_path / "clip.avi")
-    assert len(video) == 20
-    assert [number_of(frame) for frame in video.read([0, 1, 7, 13, 19])] == [0, 1, 7, 13, 19]
-
-
-def test_a_damaged_frame_of_an_avi_is_the_only_one(tmp_path):
-    write_video(tmp_path / "clip.avi", numbered_frames(9), "mpeg4", g="1", bf="0", b="4M")
-    with av.open(tmp_path / "clip.avi") as container:
-        packets = [packet for packet in container.demux() if packet.size]
-    data = bytearray((tmp_path / "clip.avi").read_bytes())
-    where = data.index(bytes(packets[4]))
-    data[where : where + packets[4].size] = bytes(packets[4].size)
-    (tmp_path / "clip.avi").write_bytes(data)
-    found = Video(tmp_path / "clip.avi").read(range(9))
-    assert found[4] is None and [number_of(found[i]) for i in (0, 3, 5, 8)] == [0, 3, 5, 8]
-
-
-def test_video_frames_by_number(tmp_path):
-    path = tmp_path / "clip.mp4"
-    write_video(path, numbered_frames(20), g="6", bf="2")  # several key frames, and frames out of decoding order
-    video = Video(path)
-    assert len(video) == 20
-    numbers = [0, 5, 6, 13, 13, 2, 19]
-    assert [number_of(frame) for frame in video.read(numbers)] == numbers
-    assert video.read([3])[0].shape == (32, 48, 3)
-    np.testing.assert_allclose(video.times, np.arange(20) / 12, atol=1e-4)
-    assert [(number, number_of(frame)) for number, frame in video.stream([13, 4, 5])] == [(4, 4), (5, 5), (13, 13)]
-
-
-def test_a_window_of_a_video(tmp_path):
-    """Counts from the key frame before it; times and frames are the same."""
-    write_video(tmp_path / "clip.mp4", numbered_frames(30), g="6", bf="2")
-    whole, part = Video(tmp_path / "clip.mp4"), Video(tmp_path / "clip.mp4", (14 / 12 - 0.01, 20 / 12 + 0.01))
-    assert len(part) < 16
-    numbers = [int(np.argmin(np.abs(part.times - whole.times[number]))) for number in range(14, 21)]
-    np.testing.assert_allclose(part.times[numbers], whole.times[14:21])
-    assert [number_of(frame) for frame in part.read(numbers)] == list(range(14, 21))
-
-
-def test_video_rotation(tmp_path):
-    """A phone's portrait video: stored lying down, with a display matrix that turns it."""
-    frames = numbered_frames(3)
-    for frame in frames:
-        frame[:8, :8] = 255  # top left
-    path = tmp_path / "phone.mp4"
-    write_video(path, frames)
-    data = bytearray(path.read_bytes())
-    matrix = data.index(b"tkhd") + 4 + 40
-    identity = struct.unpack(">9i", data[matrix : matrix + 36])
-    assert identity[0] == identity[4] == 1 << 16
-    quarter_clockwise = struct.pack(">9i", 0, 1 << 16, 0, -(1 << 16), 0, 0, 0, 0, 1 << 30)
-    data[matrix : matrix + 36] = quarter_clockwise
-    path.write_bytes(data)
-    upright = Video(path).read([1])[0]
-    assert upright.shape == (48, 32, 3)
-    assert upright[:8, -8:].min() > 200 > upright[:8, :8].max()
-
-
-def test_damaged_video_frames_are_none(tmp_path):
-    path = tmp_path / "torn.mkv"
-    write_video(path, numbered_frames(30), g="5")
-    data = path.read_bytes()
-    path.write_bytes(data[: int(len(data) * 0.6)])
-    video = Video(path)
-    assert 5 < len(video) < 30
-    frames = video.read(range(len(video)))
-    assert [number_of(frame) for frame in frames[:5]] == [0, 1, 2, 3, 4]
-
-
-@pytest.mark.parametrize("content", [b"", b"not a video at all", None])
-def test_unreadable_video(tmp_path, content):
-    path = tmp_path / "bad.mp4"
-    if content is not None:
-        path.write_bytes(content)
-    with pytest.raises(UserError, match=r"bad\.mp4") as error:
-        Video(path)
-    assert "\n" not in str(error.value)
-
-
-def test_sound_is_no_video(tmp_path):
-    with wave.open(str(tmp_path / "sound.avi"), "wb") as file:
-        file.setparams((1, 2, 8000, 0, "NONE", ""))
-        file.writeframes(bytes(1600))
-    with pytest.raises(UserError, match="has no video stream"):
-        Video(tmp_path / "sound.avi")
 
 
 def test_read_frames(tmp_path, ramp):
