@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gen3r_jax.data import images
+from gen3r_jax.data import video
 from gen3r_jax.data.pack import pack
 from gen3r_jax.data.shards import ShardWriter, list_shards, read_index
 from gen3r_jax.data.sources import Folders, Procedural, Shards, Videos, open_source
@@ -218,8 +218,8 @@ def test_shards_of_several_sets_lie_in_folders(tmp_path):
 
 def test_a_video_is_decoded_once_while_it_is_packed(tmp_path, monkeypatch):
     write_video(tmp_path / "clip.mp4", numbered_frames(25), g="25")  # one key frame
-    decoded = []
-    monkeypatch.setattr(images, "_upright", lambda frame: decoded.append(frame) or frame.to_ndarray(format="rgb24"))
+    decoded, decode = [], video._decode
+    monkeypatch.setattr(video, "_decode", lambda packets: (decoded.append(1) or frame for frame in decode(packets)))
     pack(open_source(tmp_path / "clip.mp4"), tmp_path / "video", SETTINGS)
     assert len(decoded) == 25
 
