@@ -1,11 +1,18 @@
 """Errors that are the user's to mend: one line that says what was given, what is allowed and what to do."""
 
+import functools
 import sys
 from collections.abc import Callable
 
 
 class UserError(ValueError):
     """Bad input, a missing file or a wrong setting. The message stands alone on one line."""
+
+
+@functools.cache
+def notice(text: str) -> None:
+    """Tell the user a line that is no error, on standard error; the same line is told once in a process."""
+    print(f"notice: {text}", file=sys.stderr)
 
 
 def main_guard(main: Callable[[], int | None]) -> None:
