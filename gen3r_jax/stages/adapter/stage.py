@@ -278,7 +278,7 @@ def reconstruction_terms(
     image_size = truth.depth.shape[2:]
     per_frame = jax.vmap(jax.vmap(distance_loss))
 
-    def judge(group: tuple) -> tuple[dict[str, Float[Array, "b g"]], Float[Array, "b g c"]]:
+    def judge(adapter: GeometryAdapter, group: tuple) -> tuple[dict[str, Float[Array, "b g"]], Float[Array, "b g c"]]:
         features, target, truth_depth, truth_points = group
         decoded, target = (x.astype(jnp.float32) for x in (adapter.output_block(features), target))
         (patches, cameras), (_, truth_cameras) = unpack_tokens(decoded), unpack_tokens(target)
@@ -297,7 +297,7 @@ def reconstruction_terms(
             terms["point_loss"] = per_frame(points, truth_points)
         return terms, cameras
 
-    terms, cameras = map_groups(judge, (features, packed, truth.depth, truth.points), frames_per_group)
+    terms, cameras = map_groups(judge, adapter, (features, packed, truth.depth, truth.points), frames_per_group)
     terms = {name: term.mean(axis=1) for name, term in terms.items()}
     # Cameras see each other, so they are judged together. Their errors are averaged over the clip first.
     return terms | {"camera_loss": jax.vmap(camera_loss, in_axes=1)(vggt.camera(cameras), truth.pose_encs)}
