@@ -4,7 +4,6 @@ python -m benchmarks.generation --frames 49 --side 560 --steps 50 --memory_mode 
 """
 
 import argparse
-import dataclasses
 import json
 from typing import Any
 
@@ -16,7 +15,8 @@ from gen3r_jax import module
 from gen3r_jax.errors import main_guard
 from gen3r_jax.export.run_report import RunReport
 from gen3r_jax.generation.networks import Network
-from gen3r_jax.generation.pipeline import NETWORKS, Gen3RPipeline, default_dtype
+from gen3r_jax.generation.pipeline import Gen3RPipeline, default_dtype
+from gen3r_jax.models.registry import NETWORKS, PRESETS
 
 
 def random_network(name: str, config: Any, dtype: Any) -> Network:
@@ -41,11 +41,7 @@ def random_network(name: str, config: Any, dtype: Any) -> Network:
 
 def configs(preset: str) -> dict[str, Any]:
     """Configs that fit together: of the released networks, or tiny ones."""
-    if preset == "full":
-        return {name: network.Config() for name, network in NETWORKS.items()}
-    tiny = {name: network.Config.tiny() for name, network in NETWORKS.items()}
-    packed = 10 * tiny["vggt"].embed_dim
-    return {**tiny, "geometry_adapter": dataclasses.replace(tiny["geometry_adapter"], input_dim=packed)}
+    return PRESETS["gen3r" if preset == "full" else preset]
 
 
 def main(arguments: list[str] | None = None) -> int:

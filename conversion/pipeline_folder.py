@@ -14,7 +14,9 @@ from typing import Any
 from conversion.checkpoints import convert_checkpoint, random_checkpoint
 from conversion.networks import NETWORKS
 from gen3r_jax.errors import UserError
+from gen3r_jax.models.registry import PRESETS
 from gen3r_jax.models.tokenizer import Tokenizer
+from gen3r_jax.models.wan_dit import WanDiTConfig
 from gen3r_jax.storage.checkpoint import holds_weights
 from gen3r_jax.storage.files import replacing
 
@@ -87,12 +89,9 @@ def _inventory(path: Path) -> dict[str, list[int]]:
 
 def random_pipeline(output: Path, *, tiny: bool, dtype: Any, seed: int = 0, force: bool = False) -> list[str]:
     """Writes an official folder of random numbers, at full size or tiny, to try the commands with."""
-    configs = dict.fromkeys(NETWORKS)
+    configs = PRESETS["tiny" if tiny else "gen3r"]
     if tiny:
-        configs = {name: network.table.network.Config.tiny() for name, network in NETWORKS.items()}
-        packed = 10 * configs["vggt"].embed_dim
-        configs["geometry_adapter"] = replace(configs["geometry_adapter"], input_dim=packed)
-        configs["wan_dit"] = replace(configs["wan_dit"], text_len=64)
+        configs = configs | {"wan_dit": replace(WanDiTConfig.tiny(), text_len=64)}
     report = []
     for name, network in NETWORKS.items():
         folder = output / network.folder

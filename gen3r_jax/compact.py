@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from gen3r_jax.errors import UserError, main_guard
-from gen3r_jax.generation.pipeline import NETWORKS
+from gen3r_jax.models.registry import NETWORKS
 from gen3r_jax.models.rgb_head import RGBHead
 from gen3r_jax.storage.checkpoint import holds_weights, load_network, read_config, save_compact
 

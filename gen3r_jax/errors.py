@@ -11,11 +11,19 @@ class UserError(ValueError):
 _TOLD: set[str] = set()
 
 
-def notice(text: str) -> None:
-    """Prints a line on standard error, once a process: what was assumed, left out or changed."""
-    if text not in _TOLD:
-        _TOLD.add(text)
-        print(text, file=sys.stderr)
+def notice(line: str, kind: str = "") -> None:
+    """Prints a line on standard error: what was assumed, left out or changed.
+
+    Each line is printed once a process; of the lines of one `kind`, only the first.
+    """
+    if (kind or line) not in _TOLD:
+        _TOLD.add(kind or line)
+        print(line, file=sys.stderr)
+
+
+def one_line(error: Exception) -> str:
+    """The message of another's error on one line, its name where it has none."""
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def main_guard(main: Callable[[], int | None]) -> None:

@@ -22,7 +22,8 @@ from gen3r_jax.generation import networks
 from gen3r_jax.generation.pipeline import default_dtype
 from gen3r_jax.generation.settings import read_settings
 from gen3r_jax.models.geometry_adapter import GeometryAdapter
-from gen3r_jax.models.sizes import SIDE_MULTIPLE, require_side
+from gen3r_jax.models.registry import EXACT
+from gen3r_jax.models.sizes import SIDE_MULTIPLE, longest_clip, require_side
 from gen3r_jax.models.vggt import VGGT
 from gen3r_jax.storage.checkpoint import load_network, read_config
 
@@ -35,13 +36,12 @@ def main(arguments: list[str] | None = None) -> int:
     report = RunReport(vars(options))
     with report.stage("Reading frames"):
         pictures = read_frames(options.frames, options.num_frames, stride=options.stride, at_most=MOST_FRAMES)
-        if options.through_adapter and len(pictures) % 4 != 1:
-            below = (len(pictures) - 1) // 4 * 4 + 1
+        if options.through_adapter and (below := longest_clip(len(pictures))) < len(pictures):
             raise UserError(f"--through_adapter takes 4k+1 frames, not {len(pictures)}; add --num_frames {below}")
         frames = np.stack([quantize(resize_crop(picture, (options.side, options.side))) for picture in pictures])
     with report.stage("Loading weights"):
         dtype = default_dtype(options.dtype)
-        vggt = load_network(options.weights / "vggt", VGGT, dtype=dtype, exact=networks.EXACT["vggt"])
+        vggt = load_network(options.weights / "vggt", VGGT, dtype=dtype, exact=EXACT["vggt"])
         adapter = None
         if options.through_adapter:
             adapter = load_network(options.weights / "geometry_adapter", GeometryAdapter, dtype=dtype)

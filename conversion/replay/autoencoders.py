@@ -10,6 +10,7 @@ from conversion.recording import Arrays, Recording, Replay, Tolerance
 from conversion.tables import geometry_adapter, wan_vae
 from gen3r_jax.models.causal_autoencoder import CausalAutoencoder, DiagonalGaussian
 from gen3r_jax.models.geometry_adapter import GeometryAdapter
+from gen3r_jax.models.sizes import longest_clip
 from gen3r_jax.models.wan_vae import WanVAE
 from gen3r_jax.stages.adapter.losses import kl_divergence
 
@@ -22,7 +23,7 @@ def replay_wan_vae(recording: Recording) -> Arrays:
     for case in inputs.cases():
         if f"{case}/video" in inputs:
             video = _channels_last(inputs[f"{case}/video"])
-            video = video[:, : (video.shape[1] - 1) // 4 * 4 + 1]  # the official encoder drops the rest by itself
+            video = video[:, : longest_clip(video.shape[1])]  # the official encoder drops the rest by itself
             posterior, trace = _encode(network, video)
             outputs = {
                 "mean": posterior.mean,

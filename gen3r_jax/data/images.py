@@ -1,47 +1,151 @@
-"""Pictures in, 8-bit RGB out: image files of any kind, and videos read by frame number."""
+"""Pictures in, 8-bit RGB out: image files of any kind, and what a user names as frames."""
 
 import io
-import itertools
-import math
-from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
-from fractions import Fraction
-from functools import cached_property
+from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
+from warnings import filterwarnings
 
-import av
 import numpy as np
-from jaxtyping import Float64, UInt8
-from PIL import Image, ImageOps
+from jaxtyping import Bool, UInt8
+from PIL import Image
 
-from gen3r_jax.errors import UserError
+from gen3r_jax.data.colour import Picture, to_srgb
+from gen3r_jax.data.video import VIDEO_SUFFIXES, Video, is_video
+from gen3r_jax.errors import UserError, notice, one_line
 from gen3r_jax.storage.files import natural_key
 
-Picture = UInt8[np.ndarray, "h w 3"]
-
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
-VIDEO_SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi")
+
+Mask = Bool[np.ndarray, "h w"]
+
+MOST_PIXELS = 300_000_000
+"""Larger pictures are refused."""
+FULL_PIXELS = 64_000_000
+"""Larger pictures are halved, once or more often, while they are decoded."""
+
+Image.MAX_IMAGE_PIXELS = MOST_PIXELS // 2  # Pillow warns above it and refuses above twice as many
+filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
+TURNS = {  # by the value of EXIF's orientation
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+INVERSE = {6: 8, 8: 6}  # the other turns undo themselves
 
 
-def read_image(source: Path | bytes) -> Picture:
-    """Reads an image file (or its bytes) as it should be seen: turned upright by its EXIF tag, in 8-bit RGB.
+def read_image(source: Path | bytes | Image.Image, upright: bool = True) -> Picture:
+    """Reads an image file (or its bytes, or a PIL image) as it should be seen, in 8-bit sRGB.
 
-    Grey and palette images are expanded, 16-bit ones scaled to 8, transparency is dropped (not blended), as Gen3R does.
-    Raises UserError for anything that cannot be decoded whole.
+    Grey and palette images are expanded, 16 and 32 bits scaled to 8, embedded colour profiles converted, transparent
+    pixels shown on white, and pictures of more than FULL_PIXELS shrunk. What changes the picture is told once.
+
+    Args:
+      upright: whether EXIF's orientation is followed. Poses that were found on the pixels as they are stored need them
+        as they are stored.
+
+    Raises UserError for anything that cannot be decoded whole, floating-point pixels and more than MOST_PIXELS.
     """
-    name = "image" if isinstance(source, bytes) else source
+    return read_image_and_mask(source, upright)[0]
+
+
+def read_image_and_mask(source: Path | bytes | Image.Image, upright: bool = True) -> tuple[Picture, Mask | None]:
+    """Reads an image like :func:`read_image`, and where it is at least half opaque; None where it is so everywhere."""
+    name = source if isinstance(source, Path) else "image"
     try:
+        if isinstance(source, Image.Image):
+            return _decode(source, name, upright)
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as file:
-            image = ImageOps.exif_transpose(file)
-            if image.mode == "F":
-                raise ValueError("its pixels are floating-point numbers; convert it to 8 or 16 bits")
-            if image.mode.startswith("I"):
-                return _grey_to_rgb(np.clip(np.rint(np.asarray(image, np.float64) / 257), 0, 255))
-            return np.array(image.convert("RGB"))
+            return _decode(file, name, upright)
     except FileNotFoundError:
         raise UserError(f"{name} does not exist") from None
+    except Image.DecompressionBombError:
+        raise UserError(f"{name} has over {MOST_PIXELS // 10**6} megapixels; shrink it and try again") from None
     except Exception as error:  # damaged files make Pillow raise nearly anything, SyntaxError included
-        raise UserError(f"cannot read {name}: {_one_line(error)}") from None
+        raise UserError(f"cannot read {name}: {one_line(error)}") from None
+
+
+def _decode(file: Image.Image, name: object, upright: bool) -> tuple[Picture, Mask | None]:
+    full_size = file.size
+    shrink = 1
+    while full_size[0] * full_size[1] > FULL_PIXELS * shrink**2:
+        shrink *= 2
+    if shrink > 1:
+        file.draft(None, (full_size[0] // shrink, full_size[1] // shrink))  # JPEG decodes fewer pixels, others all
+    stored = _orientation(file, name)
+    file.load()
+    left = _orientation(file, name)  # Pillow turns TIFFs itself
+    image = _in_eight_bits(file, name)
+    if shrink > 1:
+        if image.size == full_size:
+            image = image.reduce(shrink)
+        kept = f"{image.width} x {image.height}"
+        notice(f"{name}: its {full_size[0]} x {full_size[1]} pixels are shrunk to {kept}", kind="huge picture")
+    turn = left if upright else INVERSE.get(stored, stored) if left != stored else 1
+    if turn in TURNS:
+        image = image.transpose(TURNS[turn])
+    if not image.has_transparency_data:
+        return np.array(_opaque(image, name)), None
+    alpha = image.convert("RGBA").getchannel("A")
+    picture = _opaque(image.convert("L" if image.mode in ("L", "LA") else "RGB"), name)
+    if alpha.getextrema() == (255, 255):
+        return np.array(picture), None
+    mask = np.array(alpha) >= 128
+    notice(f"{name}: transparent pixels ({1 - mask.mean():.0%} of the picture) are shown on white", kind="alpha")
+    return np.array(Image.composite(picture, Image.new("RGB", picture.size, "white"), alpha)), mask
+
+
+def _orientation(file: Image.Image, name: object) -> int:
+    try:
+        return file.getexif().get(0x0112, 1)
+    except Exception as error:  # of all that may stand in a tag
+        notice(f"{name}: its EXIF tags are ignored: {one_line(error)}", kind="bad EXIF")
+        return 1
+
+
+def _in_eight_bits(file: Image.Image, name: object) -> Image.Image:
+    """The picture with 8 bits a channel, and without a palette."""
+    if file.mode == "F":
+        raise ValueError("its pixels are floating-point numbers; convert it to 8 or 16 bits")
+    if file.mode in ("P", "PA"):
+        return file.convert("RGBA" if file.has_transparency_data else "RGB")
+    if file.mode == "1":
+        return file.convert("L")
+    if not file.mode.startswith("I"):
+        return file
+    values = np.asarray(file)
+    if values.dtype.itemsize == 4:
+        values = _in_sixteen_bits(values, file, name)
+    image = Image.fromarray(_sixteen_to_eight_bits()[values])
+    image.info = {key: value for key, value in file.info.items() if key != "transparency"}
+    return image
+
+
+def _in_sixteen_bits(values: np.ndarray, file: Image.Image, name: object) -> UInt8[np.ndarray, "h w"]:
+    """32-bit numbers as 16-bit ones. No rule says what of their range a picture uses: its largest value has to tell."""
+    unsigned = getattr(file, "tag_v2", {}).get(339, (1,))[0] == 1  # TIFF's SampleFormat
+    values = values.astype(np.uint32 if unsigned else np.int64)
+    bits = next(bits for bits in (8, 16, 32 if unsigned else 31) if values.max() < 1 << bits)
+    notice(f"{name}: its 32-bit pixels need no more than {bits} bits and are taken as such", kind="32-bit picture")
+    return np.rint(np.clip(values, 0, None) * (65535 / ((1 << bits) - 1))).astype(np.uint16)
+
+
+@lru_cache(maxsize=1)
+def _sixteen_to_eight_bits() -> UInt8[np.ndarray, "65536"]:
+    return np.rint(np.arange(65536) / 257).astype(np.uint8)
+
+
+def _opaque(image: Image.Image, name: object) -> Image.Image:
+    """A picture without alpha as sRGB."""
+    if image.mode == "CMYK" and not image.info.get("icc_profile"):
+        notice(f"{name}: it has CMYK colours without a profile; they are only roughly converted", kind="CMYK")
+    image = to_srgb(image, name)
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def encode_image(image: Picture, suffix: str = ".jpg", quality: int = 95) -> bytes:
@@ -59,104 +163,8 @@ def list_images(folder: Path) -> list[Path]:
     return sorted((path for path in folder.iterdir() if is_image(path)), key=natural_key)
 
 
-def list_videos(folder: Path) -> list[Path]:
-    """The videos of a folder, ordered like :func:`list_images`."""
-    return sorted((path for path in folder.iterdir() if is_video(path)), key=natural_key)
-
-
 def is_image(path: Path) -> bool:
     return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()
-
-
-def is_video(path: Path) -> bool:
-    return path.suffix.lower() in VIDEO_SUFFIXES and not path.name.startswith(".") and path.is_file()
-
-
-class Video:
-    """A video file whose frames are read by number; holds no open file, so it can go to another process.
-
-    window: seconds, from and to; frames outside may be left out of the count, and then their part of the file is not
-      read.
-    Raises UserError when the file is not a video, or is damaged so that no frame can be found.
-    """
-
-    def __init__(self, path: Path, window: tuple[float, float] = (-math.inf, math.inf)):
-        self.path, self._window = Path(path), window
-        self._times, self._key_times, self._unit, self._shown_times = self._index
-        if not self._times:
-            raise UserError(f"{self.path} has no video frames; give a playable video file")
-
-    def __len__(self) -> int:
-        return len(self._times)
-
-    @property
-    def times(self) -> Float64[np.ndarray, "frames"]:
-        """When each frame is shown, in seconds."""
-        return np.array(self._times) * float(self._unit)
-
-    @cached_property
-    def _index(self) -> tuple[list[int], list[int], Fraction, bool]:
-        """Presentation times of all frames and of the key frames, from the packets' headers: nothing is decoded; their
-        unit in seconds; and whether they are what they are called. AVI holds times of decoding, which are others where
-        frames refer to later ones."""
-        times, key_times, unit, shown = set(), [], Fraction(1), True
-        try:
-            with av.open(self.path) as container:
-                if not container.streams.video:
-                    raise UserError(f"{self.path} has no video stream; give a playable video file")
-                stream = container.streams.video[0]
-                unit, shown = stream.time_base, container.format.name != "avi" or not stream.codec_context.has_b_frames
-                first, last = (seconds / float(unit) for seconds in self._window) if shown else (-math.inf, math.inf)
-                if first > 0:
-                    container.seek(int(first), stream=stream)  # to the key frame before
-                for packet in container.demux(stream):
-                    if packet.dts is not None and packet.dts > last:  # what follows is shown later still
-                        break
-                    if packet.pts is not None and packet.size and not packet.is_discard:
-                        times.add(packet.pts)
-                        if packet.is_keyframe:
-                            key_times.append(packet.pts)
-        except FileNotFoundError:
-            raise UserError(f"{self.path} does not exist") from None
-        except (OSError, av.FFmpegError) as error:
-            if not times:
-                raise UserError(f"cannot read the video {self.path}: {_one_line(error)}") from None
-        return sorted(times), sorted(key_times), unit, shown
-
-    def read(self, indices: Iterable[int]) -> list[Picture | None]:
-        """Decodes the frames with these numbers (any order, repeats allowed); None where a frame is damaged."""
-        indices = list(indices)
-        decoded = dict(self.stream(indices))
-        return [decoded.get(index) for index in indices]
-
-    def stream(self, indices: Iterable[int]) -> Iterator[tuple[int, Picture]]:
-        """Decodes the frames with these numbers one by one in the order of time; damaged ones are left out.
-
-        Decoding starts at the key frame before the first of them, or at the beginning where times of showing are not
-        known, and stops after the last.
-        """
-        wanted = {self._times[index] if self._shown_times else index: index for index in indices}
-        count = itertools.count()
-        try:
-            with av.open(self.path) as container:
-                stream = container.streams.video[0]
-                stream.thread_type = "AUTO"
-                if self._shown_times:
-                    before = bisect_right(self._key_times, min(wanted))
-                    container.seek(self._key_times[before - 1] if before else 0, stream=stream)
-                for packet in container.demux(stream):
-                    try:
-                        frames = packet.decode()
-                    except av.FFmpegError:
-                        continue
-                    places = [frame.pts if self._shown_times else next(count) for frame in frames]
-                    for place, frame in zip(places, frames, strict=True):
-                        if place in wanted:
-                            yield wanted[place], _upright(frame)
-                    if places and places[-1] is not None and places[-1] >= max(wanted):
-                        break
-        except (OSError, av.FFmpegError):
-            pass  # a file cut short: what was decoded counts
 
 
 def read_frames(
@@ -212,16 +220,3 @@ def read_frames(
 def require_frames(name: object, available: int, needed: int | None) -> None:
     if needed is not None and available < needed:
         raise UserError(f"{name} has {available} frames, {needed} are needed: ask for fewer or give more")
-
-
-def _upright(frame: av.VideoFrame) -> Picture:
-    """The frame as RGB, turned as the file's display matrix says (phones store portrait video lying down)."""
-    return np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90)))
-
-
-def _grey_to_rgb(grey: np.ndarray) -> Picture:
-    return np.repeat(grey.astype(np.uint8)[..., None], 3, axis=-1)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

@@ -18,18 +18,9 @@ from gen3r_jax.data import shards
 from gen3r_jax.data.captions import read_captions
 from gen3r_jax.data.depth import read_depth
 from gen3r_jax.data.format import SceneFiles, find_scenes
-from gen3r_jax.data.images import (
-    IMAGE_SUFFIXES,
-    VIDEO_SUFFIXES,
-    Picture,
-    Video,
-    is_image,
-    is_video,
-    list_images,
-    list_videos,
-    read_image,
-)
+from gen3r_jax.data.images import IMAGE_SUFFIXES, Picture, is_image, list_images, read_image
 from gen3r_jax.data.procedural import KINDS, Difficulty, make_scene, require_choices
+from gen3r_jax.data.video import VIDEO_SUFFIXES, Video, is_video, list_videos
 from gen3r_jax.errors import UserError
 from gen3r_jax.geometry.camera_files.transforms import read_transforms
 from gen3r_jax.geometry.cameras import Cameras

@@ -1,37 +1,25 @@
 """transforms.json and images/: a scene as nerfstudio and its kin take it."""
 
-import json
 from pathlib import Path
 
+import numpy as np
+
 from gen3r_jax.export.images import image_names
-from gen3r_jax.geometry.cameras import OPENGL_AXES, invert_se3
+from gen3r_jax.geometry.camera_files import transforms
+from gen3r_jax.geometry.cameras import Cameras, invert_se3
 from gen3r_jax.scene import Scene
 from gen3r_jax.storage.files import replacing
 
 
 def write_transforms(path: Path | str, scene: Scene) -> None:
-    """Camera-to-world matrices in OpenGL axes (x right, y up, z backward), intrinsics of every frame in pixels.
+    """Write camera-to-world matrices in OpenGL axes (x right, y up, z backward), intrinsics of every frame in pixels.
 
-    Names ``points.ply`` beside `path`, if it is there.
+    The file names ``points.ply`` beside `path`, if it is there.
     """
-    height, width = scene.rgb.shape[1:3]
-    c2w = invert_se3(scene.w2c.astype("float64")) @ OPENGL_AXES
-    frames = [
-        {
-            "file_path": f"images/{name}",
-            "w": width,
-            "h": height,
-            "fl_x": float(k[0, 0]),
-            "fl_y": float(k[1, 1]),
-            "cx": float(k[0, 2]),
-            "cy": float(k[1, 2]),
-            "transform_matrix": pose.tolist(),
-        }
-        for name, k, pose in zip(image_names(len(scene.rgb)), scene.intrinsics, c2w, strict=True)
-    ]
-    document = {"camera_model": "OPENCV", "camera_convention": "opengl_c2w"}
-    if Path(path).with_name("points.ply").exists():
-        document["ply_file_path"] = "points.ply"
-    document["frames"] = frames
+    frames = len(scene.rgb)
+    c2w = invert_se3(scene.w2c.astype(np.float64))
+    cameras = Cameras(c2w, scene.intrinsics, np.tile(scene.rgb.shape[1:3], (frames, 1)))
+    points = {"ply_file_path": "points.ply"} if Path(path).with_name("points.ply").exists() else {}
     with replacing(path) as temporary:
-        temporary.write_text(json.dumps(document, indent=1) + "\n")
+        names, others = image_names(frames), {"camera_model": "OPENCV", **points}
+        transforms.write_transforms(temporary, names, cameras, transforms.OPENGL, **others)

@@ -15,14 +15,16 @@ from jaxtyping import Float, Num
 from PIL import Image
 
 from gen3r_jax.data.clips import resize_crop
-from gen3r_jax.data.images import read_frames, read_image
+from gen3r_jax.data.images import is_image, read_frames, read_image
 from gen3r_jax.diffusion.conditioning import frame_mask
 from gen3r_jax.errors import UserError, notice
 from gen3r_jax.geometry.camera_files import read_camera_file
+from gen3r_jax.geometry.camera_files.orientation import StoredPicture
 from gen3r_jax.geometry.cameras import Cameras, Size, crop_intrinsics, plucker_map, rebase_to_first
 from gen3r_jax.geometry.trajectories import PRESETS, camera_path
 from gen3r_jax.models.sizes import require_side
 
+ORIENTATION = 0x0112  # the tag of EXIF
 VGGT_WIDTH, VGGT_PATCH = 518, 14
 """The width that VGGT's own loader scales pictures to, and the multiple that their height is cut to."""
 
@@ -120,6 +122,15 @@ def _fit(picture: Picture, size: Size) -> Float[np.ndarray, "h w 3"]:
     return (scaled / 255 if picture.dtype == np.uint8 else np.clip(scaled, 0, 1)).astype(np.float32)
 
 
+def stored_picture(images: Images) -> StoredPicture | None:
+    """The first picture as its file stores it, if it is a file."""
+    first = images[0] if isinstance(images, (list, tuple)) and images else images
+    if not isinstance(first, (str, os.PathLike)) or not is_image(Path(first)):
+        return None
+    with Image.open(first) as file:
+        return StoredPicture(Path(first).name, (file.height, file.width), file.getexif().get(ORIENTATION, 1))
+
+
 def given_images(
     images: Images, samples: int, size: Size, num_frames: int, control_frames: Sequence[int] | None
 ) -> tuple[Float[np.ndarray, "b k h w 3"], tuple[int, ...]]:
@@ -178,12 +189,15 @@ def camera_poses(
     images: Float[np.ndarray, "k h w 3"],
     num_frames: int,
     reconstruct: Reconstruct,
+    picture: StoredPicture | None = None,
     *,
     camera_format: str | None = None,
     camera_angle: float | None = None,
     camera_distance: float | None = None,
 ) -> tuple[Float[np.ndarray, "t 4 4"], Float[np.ndarray, "t 3 3"]]:
     """Camera-to-world matrices, the first the identity, and intrinsics in pixels of the given images.
+
+    Cameras of a file are turned with `picture`, the first of the images, if they are for its stored pixels.
 
     The scale of a preset is VGGT's median depth; so are intrinsics VGGT's where the cameras have none.
     Raises UserError for unknown presets, damaged files and too few cameras.
@@ -205,14 +219,17 @@ def camera_poses(
         return rebase_to_first(cameras.c2w), intrinsics
     if not Path(cameras).exists():
         raise UserError(f"cameras {str(cameras)!r} is neither a file nor one of {', '.join(PRESETS)}")
-    c2w, intrinsics = read_camera_file(Path(cameras), num_frames, size, camera_format)
+    c2w, intrinsics = read_camera_file(Path(cameras), num_frames, size, camera_format, picture)
     if intrinsics is None:  # the form has none
         intrinsics = np.repeat(reconstruct(images)[1][:1], num_frames, axis=0)
     return rebase_to_first(c2w), intrinsics
 
 
 def refuse_other_options(
-    cameras: Any, camera_format: str | None, camera_angle: float | None, camera_distance: float | None
+    cameras: Any,
+    camera_format: str | None = None,
+    camera_angle: float | None = None,
+    camera_distance: float | None = None,
 ) -> None:
     """Raises UserError for options of presets where the cameras are a file, and the other way round."""
     preset = isinstance(cameras, str) and cameras in PRESETS

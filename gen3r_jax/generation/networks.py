@@ -24,10 +24,6 @@ from gen3r_jax.scene import Scene
 # A network outside of functions: its static part and its weights, as `load_network` gives them.
 Network = tuple[nnx.GraphDef, module.Params]
 
-EXACT = {"vggt": ("camera_head", "depth_head", "point_head")}
-"""Parts of networks whose weights stay in the dtype that they are stored in, for poses and depth suffer visibly from
-bfloat16."""
-
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)

@@ -16,7 +16,6 @@ from typing import Any, Literal, get_args
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 from tqdm import tqdm
 
@@ -35,32 +34,19 @@ from gen3r_jax.generation.inputs import (
     check_batch,
     given_images,
     refuse_other_options,
+    stored_picture,
     tell_other_sizes,
 )
-from gen3r_jax.generation.networks import EXACT, Geometry, Network
+from gen3r_jax.generation.networks import Geometry, Network
 from gen3r_jax.generation.output import Gen3RPipelineOutput
 from gen3r_jax.generation.settings import GenerationSettings, SamplingOptions, read_settings, read_shift
 from gen3r_jax.geometry.cameras import Cameras, Size, decode_pose
 from gen3r_jax.geometry.points import depth_mask, unproject_depth
-from gen3r_jax.models.clip_vision import CLIPVision
-from gen3r_jax.models.geometry_adapter import GeometryAdapter
-from gen3r_jax.models.sizes import require_clip_length
+from gen3r_jax.models.registry import EXACT, NETWORKS
+from gen3r_jax.models.sizes import latent_frames, require_clip_length
 from gen3r_jax.models.tokenizer import Tokenizer
-from gen3r_jax.models.umt5 import UMT5Encoder
-from gen3r_jax.models.vggt import VGGT
-from gen3r_jax.models.wan_dit import WanDiT
-from gen3r_jax.models.wan_vae import WanVAE
 from gen3r_jax.sharding import fetch
 from gen3r_jax.storage.checkpoint import load_network, read_config
-
-NETWORKS: dict[str, type[nnx.Module]] = {
-    "umt5": UMT5Encoder,
-    "clip_vision": CLIPVision,
-    "wan_vae": WanVAE,
-    "wan_dit": WanDiT,
-    "geometry_adapter": GeometryAdapter,
-    "vggt": VGGT,
-}
 
 MemoryMode = Literal["resident", "staged"]
 Callback = Callable[[int, float, Float[Array, "b f h w 16"]], None]
@@ -258,7 +244,8 @@ class Gen3RPipeline:
             if np.shape(cameras) != (wanted := (len(prompts), num_frames, *size, 6)):
                 raise UserError(f"control_cameras need the shape {list(wanted)}, not {list(np.shape(cameras))}")
             return Inputs(tuple(prompts), frames, given, num_frames, maps=cameras)
-        poses = [camera_poses(cameras, one, num_frames, self.reconstruct_cameras, **camera_options) for one in frames]
+        how = (num_frames, self.reconstruct_cameras, stored_picture(images))
+        poses = [camera_poses(cameras, one, *how, **camera_options) for one in frames]
         return Inputs(tuple(prompts), frames, given, num_frames, poses, camera_maps(poses, size))
 
     def _generate(
@@ -271,7 +258,7 @@ class Gen3RPipeline:
     ) -> tuple[Float[Array, "b f h w 16"], int]:
         """Latents Z, and how many steps ran the transformer."""
         b, _, height, width, _ = inputs.images.shape
-        shape = (b, (inputs.num_frames - 1) // 4 + 1, height // 8, width // 8, 16)
+        shape = (b, latent_frames(inputs.num_frames), height // 8, width // 8, 16)
         wide = (*shape[:3], shape[3] * (1 + self.joint), 16)
         for name, noise, wanted in (("latents", latents, wide), ("posterior_noise", posterior_noise, shape)):
             if noise is not None and np.shape(noise) != wanted:

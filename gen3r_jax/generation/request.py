@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from gen3r_jax.data.images import read_frames
+from gen3r_jax.data.images import is_image, read_frames
 from gen3r_jax.diffusion.conditioning import TASKS, frame_mask, given_frames
 from gen3r_jax.errors import UserError, notice
 from gen3r_jax.generation.inputs import as_size, refuse_other_options
@@ -94,11 +94,16 @@ class Request(GenerationSettings):
         names = ("camera_format", "camera_angle", "camera_distance")
         return {name: getattr(self, name) for name in names}
 
-    def pictures(self) -> list[UInt8[np.ndarray, "h w 3"]]:
-        """The given frames as they are in their files. Raises UserError unless there are as many as needed."""
+    def pictures(self) -> list[Path] | list[UInt8[np.ndarray, "h w 3"]]:
+        """The files of the given frames, or their pixels where they are frames of a video or of a folder.
+
+        Raises UserError unless there are as many as needed.
+        """
         given, paths = self.given, [Path(path) for path in self.images]
         if len(paths) > 1 and len(paths) != len(given):
             raise UserError(f"{len(paths)} images for {self.task}, which takes {len(given)}{self._places()}")
+        if len(paths) == len(given) and all(map(is_image, paths)):
+            return paths
         ends = self.task == "2view" and self.frame_index is None  # of a video or a folder
         pictures = read_frames(paths, at=(0, -1) if ends else given)
         if len(pictures) != len(given):

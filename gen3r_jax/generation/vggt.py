@@ -10,9 +10,10 @@ from jaxtyping import Array, Float, Float32
 
 from gen3r_jax import module
 from gen3r_jax.errors import UserError
-from gen3r_jax.generation.networks import EXACT, Network
+from gen3r_jax.generation.networks import Network
 from gen3r_jax.generation.pipeline import default_dtype
 from gen3r_jax.models import vggt as network
+from gen3r_jax.models.registry import EXACT
 from gen3r_jax.sharding import fetch
 from gen3r_jax.storage.checkpoint import holds_weights, load_network, read_config
 

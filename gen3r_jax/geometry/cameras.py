@@ -19,6 +19,12 @@ Size = tuple[int, int]
 # c2w @ OPENGL_AXES: from OpenCV axes to OpenGL's (x right, y up, z backward), and back.
 OPENGL_AXES = np.diag([1.0, -1.0, -1.0, 1.0])
 
+# What cameras can be. Coordinates of maps (UTM, earth-centred metres) stay below the longest translation.
+LONGEST_TRANSLATION = 1e7
+FOCAL_LENGTHS = (0.01, 1000.0)  # in widths and heights of the picture
+LARGEST_SIDE = 100_000  # pixels
+RIGID = 1e-3  # how far a rotation times its transpose may be from the identity
+
 
 @dataclass(frozen=True)
 class Cameras:
@@ -90,6 +96,67 @@ def matrix_to_quaternion(rotation: Float[Array, "*b 3 3"]) -> Float[Array, "*b 4
     best = squares.argmax(-1)[..., None, None]
     xyzw = xp.take_along_axis(candidates, best, axis=-2)[..., 0, :]
     return xp.where(xyzw[..., 3:] < 0, -xyzw, xyzw)
+
+
+def pose_fault(transform: Float[np.ndarray, "4 4"], tolerance: float = RIGID) -> str:
+    """Say what keeps a matrix from being a rotation with a translation that can be meant; empty where nothing does.
+
+    The words follow the name of a camera: "is mirrored ...". Where a rotation is all that is wrong, by no more than
+    `tolerance`, nothing is.
+    """
+    rotation, translation = transform[:3, :3], transform[:3, 3]
+    if not np.isfinite(transform).all():
+        return "has numbers that are not finite"
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        product = rotation @ rotation.T
+        scale = np.sqrt(np.trace(product) / 3)
+        if not np.abs(product - np.eye(3)).max() <= tolerance:
+            if np.abs(product / scale**2 - np.eye(3)).max() <= tolerance:
+                return f"is scaled by {scale:.4g}; divide its rotation by that"
+            return "is no rotation with a translation"
+    if np.linalg.det(rotation) < 0:
+        return "is mirrored (its determinant is -1); turn its axes into right-handed ones"
+    if np.abs(transform[3] - [0, 0, 0, 1]).max() > 1e-6:
+        transposed = np.abs(translation).max() <= 1e-6
+        return "is transposed: its last row is not 0 0 0 1" if transposed else "is no pose: its last row is not 0 0 0 1"
+    if (farthest := np.abs(translation).max()) > LONGEST_TRANSLATION:
+        return f"is {farthest:.3g} away from the origin; at most {LONGEST_TRANSLATION:.0e} can be meant"
+    return ""
+
+
+def intrinsics_fault(intrinsics: Float[np.ndarray, "3 3"], size: Sequence[float]) -> str:
+    """Say what keeps intrinsics from being a pinhole's of a picture of `size` (height, width), like `pose_fault`."""
+    height, width = size
+    focal = intrinsics[[1, 0], [1, 0]]
+    if not np.isfinite(intrinsics).all() or (focal <= 0).any():
+        return "needs finite intrinsics with positive focal lengths"
+    if np.abs(intrinsics[[0, 1, 2, 2, 2], [1, 0, 0, 1, 2]] - [0, 0, 0, 0, 1]).max() > 1e-6:
+        return "needs intrinsics [[fx, 0, cx], [0, fy, cy], [0, 0, 1]], without skew"
+    if not (1 <= height <= LARGEST_SIDE and 1 <= width <= LARGEST_SIDE):
+        return f"needs an image size of positive numbers up to {LARGEST_SIDE}, not {width:g} x {height:g}"
+    low, high = FOCAL_LENGTHS
+    if (focal < np.multiply(low, size)).any() or (focal > np.multiply(high, size)).any():
+        given = f"{focal[1]:.4g} and {focal[0]:.4g} for {width:g} x {height:g} pixels"
+        return f"has focal lengths of {given}; {low:g} to {high:g} times the picture's sides can be meant"
+    return ""
+
+
+def nearest_rotation(matrix: Float[np.ndarray, "3 3"]) -> Float[np.ndarray, "3 3"]:
+    """The rotation that differs least from a matrix that is nearly one."""
+    u, _, vt = np.linalg.svd(matrix)
+    return u @ vt
+
+
+def quarter_turn(cameras: Cameras, clockwise: bool) -> Cameras:
+    """Turn cameras about their axes as their pictures are turned, so that a point stays on its pixel."""
+    height, width = cameras.sizes.T
+    (fx, fy), (cx, cy) = cameras.intrinsics[:, [0, 1], [0, 1]].T, cameras.intrinsics[:, :2, 2].T
+    intrinsics = cameras.intrinsics.copy()
+    intrinsics[:, 0, 0], intrinsics[:, 1, 1] = fy, fx
+    intrinsics[:, 0, 2], intrinsics[:, 1, 2] = (height - cy, cx) if clockwise else (cy, width - cx)
+    # The new axes in terms of the old: clockwise, what was up is right, and what was right is down.
+    turn = np.array([[0, 1, 0, 0], [-1, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1.0]])
+    return Cameras(cameras.c2w @ (turn if clockwise else turn.T), intrinsics, cameras.sizes[:, ::-1])
 
 
 def encode_pose(

@@ -19,6 +19,7 @@ from jaxtyping import Array, Float
 
 from gen3r_jax import module
 from gen3r_jax.errors import UserError
+from gen3r_jax.models.sizes import clip_frames, latent_frames, require_clip_length
 from gen3r_jax.module import Remat, rematerialised
 from gen3r_jax.ops.attention import attend
 from gen3r_jax.ops.causal_conv import CausalConv, History, Start, TimeDown, TimeUp, linear, scan_chunks
@@ -375,7 +376,7 @@ class CausalAutoencoder(nnx.Module):
         self, frames: Float[Array, "b t h w i"], chunk_frames: int | None = None
     ) -> Float[Array, "b f y x 2*c"]:
         """What the encoder makes of 4k+1 frames: k+1 maps, from which :meth:`posterior` reads the latents."""
-        check_frames(frames.shape[1])
+        require_clip_length(frames.shape[1])
         frames = frames.astype(self._dtype)
 
         def step(frames: Array, cache: Cache, start: Start) -> tuple[Array, Cache]:
@@ -387,7 +388,7 @@ class CausalAutoencoder(nnx.Module):
             raise UserError(f"chunk_frames {chunk_frames} is not a multiple of 4")
         entered = jax.eval_shape(self.enter, frames[:, :1])
         cache = self.encoder.init_cache((entered.shape[0], *entered.shape[2:4]), self._dtype)
-        return scan_chunks(step, cache, frames, chunk_frames)[:, -(frames.shape[1] // 4 + 1) :]
+        return scan_chunks(step, cache, frames, chunk_frames)[:, -latent_frames(frames.shape[1]) :]
 
     def posterior(self, features: Float[Array, "b f y x 2*c"]) -> DiagonalGaussian:
         """The posterior over normalised latents, in float32."""
@@ -410,7 +411,7 @@ class CausalAutoencoder(nnx.Module):
         if chunk_frames < 1:
             raise UserError(f"chunk_frames {chunk_frames} is not a positive number of latents")
         cache = self.decoder.init_cache((z.shape[0], *z.shape[2:4]), self._dtype)
-        return scan_chunks(step, cache, z, chunk_frames)[:, -(4 * z.shape[1] - 3) :]
+        return scan_chunks(step, cache, z, chunk_frames)[:, -clip_frames(z.shape[1]) :]
 
     def decode_features(
         self, z: Float[Array, "b f y x c"], chunk_frames: int | None = None
@@ -425,10 +426,3 @@ class CausalAutoencoder(nnx.Module):
     @property
     def _statistics(self) -> tuple[np.ndarray, np.ndarray]:
         return np.float32(self.config.latent_mean), np.float32(self.config.latent_std)
-
-
-def check_frames(frames: int) -> None:
-    """Raises UserError unless the number of frames is 4k+1."""
-    if frames % 4 != 1:
-        below = max(1, (frames - 1) // 4 * 4 + 1)
-        raise UserError(f"{frames} frames are not 4k+1; nearest: {below}, {below + 4}")

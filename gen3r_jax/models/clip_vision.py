@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 
 from gen3r_jax import module
 from gen3r_jax.models.dinov2 import MLP, Attention, layer_norm
+from gen3r_jax.ops.shared import Conv, add, spread
 from gen3r_jax.sharding import shard
 
 EPSILON = 1e-5
@@ -50,7 +51,7 @@ class CLIPVision(nnx.Module):
         self.config = config
         patch, dim = (config.patch_size, config.patch_size), config.dim
         tokens = 1 + (config.image_size // config.patch_size) ** 2
-        self.patch_embed = nnx.Conv(3, dim, patch, strides=patch, padding="VALID", use_bias=False, rngs=rngs)
+        self.patch_embed = Conv(3, dim, patch, strides=patch, padding="VALID", use_bias=False, rngs=rngs)
         self.cls_token = nnx.Param(dim**-0.5 * rngs.normal((1, 1, dim)))
         self.pos_embed = nnx.Param(dim**-0.5 * rngs.normal((1, tokens, dim)))
         self.pre_norm = layer_norm(dim, EPSILON, rngs)
@@ -69,8 +70,8 @@ class CLIPVision(nnx.Module):
         """Tokens before the first block, from preprocessed images."""
         patches = self.patch_embed(images.astype(self.patch_embed.kernel.dtype))
         patches = patches.reshape(len(patches), -1, patches.shape[-1])
-        cls_token = jnp.broadcast_to(self.cls_token[...], (len(patches), 1, patches.shape[-1]))
-        return self.pre_norm(jnp.concatenate([cls_token, patches], axis=1) + self.pos_embed)
+        cls_token = spread(self.cls_token[...], (len(patches), 1, patches.shape[-1]), patches.dtype)
+        return self.pre_norm(add(jnp.concatenate([cls_token, patches], axis=1), self.pos_embed[...]))
 
 
 class Block(nnx.Module):

@@ -15,6 +15,7 @@ from gen3r_jax.ops.attention import attend
 from gen3r_jax.ops.context_parallel import Layout
 from gen3r_jax.ops.resize import resize_bicubic
 from gen3r_jax.ops.rope import Rotation, rotate_2d
+from gen3r_jax.ops.shared import Conv, Linear, add, scale, spread
 
 REGISTERS = 4
 
@@ -57,8 +58,8 @@ class Block(nnx.Module):
         seen: int | None = None,
     ) -> Float[Array, "b n c"]:
         """layout, seen: of :func:`gen3r_jax.ops.attention.attend`."""
-        x = x + self.scale1 * self.attn(self.norm1(x), rotation, layout, seen)
-        return x + self.scale2 * self.mlp(self.norm2(x))
+        x = x + scale(self.attn(self.norm1(x), rotation, layout, seen), self.scale1[...])
+        return x + scale(self.mlp(self.norm2(x)), self.scale2[...])
 
 
 class Attention(nnx.Module):
@@ -66,10 +67,10 @@ class Attention(nnx.Module):
 
     def __init__(self, dim: int, heads: int, qk_norm: bool, matching: bool = False, *, rngs: nnx.Rngs):
         self.heads = heads
-        self.qkv = nnx.Linear(dim, 3 * dim, rngs=rngs)
+        self.qkv = Linear(dim, 3 * dim, rngs=rngs)
         self.q_norm = layer_norm(dim // heads, 1e-5, rngs) if qk_norm else None
         self.k_norm = layer_norm(dim // heads, 1e-5, rngs) if qk_norm else None
-        self.proj = nnx.Linear(dim, dim, rngs=rngs)
+        self.proj = Linear(dim, dim, rngs=rngs)
         if matching:
             values = jax.random.orthogonal(rngs.params(), dim)
             query = self.qkv.kernel[:, :dim]
@@ -95,8 +96,8 @@ class Attention(nnx.Module):
 
 class MLP(nnx.Module):
     def __init__(self, inputs: int, hidden: int, outputs: int, *, rngs: nnx.Rngs):
-        self.fc1 = nnx.Linear(inputs, hidden, rngs=rngs)
-        self.fc2 = nnx.Linear(hidden, outputs, rngs=rngs)
+        self.fc1 = Linear(inputs, hidden, rngs=rngs)
+        self.fc2 = Linear(hidden, outputs, rngs=rngs)
 
     def __call__(self, x: Float[Array, "*b i"]) -> Float[Array, "*b o"]:
         return self.fc2(jax.nn.gelu(self.fc1(x), approximate=False))
@@ -121,7 +122,7 @@ class DINOv2(nnx.Module):
         self.table_side = image_size // patch_size
         self.remat = remat
         patch = (patch_size, patch_size)
-        self.patch_embed = nnx.Conv(3, dim, patch, strides=patch, padding="VALID", rngs=rngs)
+        self.patch_embed = Conv(3, dim, patch, strides=patch, padding="VALID", rngs=rngs)
         self.cls_token = nnx.Param(1e-6 * rngs.normal((1, 1, dim)))
         self.register_tokens = nnx.Param(1e-6 * rngs.normal((1, REGISTERS, dim)))
         self.pos_embed = nnx.Param(0.02 * rngs.truncated_normal(-2, 2, (1, 1 + self.table_side**2, dim)))
@@ -147,10 +148,11 @@ class DINOv2(nnx.Module):
         """Tokens before the first block: patches and class token with their positions, registers without."""
         grid = patch_grid(images.shape[1:3], self.patch_size)
         patches = self.patch_embed(images).reshape(images.shape[0], -1, self.cls_token.shape[-1])
-        positions = self.position_embedding(grid).astype(patches.dtype)
-        cls_token = jnp.broadcast_to(self.cls_token + positions[:, :1], (images.shape[0], 1, patches.shape[-1]))
-        registers = jnp.broadcast_to(self.register_tokens, (images.shape[0], *self.register_tokens.shape[1:]))
-        return jnp.concatenate([cls_token, registers, patches + positions[:, 1:]], axis=1)
+        positions = self.position_embedding(grid)
+        cls_token = self.cls_token + positions[:, :1].astype(patches.dtype)
+        special = jnp.concatenate([cls_token, self.register_tokens], axis=1)
+        special = spread(special, (len(patches), *special.shape[1:]), patches.dtype)
+        return jnp.concatenate([special, add(patches, positions[:, 1:])], axis=1)
 
     def position_embedding(self, grid: tuple[int, int]) -> Float[Array, "1 n c"]:
         """Positions of the class token and of a grid of patches: the table, resized in float32 where it differs."""

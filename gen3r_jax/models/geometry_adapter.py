@@ -131,13 +131,13 @@ class GeometryAdapter(CausalAutoencoder):
     def enter(self, frames: Float[Array, "b t hp wp c"]) -> Float[Array, "b t h w c"]:
         block = jax.tree.map(shard, self.input)  # its large kernel is gathered once, not for every group
 
-        def enlarge(frames: Array) -> Array:
+        def enlarge(block: EnlargingConv, frames: Array) -> Array:
             return shard(block(frames), "batch", None, "rows", "columns")
 
-        return map_groups(enlarge, frames, FRAMES_AT_ONCE)
+        return map_groups(enlarge, block, frames, FRAMES_AT_ONCE)
 
     def leave(self, features: Float[Array, "b t h w c"]) -> Float[Array, "b t hp wp c"]:
-        return map_groups(jax.tree.map(shard, self.output), features, FRAMES_AT_ONCE)
+        return map_groups(ReducingConv.__call__, jax.tree.map(shard, self.output), features, FRAMES_AT_ONCE)
 
 
 def pack_tokens(tokens: Float[Array, "4 b t n c"], grid: tuple[int, int]) -> Float[Array, "b t hp wp 5*c"]:

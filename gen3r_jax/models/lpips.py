@@ -12,6 +12,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from gen3r_jax.ops.shared import Conv
+
 # Mean and deviation of ImageNet's colours, for pixels in [-1, 1].
 SHIFT = (-0.030, -0.088, -0.188)
 SCALE = (0.458, 0.448, 0.450)
@@ -84,7 +86,7 @@ class LPIPS(nnx.Module):
         for number, (stage, width) in enumerate(zip(STAGES[config.backbone], config.channels, strict=True)):
             for conv in stage.convs:
                 # Exact on every device: a metric must not depend on where it is taken.
-                self.features[f"conv{conv}"] = nnx.Conv(
+                self.features[f"conv{conv}"] = Conv(
                     inputs,
                     width,
                     (stage.side, stage.side),

@@ -1,21 +1,44 @@
-"""Which sizes the networks take."""
+"""Which sizes the networks take, and what the video autoencoder makes of them."""
 
 from gen3r_jax.errors import UserError
 
 SIDE_MULTIPLE = 112
 """VGGT's patches of 14 pixels and the diffusion transformer's of 16 meet at multiples of 112."""
 
+PIXELS_PER_LATENT = 8
+"""A latent of the video autoencoder stands for a square of so many pixels a side."""
+
 
 def require_side(side: int) -> None:
     """Raises UserError, with the nearest sizes that do, for a side that the networks do not fit."""
-    if side < SIDE_MULTIPLE or side % SIDE_MULTIPLE:
-        low = max(SIDE_MULTIPLE, side // SIDE_MULTIPLE * SIDE_MULTIPLE)
-        nearest = f"{low}, {low + SIDE_MULTIPLE}" if side > low else f"{low}"
-        raise UserError(f"side {side} is not a multiple of {SIDE_MULTIPLE}; nearest: {nearest}")
+    require_multiple("side", side, SIDE_MULTIPLE)
+
+
+def require_multiple(name: str, value: int, divisor: int) -> None:
+    """Raises UserError, with the nearest multiples, where `value` is no positive multiple of `divisor`."""
+    if value < divisor or value % divisor:
+        low = max(divisor, value // divisor * divisor)
+        nearest = f"{low}, {low + divisor}" if value > low else f"{low}"
+        raise UserError(f"{name} {value} is not a multiple of {divisor}; nearest: {nearest}")
 
 
 def require_clip_length(num_frames: int) -> None:
     """Raises UserError, with the nearest lengths, where `num_frames` is not 4 k + 1 (the video autoencoder's steps)."""
-    if num_frames < 1 or num_frames % 4 != 1:
-        low = max(1, (num_frames - 1) // 4 * 4 + 1)
+    if num_frames < 1 or num_frames != longest_clip(num_frames):
+        low = longest_clip(max(1, num_frames))
         raise UserError(f"{num_frames} frames are not 4 k + 1; nearest: {low}, {low + 4}")
+
+
+def longest_clip(num_frames: int) -> int:
+    """The largest 4 k + 1 that is at most `num_frames`."""
+    return (num_frames - 1) // 4 * 4 + 1
+
+
+def latent_frames(num_frames: int) -> int:
+    """How many frames of latents a clip of 4 k + 1 frames has: k + 1."""
+    return (num_frames - 1) // 4 + 1
+
+
+def clip_frames(num_latents: int) -> int:
+    """The inverse of :func:`latent_frames`."""
+    return 4 * num_latents - 3

@@ -10,6 +10,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from gen3r_jax import module
+from gen3r_jax.ops.shared import Linear, scale
 from gen3r_jax.sharding import shard
 
 EPSILON = 1e-6
@@ -91,8 +92,8 @@ class Attention(nnx.Module):
     def __init__(self, config: UMT5Config, *, rngs: nnx.Rngs):
         self.heads = config.num_heads
         width = config.num_heads * config.head_dim
-        self.q, self.k, self.v = (nnx.Linear(config.dim, width, use_bias=False, rngs=rngs) for _ in range(3))
-        self.out = nnx.Linear(width, config.dim, use_bias=False, rngs=rngs)
+        self.q, self.k, self.v = (Linear(config.dim, width, use_bias=False, rngs=rngs) for _ in range(3))
+        self.out = Linear(width, config.dim, use_bias=False, rngs=rngs)
         self.distance_bias = nnx.Param(0.02 * rngs.normal((config.num_buckets, config.num_heads)))
 
     def __call__(
@@ -100,7 +101,7 @@ class Attention(nnx.Module):
     ) -> Float[Array, "b n c"]:
         q, k, v = (layer(x).reshape(*x.shape[:2], self.heads, -1) for layer in (self.q, self.k, self.v))
         scores = jnp.einsum("bqkd,bnkd->bkqn", q, k, preferred_element_type=jnp.float32)
-        scores = scores + jnp.moveaxis(self.distance_bias[buckets], -1, 0)
+        scores = scores + jnp.moveaxis(self.distance_bias.astype(jnp.float32)[buckets], -1, 0)
         scores = jnp.where(mask[:, None, None], scores, jnp.finfo(jnp.float32).min)
         weights = jax.nn.softmax(scores).astype(v.dtype)
         return self.out(jnp.einsum("bkqn,bnkd->bqkd", weights, v).reshape(*x.shape[:2], -1))
@@ -108,9 +109,9 @@ class Attention(nnx.Module):
 
 class GatedMLP(nnx.Module):
     def __init__(self, dim: int, hidden: int, *, rngs: nnx.Rngs):
-        self.gate = nnx.Linear(dim, hidden, use_bias=False, rngs=rngs)
-        self.up = nnx.Linear(dim, hidden, use_bias=False, rngs=rngs)
-        self.down = nnx.Linear(hidden, dim, use_bias=False, rngs=rngs)
+        self.gate = Linear(dim, hidden, use_bias=False, rngs=rngs)
+        self.up = Linear(dim, hidden, use_bias=False, rngs=rngs)
+        self.down = Linear(hidden, dim, use_bias=False, rngs=rngs)
 
     def __call__(self, x: Float[Array, "b n c"]) -> Float[Array, "b n c"]:
         return self.down(self.up(x) * jax.nn.gelu(self.gate(x), approximate=True))
@@ -123,7 +124,7 @@ class RMSNorm(nnx.Module):
     def __call__(self, x: Float[Array, "*b c"]) -> Float[Array, "*b c"]:
         exact = x.astype(jnp.float32)
         exact = exact * jax.lax.rsqrt(jnp.mean(jnp.square(exact), axis=-1, keepdims=True) + EPSILON)
-        return self.scale[...] * exact.astype(self.scale.dtype)
+        return scale(exact.astype(self.scale.dtype), self.scale[...])
 
 
 def distance_buckets(length: int, num_buckets: int, max_distance: int) -> Int[np.ndarray, "length length"]:

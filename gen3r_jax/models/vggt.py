@@ -19,6 +19,7 @@ from gen3r_jax.models.dinov2 import REGISTERS, Block, DINOv2, patch_grid
 from gen3r_jax.models.vggt_heads import CameraHead, DPTHead, inverse_log
 from gen3r_jax.module import Remat
 from gen3r_jax.ops.rope import rotation_2d
+from gen3r_jax.ops.shared import spread
 from gen3r_jax.sharding import shard, shortfall
 
 SPECIAL_TOKENS = 1 + REGISTERS  # camera, registers
@@ -263,8 +264,8 @@ class Aggregator(nnx.Module):
         images = (images - jnp.asarray(IMAGE_MEAN, images.dtype)) / jnp.asarray(IMAGE_STD, images.dtype)
         patches = self.patch_embed(images.reshape(b * t, *images.shape[2:]))[:, 1 + REGISTERS :]
         special = jnp.concatenate([self.camera_token, self.register_token], axis=2)  # [1 2 5 c]
-        special = special[:, np.minimum(np.arange(t), 1)]
-        special = jnp.broadcast_to(special, (b, *special.shape[1:]))
+        special = special.astype(jnp.float32)[:, np.minimum(np.arange(t), 1)]
+        special = spread(special, (b, *special.shape[1:]), patches.dtype)
         return jnp.concatenate([special, patches.reshape(b, t, *patches.shape[1:])], axis=2)
 
     def positions(self, image_size: tuple[int, int]) -> np.ndarray:

@@ -19,6 +19,7 @@ from gen3r_jax.module import Remat
 from gen3r_jax.ops.conv import convolution
 from gen3r_jax.ops.groups import chunks
 from gen3r_jax.ops.resize import resize_align_corners
+from gen3r_jax.ops.shared import Conv, Linear, add
 from gen3r_jax.sharding import shard
 
 POSE_DIM = 9
@@ -33,8 +34,8 @@ class CameraHead(nnx.Module):
         self.remat = remat
         self.token_norm = layer_norm(dim, 1e-5, rngs)
         self.empty_pose = nnx.Param(jnp.zeros((1, 1, POSE_DIM)))
-        self.embed_pose = nnx.Linear(POSE_DIM, dim, rngs=rngs)
-        self.modulation = nnx.Linear(dim, 3 * dim, rngs=rngs)
+        self.embed_pose = Linear(POSE_DIM, dim, rngs=rngs)
+        self.modulation = Linear(dim, 3 * dim, rngs=rngs)
         self.modulated_norm = layer_norm(dim, 1e-6, rngs, use_scale=False, use_bias=False)
         # A list, not a stack: for a few tokens, copying the slices of a stack would cost more than using them.
         self.trunk = nnx.List(
@@ -96,7 +97,7 @@ class DPTHead(nnx.Module):
         self.patch_size = patch_size
         self.remat = remat
         self.norm = layer_norm(dim, 1e-5, rngs)
-        self.project = nnx.List([nnx.Linear(dim, c, rngs=rngs) for c in channels])
+        self.project = nnx.List([Linear(dim, c, rngs=rngs) for c in channels])
         self.resize = nnx.List(
             [
                 ConvTranspose(channels[0], 4, rngs=rngs),
@@ -108,7 +109,7 @@ class DPTHead(nnx.Module):
         self.fuse = nnx.List([Fusion(features, has_deeper=level < 3, rngs=rngs) for level in range(4)])
         self.output1 = conv3x3(features, features // 2, rngs)
         self.output2 = conv3x3(features // 2, 32, rngs)
-        self.output3 = nnx.Linear(32, outputs, rngs=rngs)
+        self.output3 = Linear(32, outputs, rngs=rngs)
 
     def __call__(
         self, tokens: Float[Array, "4 b t p c"], image_size: tuple[int, int], frames_per_chunk: int
@@ -165,7 +166,7 @@ class Fusion(nnx.Module):
     def __init__(self, features: int, has_deeper: bool, *, rngs: nnx.Rngs):
         self.unit1 = ResidualUnit(features, rngs=rngs) if has_deeper else None
         self.unit2 = ResidualUnit(features, rngs=rngs)
-        self.out = nnx.Linear(features, features, rngs=rngs)
+        self.out = Linear(features, features, rngs=rngs)
 
     def __call__(
         self, deeper: Float[Array, "b h w c"] | None, lateral: Float[Array, "b h w c"], size: tuple[int, int]
@@ -196,12 +197,12 @@ class ConvTranspose(nnx.Module):
         b, h, w, c = x.shape
         factor = self.kernel.shape[0]
         tiles = jnp.einsum("bhwc,ijco->bhiwjo", x, self.kernel[...])
-        return tiles.reshape(b, factor * h, factor * w, c) + self.bias
+        return add(tiles.reshape(b, factor * h, factor * w, c), self.bias[...])
 
 
-def conv3x3(inputs: int, outputs: int, rngs: nnx.Rngs, **options: int | bool) -> nnx.Conv:
+def conv3x3(inputs: int, outputs: int, rngs: nnx.Rngs, **options: int | bool) -> Conv:
     options = {"conv_general_dilated": convolution("frames"), **options}
-    return nnx.Conv(inputs, outputs, (3, 3), padding=1, rngs=rngs, **options)
+    return Conv(inputs, outputs, (3, 3), padding=1, rngs=rngs, **options)
 
 
 def position_map(shape: tuple[int, int, int], image_size: tuple[int, int]) -> Float[Array, "h w c"]:

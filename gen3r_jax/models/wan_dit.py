@@ -23,6 +23,7 @@ from gen3r_jax.module import Remat
 from gen3r_jax.ops.attention import attend
 from gen3r_jax.ops.patches import from_patches, to_patches
 from gen3r_jax.ops.rope import PairRotation, rotate_pairs, rotation_3d
+from gen3r_jax.ops.shared import Linear
 from gen3r_jax.sharding import shard, shortfall
 
 PATCH = 2  # side of a token in latents
@@ -156,7 +157,8 @@ class WanDiT(nnx.Module):
             raise UserError(
                 f"image features are {'needed' if image is None else 'given, but there is no image branch'}"
             )
-        text = shard(self.text_mlp(shard(text, "batch")), "batch")
+        # In float32: every layer reads the text, and adds to its gradient.
+        text = shard(self.text_mlp(shard(text, "batch")).astype(jnp.float32), "batch")
         image = None if image is None else shard(self.image_embed(shard(image, "batch")), "batch")
 
         def body(_: None, block: Block) -> tuple[None, Context]:
@@ -364,9 +366,9 @@ def exact_gelu(x: Array) -> Array:
     return jax.nn.gelu(x, approximate=False)
 
 
-def linear(inputs: int, outputs: int, rngs: nnx.Rngs, **options: Any) -> nnx.Linear:
+def linear(inputs: int, outputs: int, rngs: nnx.Rngs, **options: Any) -> Linear:
     """Xavier's uniform kernel unless `options` say otherwise, and no bias to begin with."""
-    return nnx.Linear(inputs, outputs, rngs=rngs, **{"kernel_init": nnx.initializers.xavier_uniform(), **options})
+    return Linear(inputs, outputs, rngs=rngs, **{"kernel_init": nnx.initializers.xavier_uniform(), **options})
 
 
 def layer_norm(dim: int, epsilon: float, rngs: nnx.Rngs) -> nnx.LayerNorm:

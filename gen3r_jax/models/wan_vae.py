@@ -9,6 +9,7 @@ from jaxtyping import Array, Float
 
 from gen3r_jax.errors import UserError
 from gen3r_jax.models.causal_autoencoder import CausalAutoencoder, Decoder, DiagonalGaussian, Down, Encoder, Up
+from gen3r_jax.models.sizes import PIXELS_PER_LATENT, require_multiple
 from gen3r_jax.module import Remat
 from gen3r_jax.ops.causal_conv import BlockDown, BlockUp, conv2d
 from gen3r_jax.ops.patches import from_patches, to_patches
@@ -114,9 +115,7 @@ class WanVAE(CausalAutoencoder):
           UserError: the number of frames or a side does not fit.
         """
         for name, side in (("height", video.shape[2]), ("width", video.shape[3])):
-            if side % 8 or not side:
-                below = max(8, side // 8 * 8)
-                raise UserError(f"{name} {side} is not a multiple of 8; nearest: {below}, {below + 8}")
+            require_multiple(name, side, PIXELS_PER_LATENT)
         return self.posterior(self.encode_features(video, chunk_frames))
 
     def decode(self, z: Float[Array, "b f h w c"], chunk_frames: int | None = None) -> Float[Array, "b t 8*h 8*w 3"]:

@@ -21,6 +21,7 @@ from jaxtyping import Array, Float, Int
 from gen3r_jax.ops.conv import convolution, convolve
 from gen3r_jax.ops.patches import from_patches, to_patches
 from gen3r_jax.ops.platform import target_platform
+from gen3r_jax.ops.shared import Conv, Linear, add
 
 Start = int | Int[Array, ""]
 History = Float[Array, "b n h w c"] | None
@@ -36,8 +37,8 @@ def uniform(window: tuple[int, ...], inputs: int, outputs: int, rngs: nnx.Rngs) 
     return draw[:-1].reshape(*window, inputs, outputs), draw[-1]
 
 
-def linear(inputs: int, outputs: int, *, rngs: nnx.Rngs) -> nnx.Linear:
-    layer = nnx.Linear(inputs, outputs, kernel_init=nnx.initializers.zeros, rngs=rngs)
+def linear(inputs: int, outputs: int, *, rngs: nnx.Rngs) -> Linear:
+    layer = Linear(inputs, outputs, kernel_init=nnx.initializers.zeros, rngs=rngs)
     layer.kernel[...], layer.bias[...] = uniform((), inputs, outputs, rngs)
     return layer
 
@@ -50,10 +51,10 @@ def conv2d(
     padding: Any = "SAME",
     split: Literal["tiles", "frames"] = "tiles",
     rngs: nnx.Rngs,
-) -> nnx.Conv:
+) -> Conv:
     """3x3 convolution of every frame of ``b t h w c``; `split` as in :func:`gen3r_jax.ops.conv.convolve`."""
     zeros = nnx.initializers.zeros
-    layer = nnx.Conv(
+    layer = Conv(
         inputs,
         outputs,
         (3, 3),
@@ -132,7 +133,7 @@ class CausalConv(nnx.Module):
     ) -> tuple[Float[Array, "b t h w o"], History]:
         if history is not None:
             x = _hide_before(x, start)
-        out = causal_conv(x, self.kernel[...], history) + self.bias[...]
+        out = add(causal_conv(x, self.kernel[...], history), self.bias[...])
         return out, None if history is None else jnp.concatenate([history, x], axis=1)[:, -2:]
 
 
@@ -148,7 +149,7 @@ class TimeConv(nnx.Module):
         count = (x.shape[1] - 3) // self.stride + 1
         taps = [x[:, tap : tap + self.stride * (count - 1) + 1 : self.stride] for tap in range(3)]
         kernel = self.kernel[...].reshape(-1, self.kernel.shape[-1])
-        return jnp.concatenate(taps, axis=-1) @ kernel + self.bias[...]
+        return add(jnp.concatenate(taps, axis=-1) @ kernel, self.bias[...])
 
 
 class TimeDown(nnx.Module):

@@ -23,7 +23,7 @@ def convolve(
     split: Literal["tiles", "frames"] = "tiles",
     **_: Any,
 ) -> Float[Array, "b y x o"]:
-    """``jax.lax.conv_general_dilated`` for channels last, as ``nnx.Conv(conv_general_dilated=convolve)`` takes it.
+    """``jax.lax.conv_general_dilated`` for channels last, as ``Conv(conv_general_dilated=convolve)`` takes it.
 
     XLA's CPU compiler brings convolutions into the layout of its fast kernels only outside of loops, and the gradients
     that JAX derives are in another layout: within ``lax.scan`` or ``lax.map`` they ran 25 times slower (10x14x14, 32

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from gen3r_jax import module
 from gen3r_jax.sharding import parts
 
 
@@ -22,17 +23,24 @@ def chunks(count: int, limit: int) -> tuple[int, int]:
     return -(-count // size), size
 
 
-def map_groups(function: Callable[[Any], Any], clips: Any, limit: int) -> Any:
-    """``function(clips)`` for a function of independent frames, at most about `limit` frames at a time.
+def map_groups(function: Callable[[Any, Any], Any], shared: Any, clips: Any, limit: int) -> Any:
+    """``function(shared, clips)`` for a function of independent frames, at most about `limit` frames at a time.
 
-    `clips` and the result are trees of arrays ``b t ...``. For a gradient, each group is computed again.
+    `clips` and the result are trees of arrays ``b t ...``. For a gradient, each group is computed again, and the
+    gradients of the parameters `shared` are added in float32 and rounded once.
     """
     frames = jax.tree.leaves(clips)[0].shape[1]
     count, size = chunks(frames, limit)
     if count == 1:
-        return function(clips)
+        return function(shared, clips)
     groups = jax.tree.map(lambda x: _group(x, count, size), clips)
-    return jax.tree.map(lambda x: _ungroup(x, frames), jax.lax.map(jax.checkpoint(function), groups))
+    exact = module.cast(shared, jnp.float32)
+
+    @jax.checkpoint
+    def run(group: Any) -> Any:
+        return function(jax.tree.map(lambda wide, like: wide.astype(like.dtype), exact, shared), group)
+
+    return jax.tree.map(lambda x: _ungroup(x, frames), jax.lax.map(run, groups))
 
 
 def _group(x: Array, count: int, size: int) -> Array:

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 
 from gen3r_jax.ops.causal_conv import uniform
 from gen3r_jax.ops.conv import convolve
+from gen3r_jax.ops.shared import add
 from gen3r_jax.sharding import shard
 
 EXACT = jax.lax.Precision.HIGHEST  # products with 0 and 1 must not be rounded
@@ -43,7 +44,7 @@ class DoublingConv(ResizedConv):
         corners = corners.reshape(b, t, h + 1, w + 1, 2, 2, -1)
         # Even rows look up and own the window that starts a row earlier; odd rows look down.
         rows = [jnp.stack([corners[:, :, i : i + h, j : j + w, i, j] for j in (0, 1)], axis=4) for i in (0, 1)]
-        return jnp.stack(rows, axis=3).reshape(b, t, 2 * h, 2 * w, -1) + self.bias[...]
+        return add(jnp.stack(rows, axis=3).reshape(b, t, 2 * h, 2 * w, -1), self.bias[...])
 
 
 class EnlargingConv(ResizedConv):
@@ -61,7 +62,7 @@ class EnlargingConv(ResizedConv):
         projected = jnp.einsum("bthwc,yxco->bthwyxo", x, kernel, preferred_element_type=jnp.float32)
         out = jnp.einsum("bthwyxo,xWw->bthyWo", projected, columns, precision=EXACT)
         out = jnp.einsum("bthyWo,yHh->btHWo", out, rows, precision=EXACT)
-        return shard(out.astype(kernel.dtype) + self.bias[...], "batch", "frames")
+        return shard(add(out.astype(kernel.dtype), self.bias[...]), "batch", "frames")
 
 
 class ReducingConv(ResizedConv):
@@ -78,8 +79,8 @@ class ReducingConv(ResizedConv):
         windows = jnp.einsum("bthwc,xWw->bthWxc", x, columns.astype(x.dtype), precision=EXACT)
         windows = jnp.einsum("bthWxc,yHh->btHWyxc", windows, rows.astype(x.dtype), precision=EXACT)
         kernel = self.kernel[...]
-        out = windows.reshape(*windows.shape[:4], -1) @ kernel.reshape(-1, kernel.shape[-1]) + self.bias[...]
-        return shard(out, "batch", "frames")
+        out = windows.reshape(*windows.shape[:4], -1) @ kernel.reshape(-1, kernel.shape[-1])
+        return shard(add(out, self.bias[...]), "batch", "frames")
 
 
 def tap_sources(inputs: int, resized: int, outputs: int, *, stride: int, before: int) -> np.ndarray:

@@ -16,8 +16,10 @@ from gen3r_jax.costs.flops import count_flops
 from gen3r_jax.costs.topology import UTILISATION, find_chip
 from gen3r_jax.diffusion.solvers import init_state
 from gen3r_jax.generation import programs
-from gen3r_jax.generation.networks import EXACT, Network
-from gen3r_jax.generation.pipeline import NETWORKS, MemoryMode
+from gen3r_jax.generation.networks import Network
+from gen3r_jax.generation.pipeline import MemoryMode
+from gen3r_jax.models.registry import EXACT, NETWORKS
+from gen3r_jax.models.sizes import PIXELS_PER_LATENT, latent_frames
 from gen3r_jax.models.wan_dit import WanDiTConfig
 from gen3r_jax.storage.checkpoint import read_config
 
@@ -71,7 +73,7 @@ def generation_runs(
 ) -> list[Run]:
     """The programs of one scene of (height, width) pixels, in their order. Networks may be abstract."""
     height, width = size
-    f, h, w = (num_frames - 1) // 4 + 1, height // 8, width // 8
+    f, h, w = latent_frames(num_frames), height // PIXELS_PER_LATENT, width // PIXELS_PER_LATENT
     texts = 1 + guided
     passes = ("in turn" if mode == "staged" else "batched") if guided else "one"
     joint = dit.shared_halves  # else the transformer makes appearance alone, and VGGT reads geometry from the video

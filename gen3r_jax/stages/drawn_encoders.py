@@ -12,9 +12,9 @@ from pathlib import Path
 
 from gen3r_jax.data.procedural import VOCABULARY
 from gen3r_jax.errors import UserError, main_guard
-from gen3r_jax.generation.pipeline import NETWORKS
+from gen3r_jax.models.registry import NETWORKS, PRESETS
 from gen3r_jax.models.tokenizer import Tokenizer
-from gen3r_jax.stages.networks import PRESETS, SEEDS
+from gen3r_jax.stages.networks import SEEDS
 from gen3r_jax.stages.random_weights import random_network
 from gen3r_jax.storage.checkpoint import save_weights
 

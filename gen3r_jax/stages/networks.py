@@ -14,14 +14,8 @@ from jaxtyping import Array, Float, UInt8
 from gen3r_jax import module
 from gen3r_jax.errors import UserError
 from gen3r_jax.generation import networks
-from gen3r_jax.generation.networks import EXACT
-from gen3r_jax.generation.pipeline import NETWORKS
-from gen3r_jax.models.clip_vision import CLIPVisionConfig
-from gen3r_jax.models.geometry_adapter import GeometryAdapterConfig
-from gen3r_jax.models.umt5 import UMT5Config
-from gen3r_jax.models.vggt import VGGT, VGGTConfig
-from gen3r_jax.models.wan_dit import WanDiTConfig
-from gen3r_jax.models.wan_vae import WanVAEConfig
+from gen3r_jax.models.registry import EXACT, NETWORKS, PRESETS
+from gen3r_jax.models.vggt import VGGT
 from gen3r_jax.module import Params
 from gen3r_jax.sharding import shard, shortfall
 from gen3r_jax.stages.random_weights import random_network
@@ -30,40 +24,12 @@ from gen3r_jax.storage.checkpoint import load_network, read_config
 # What random networks are drawn from.
 SEEDS = {"vggt": 0, "wan_vae": 1, "geometry_adapter": 2, "wan_dit": 3, "umt5": 4, "clip_vision": 5}
 
-PRESETS: dict[str, dict[str, Any]] = {
-    "gen3r": {
-        "umt5": UMT5Config.xxl(),
-        "clip_vision": CLIPVisionConfig.vit_h14(),
-        "wan_vae": WanVAEConfig.wan21(),
-        "wan_dit": WanDiTConfig.fun_1_3b(),
-        "geometry_adapter": GeometryAdapterConfig.gen3r(),
-        "vggt": VGGTConfig.vggt_1b(),
-    },
-    "nano": {
-        "umt5": UMT5Config.nano(),
-        "clip_vision": CLIPVisionConfig.nano(),
-        "wan_vae": WanVAEConfig.nano(),
-        "wan_dit": WanDiTConfig.nano(),
-        "geometry_adapter": GeometryAdapterConfig.nano(),
-        "vggt": VGGTConfig.nano(),
-    },
-    "tiny": {
-        "umt5": UMT5Config.tiny(),
-        "clip_vision": CLIPVisionConfig.tiny(),
-        "wan_vae": WanVAEConfig.tiny(),
-        # Wide enough for a token's 144 numbers to come through.
-        "wan_dit": replace(WanDiTConfig.tiny(), dim=144, mlp_dim=288, text_len=64),
-        "geometry_adapter": replace(GeometryAdapterConfig.tiny(), input_dim=10 * VGGTConfig.tiny().embed_dim),
-        "vggt": VGGTConfig.tiny(),
-    },
-}
-
 
 class Networks:
-    """Networks by their names in :data:`gen3r_jax.generation.pipeline.NETWORKS`.
+    """Networks by their names in :data:`gen3r_jax.models.registry.NETWORKS`.
 
     Args:
-      preset: of :data:`PRESETS`.
+      preset: of :data:`gen3r_jax.models.registry.PRESETS`.
       directory: a folder of converted weights, whose configs have the last word; empty: random ones, with the preset
         "tiny" only.
       changes: fields of configs that this training has otherwise, by network.

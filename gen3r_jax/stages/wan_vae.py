@@ -23,14 +23,15 @@ from gen3r_jax import module
 from gen3r_jax.errors import UserError
 from gen3r_jax.export.grid import spread, write_grid
 from gen3r_jax.generation import networks
+from gen3r_jax.models.registry import PRESETS
+from gen3r_jax.models.sizes import PIXELS_PER_LATENT, require_multiple
 from gen3r_jax.models.wan_vae import WanVAE, WanVAEConfig
 from gen3r_jax.module import Params
 from gen3r_jax.sharding import fetch
 from gen3r_jax.stages.adapter.losses import kl_divergence
 from gen3r_jax.storage.checkpoint import load_network, read_config, save_weights
-from gen3r_jax.training.stage import Batch, Metrics
+from gen3r_jax.training.stage import Batch, Entry, Metrics, Stage
 
-PRESETS = {"gen3r": WanVAEConfig.wan21(), "nano": WanVAEConfig.nano(), "tiny": WanVAEConfig.tiny()}
 FIRST_LOGVAR = -6.0  # of untrained posteriors: noise as large as N(0, 1) would drown latents that mean nothing yet
 SHOWN = 4  # clips in the picture of a validation
 
@@ -68,11 +69,8 @@ class CropOptions:
     per_clip: int = 1
 
     def __post_init__(self) -> None:
-        if self.side < 0 or self.side % 8:
-            below = max(8, self.side // 8 * 8)
-            raise UserError(
-                f"crops.side {self.side} is not a multiple of 8; nearest: {below}, {below + 8}; 0: no crops"
-            )
+        if self.side:
+            require_multiple("crops.side", self.side, PIXELS_PER_LATENT)
         if self.per_clip < 1 or (self.per_clip > 1 and not self.side):
             raise UserError(f"crops.per_clip {self.per_clip}: it must be at least 1, and 1 for whole frames (side 0)")
 
@@ -107,8 +105,8 @@ class StatisticsOptions:
 
 
 @dataclass(frozen=True)
-class WanVAEStage:
-    """The :class:`gen3r_jax.training.stage.Stage` that trains the video VAE; it needs frames alone."""
+class WanVAEStage(Stage):
+    """Trains the video VAE; it needs frames alone."""
 
     model: ModelOptions
     weights: WeightsOptions
@@ -116,8 +114,7 @@ class WanVAEStage:
     losses: LossOptions
     statistics: StatisticsOptions
 
-    batch_axes: ClassVar = {"frames": ("batch", None, None, None, None)}
-    encoders: ClassVar = ()
+    entries: ClassVar = {"frames": Entry("t h w 3", np.uint8)}
     loss_reads: ClassVar = ("frames",)
 
     def init(self, key: Key[Array, ""]) -> Params:
@@ -131,12 +128,6 @@ class WanVAEStage:
             return None
         return load_network(self.weights.wan_vae, WanVAE, dtype=jnp.float32)[1]
 
-    def load_frozen(self) -> Params:
-        return {}
-
-    def abstract_frozen(self) -> Params:
-        return {}
-
     def prepare(self, batch: Batch) -> Batch:
         """Remembers the clips for the statistics; those of the validation, which come first, are soon forgotten."""
         frames = batch["frames"]
@@ -144,9 +135,6 @@ class WanVAEStage:
             self._recent.clear()
         self._recent.extend(frames)
         return batch
-
-    def batch_shapes(self, num_frames: int, side: int) -> dict[str, jax.ShapeDtypeStruct]:
-        return {"frames": jax.ShapeDtypeStruct((num_frames, side, side, 3), jnp.uint8)}
 
     def loss(
         self, trainable: Params, frozen: Params, batch: Batch, keys: Key[Array, "b"]
@@ -222,7 +210,9 @@ class WanVAEStage:
     @cached_property
     def _config(self) -> WanVAEConfig:
         """That of the network while it is trained: latents as they are."""
-        found = read_config(self.weights.wan_vae, WanVAE) if self.weights.wan_vae else PRESETS[self.model.preset]
+        found = (
+            read_config(self.weights.wan_vae, WanVAE) if self.weights.wan_vae else PRESETS[self.model.preset]["wan_vae"]
+        )
         plain = {"latent_mean": (0.0,) * found.latent_channels, "latent_std": (1.0,) * found.latent_channels}
         return replace(found, remat=self.model.remat, **plain)
 

@@ -204,6 +204,19 @@ def _skew(names, cameras):
     return names, cameras
 
 
+def _mirror(names, cameras):
+    cameras.c2w[2, :3, 0] *= -1
+    return names, cameras
+
+
+def _change(**entries):
+    def damage(folder: Path) -> None:
+        path = folder / "transforms.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | entries))
+
+    return damage
+
+
 def _jump(names, cameras):
     cameras.c2w[5:, :3, 3] += 50
     return names, cameras
@@ -218,7 +231,7 @@ def _intrinsics(row, column, value):
 
 
 SMALL = np.ones((8, 8), np.float32)
-PRINCIPAL = "a focal length is not above 0, or the principal point outside the picture"
+PRINCIPAL = "a focal length, a principal point or a size cannot be meant"
 
 
 @pytest.mark.parametrize(
@@ -233,6 +246,14 @@ PRINCIPAL = "a focal length is not above 0, or the principal point outside the p
         (_edit(_jump), "warning", "the camera jumps (above 10 times its median step)"),
         (_edit(lambda names, cameras: (names[:1] + names[:-1], cameras)), "error", "a frame is listed twice"),
         (_edit(lambda names, cameras: (names[::-1], cameras)), "error", "frames are not in the order of their names"),
+        (_edit(_mirror), "error", "poses are no rotations with translations"),
+        (
+            _edit(lambda names, cameras: (names[:3] + names[4:], cameras.take([0, 1, 2, *range(4, FRAMES)]))),
+            "warning",
+            "frames are missing between others, by their names",
+        ),
+        (_change(k1=-0.1), "error", "a lens is distorted"),
+        (_change(camera_convention=None, applied_transform=[]), "error", "transforms.json cannot be used"),
         (_describe(order=[0, 2, 1, *range(3, FRAMES)]), "error", "frames are not in the order of time"),
         (_describe(order="late"), "error", "scene.json cannot be read"),
         (_describe(source_frames=["a"]), "error", "scene.json has another number of frames than transforms.json"),

@@ -13,7 +13,7 @@ from gen3r_jax.data.prepare import co3d as co3d_reader
 from gen3r_jax.data.prepare import run as running
 from gen3r_jax.data.prepare import scenes
 from gen3r_jax.errors import UserError
-from gen3r_jax.geometry.camera_files.colmap_binary import read_cameras, read_images
+from gen3r_jax.geometry.camera_files.colmap import read_cameras, read_images
 from tests.helpers.raw_sets import co3d, mvimgnet, shared, tartanair, wildrgbd
 from tests.helpers.raw_sets.prepared import PreparedScene, prepare_set, read_scene_folder, run
 

@@ -103,7 +103,7 @@ def test_video_frames_are_decoded_once(tmp_path, monkeypatch):
     realestate10k.write_video(tmp_path / "video.mp4", 30)
     video = Video(tmp_path / "video.mp4")
     opened, av_open = [], av.open
-    monkeypatch.setattr(av, "open", lambda *arguments: opened.append(arguments) or av_open(*arguments))
+    monkeypatch.setattr(av, "open", lambda *names, **options: opened.append(names) or av_open(*names, **options))
     first = realestate10k.AROUND
     frames = _Frames(video, range(first, first + 30))
     for i in (0, 1, 2, 7, 8, 29):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gen3r_jax.data import images
+from gen3r_jax.data import video
 from gen3r_jax.data.pack import pack
 from gen3r_jax.data.shards import ShardWriter, list_shards, read_index
 from gen3r_jax.data.sources import Folders, Procedural, Shards, Videos, open_source
@@ -32,18 +32,18 @@ def test_transforms_round_trip(tmp_path):
 
 
 def test_transforms_as_others_write_them(tmp_path):
-    """Shared intrinsics at the top, a frame that overrides them, poses of three rows, the order of the file."""
+    """Shared intrinsics at the top, a frame that overrides them, poses of three rows; the order is that of names."""
     pose = np.eye(4)[:3].tolist()
-    document = {"w": 60, "h": 40, "fl_x": 50, "fl_y": 51, "cx": 30, "cy": 20, "k1": 0.1, "frames": []}
+    document = {"w": 60, "h": 40, "fl_x": 50, "fl_y": 51, "cx": 30, "cy": 20, "k1": 0, "frames": []}
     document["frames"] = [
         {"file_path": "./images/b.png", "transform_matrix": pose},
         {"file_path": "elsewhere\\a.png", "transform_matrix": pose, "fl_x": 70.5},
     ]
     (tmp_path / "transforms.json").write_text(json.dumps(document))
     names, cameras = read_transforms(tmp_path / "transforms.json")
-    assert names == ["b.png", "a.png"]
+    assert names == ["a.png", "b.png"]
     assert cameras.c2w.shape == (2, 4, 4)
-    np.testing.assert_array_equal(cameras.intrinsics[:, 0, 0], [50, 70.5])
+    np.testing.assert_array_equal(cameras.intrinsics[:, 0, 0], [70.5, 50])
     np.testing.assert_array_equal(cameras.sizes, [[40, 60], [40, 60]])
 
 
@@ -59,9 +59,12 @@ FRAME["transform_matrix"] = np.eye(4).tolist()
         ('{"frames": []}', "lists no frames"),
         (json.dumps({"frames": [FRAME, {**FRAME, "cx": "middle"}]}), "frame 1 has intrinsics that are not numbers"),
         (json.dumps({"frames": [{k: v for k, v in FRAME.items() if k not in ("w", "cy")}]}), "frame 0 lacks w, cy"),
-        (json.dumps({"frames": [{**FRAME, "transform_matrix": [[1, 2], [3, 4]]}]}), "not 4 x 4 finite"),
-        (json.dumps({"frames": [{**FRAME, "transform_matrix": [[float("nan")] * 4] * 4}]}), "not 4 x 4 finite"),
-        (json.dumps({"frames": [{**FRAME, "transform_matrix": "eye"}]}), "not 4 x 4 finite"),
+        (json.dumps({"frames": [{**FRAME, "transform_matrix": [[1, 2], [3, 4]]}]}), "not 4 x 4 numbers"),
+        (
+            json.dumps({"frames": [{**FRAME, "transform_matrix": [[float("nan")] * 4] * 4}]}),
+            "camera 0 .a. has numbers that are not finite",
+        ),
+        (json.dumps({"frames": [{**FRAME, "transform_matrix": "eye"}]}), "not 4 x 4 numbers"),
         (json.dumps({"frames": [7]}), "frame 0 lacks"),
     ],
 )
@@ -88,13 +91,14 @@ def test_a_root_with_lists(tmp_path):
 
 
 def test_frame_order(tmp_path):
-    """With cameras the order of the JSON holds, without them that of the names."""
-    write_scene(tmp_path / "set" / "scene", frames=3)
+    """It is that of the names, and cameras stay with their pictures, whatever the order of the JSON."""
+    cameras = write_scene(tmp_path / "set" / "scene", frames=3)
     path = tmp_path / "set" / "scene" / "transforms.json"
-    names, cameras = read_transforms(path)
-    write_transforms(path, names[::-1], cameras)
+    names, _ = read_transforms(path)
+    write_transforms(path, names[::-1], cameras.take([2, 1, 0]))
     with_cameras, without = (open_source(tmp_path / "set", cameras=c).scene(0) for c in (True, False))
-    assert [frame_number(x) for x in with_cameras.read(range(3))] == [2, 1, 0]
+    assert [frame_number(x) for x in with_cameras.read(range(3))] == [0, 1, 2]
+    np.testing.assert_array_equal(with_cameras.cameras.c2w, cameras.c2w)
     assert [frame_number(x) for x in without.read(range(3))] == [0, 1, 2]
     assert without.cameras is None
 
@@ -218,8 +222,8 @@ def test_shards_of_several_sets_lie_in_folders(tmp_path):
 
 def test_a_video_is_decoded_once_while_it_is_packed(tmp_path, monkeypatch):
     write_video(tmp_path / "clip.mp4", numbered_frames(25), g="25")  # one key frame
-    decoded = []
-    monkeypatch.setattr(images, "_upright", lambda frame: decoded.append(frame) or frame.to_ndarray(format="rgb24"))
+    decoded, decode = [], video._decode
+    monkeypatch.setattr(video, "_decode", lambda packets: (decoded.append(1) or frame for frame in decode(packets)))
     pack(open_source(tmp_path / "clip.mp4"), tmp_path / "video", SETTINGS)
     assert len(decoded) == 25
 

@@ -15,10 +15,10 @@ from gen3r_jax import module
 from gen3r_jax.diffusion.step_cache import evaluated_steps
 from gen3r_jax.errors import UserError
 from gen3r_jax.generation import programs
-from gen3r_jax.generation.pipeline import NETWORKS, Gen3RPipeline
+from gen3r_jax.generation.pipeline import Gen3RPipeline
 from gen3r_jax.geometry.cameras import plucker_map
+from gen3r_jax.models.registry import NETWORKS, PRESETS
 from gen3r_jax.sharding import MeshOptions, make_mesh
-from gen3r_jax.stages.networks import PRESETS
 
 FRAMES, SIDE, STEPS = 5, 112, 2
 SETTINGS = {"num_frames": FRAMES, "num_inference_steps": STEPS}

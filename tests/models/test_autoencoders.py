@@ -221,11 +221,11 @@ def test_initialisation():
 @pytest.mark.parametrize(
     ("cls", "method", "shape", "chunk", "message"),
     [
-        (WanVAE, "encode", (1, 7, 8, 8, 3), None, "7 frames are not 4k+1; nearest: 5, 9"),
+        (WanVAE, "encode", (1, 7, 8, 8, 3), None, "7 frames are not 4 k + 1; nearest: 5, 9"),
         (WanVAE, "encode", (1, 5, 20, 16, 3), None, "height 20 is not a multiple of 8; nearest: 16, 24"),
         (WanVAE, "encode", (1, 5, 8, 8, 3), 6, "chunk_frames 6 is not a multiple of 4"),
         (WanVAE, "decode", (1, 2, 1, 1, 16), 0, "chunk_frames 0 is not a positive number of latents"),
-        (GeometryAdapter, "encode", (1, 4, 4, 4, 20), None, "4 frames are not 4k+1; nearest: 1, 5"),
+        (GeometryAdapter, "encode", (1, 4, 4, 4, 20), None, "4 frames are not 4 k + 1; nearest: 1, 5"),
         (GeometryAdapter, "encode", (1, 5, 6, 8, 20), None, "patch grid 6x8: sides must be multiples of 4"),
         (GeometryAdapter, "decode", (1, 2, 7, 10, 16), None, "latent grid 7x10: sides must be multiples of 7"),
     ],

@@ -11,6 +11,7 @@ import pytest
 from gen3r_jax import module
 from gen3r_jax.errors import UserError
 from gen3r_jax.generation import networks
+from gen3r_jax.models.registry import PRESETS
 from gen3r_jax.models.wan_vae import WanVAE, WanVAEConfig
 from gen3r_jax.stages import wan_vae
 from gen3r_jax.stages.random_weights import random_weights
@@ -37,7 +38,7 @@ KEYS = jax.random.split(jax.random.key(1), 2)
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
-    monkeypatch.setitem(wan_vae.PRESETS, "nano", replace(WanVAEConfig.nano(), width=4))
+    monkeypatch.setitem(PRESETS["nano"], "wan_vae", replace(WanVAEConfig.nano(), width=4))
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,7 @@
 """Everything that one scene folder tells about itself."""
 
 import hashlib
+import itertools
 import json
 from collections import Counter
 from dataclasses import dataclass, field
@@ -13,10 +14,11 @@ from gen3r_jax.data.captions import read_captions
 from gen3r_jax.data.check.pictures import Preview, draw_preview
 from gen3r_jax.data.check.reprojection import FITTING, READINGS, Verdict, forward_share, judge
 from gen3r_jax.data.depth import read_depth
-from gen3r_jax.data.images import list_images, read_image
+from gen3r_jax.data.images import is_image, list_images, read_image
 from gen3r_jax.errors import UserError
-from gen3r_jax.geometry.camera_files.transforms import read_transforms
-from gen3r_jax.geometry.cameras import Cameras
+from gen3r_jax.geometry.camera_files.contents import CameraFile
+from gen3r_jax.geometry.camera_files.transforms import picture_name, read_scene_transforms
+from gen3r_jax.geometry.cameras import Cameras, pose_fault
 
 JUMP = 10
 """A step so many times the scene's median step is a jump."""
@@ -81,16 +83,21 @@ def check_scene(job: Job) -> SceneResult:
 
 def _check(job: Job, result: SceneResult) -> None:
     try:
-        names, cameras = read_transforms(job.folder / "transforms.json")
+        stated = read_scene_transforms(job.folder / "transforms.json")
     except UserError as error:
         result.error("transforms.json cannot be used", str(error))
         return
+    contents = stated.in_order()
+    names, sound = [picture_name(name) for name in contents.names], _check_cameras(contents, result)
+    if not (np.isfinite(contents.c2w).all() and np.isfinite(contents.sizes).all()):
+        return
+    cameras = contents.cameras()
     description = _read_description(job.folder, result)
     result.frames = len(names)
     result.captions = len(read_captions(job.folder / "captions.txt"))
     result.group, result.split = str(description.get("group", "")), str(description.get("split", ""))
-    sound = _check_cameras(cameras, result)
-    _check_order(names, description, result)
+    _check_steps(cameras, result)
+    _check_order(stated, contents, description, result)
     whole = _check_files(job.folder, names, cameras, description, result)
     if description.get("looks_ahead"):
         _check_direction(cameras, result)
@@ -115,26 +122,34 @@ def _read_description(folder: Path, result: SceneResult) -> dict:
     return description
 
 
-def _check_cameras(cameras: Cameras, result: SceneResult) -> bool:
+def _check_cameras(contents: CameraFile, result: SceneResult) -> bool:
     """Whether there is a camera behind every frame's numbers."""
-    rotation = cameras.c2w[:, :3, :3]
-    skewed = np.abs(rotation @ rotation.transpose(0, 2, 1) - np.eye(3)).max(axis=(1, 2)) > 1e-3
-    if wrong := np.flatnonzero(skewed | (np.linalg.det(rotation) < 0)).tolist():
-        result.error("poses are no rotations with translations", _frames(wrong))
-    (fx, fy), (cx, cy) = cameras.intrinsics[:, [0, 1], [0, 1]].T, cameras.intrinsics[:, :2, 2].T
-    height, width = cameras.sizes.T
-    sound = (np.minimum(fx, fy) > 0) & np.isfinite(fx + fy) & (np.minimum(cx, cy) > 0) & (cx < width) & (cy < height)
-    if wrong := np.flatnonzero(~sound).tolist():
-        result.error("a focal length is not above 0, or the principal point outside the picture", _frames(wrong))
+    frames = range(len(contents))
+    faults = {
+        "poses are no rotations with translations": [pose_fault(pose) for pose in contents.c2w],
+        "a lens is distorted": [contents.lens_fault(i) for i in frames],
+        "a focal length, a principal point or a size cannot be meant": [contents.intrinsics_fault(i) for i in frames],
+    }
+    for reason, found in faults.items():
+        if any(found):
+            result.error(reason, _some([f"frame {i} {fault}" for i, fault in enumerate(found) if fault]))
+    return not any(itertools.chain(*faults.values()))
+
+
+def _check_steps(cameras: Cameras, result: SceneResult) -> None:
     steps = np.linalg.norm(np.diff(cameras.c2w[:, :3, 3], axis=0), axis=-1)
     median = np.median(steps) if len(steps) else 0.0
     if median > 0 and (jumps := np.flatnonzero(steps > JUMP * median)).size:
         largest = f"the largest {steps.max() / median:.0f} times, after frame {steps.argmax()}"
         result.warn(f"the camera jumps (above {JUMP} times its median step)", f"at {jumps.size} frames; {largest}")
-    return bool(sound.all() and not skewed.any())
 
 
-def _check_order(names: list[str], description: dict, result: SceneResult) -> None:
+def _check_order(stated: CameraFile, contents: CameraFile, description: dict, result: SceneResult) -> None:
+    names = contents.names
+    if later := [name for name, sorted_name in zip(stated.names, names, strict=True) if name != sorted_name]:
+        result.error("frames are not in the order of their names", _some(later))
+    if gaps := contents.gaps():
+        result.warn("frames are missing between others, by their names", _some(gaps))
     if twice := [name for name, count in Counter(names).items() if count > 1]:
         result.error("a frame is listed twice", _some(twice))
     made = description.get("source_frames")
@@ -154,14 +169,10 @@ def _check_order(names: list[str], description: dict, result: SceneResult) -> No
 def _check_files(folder: Path, names: list[str], cameras: Cameras, description: dict, result: SceneResult) -> bool:
     """Whether every picture, and every depth where there is depth, is a file."""
     images = folder / "images"
-    present = {path.name: index for index, path in enumerate(list_images(images))} if images.is_dir() else {}
-    if missing := [name for name in names if name not in present]:
+    if missing := [name for name in names if not is_image(images / name)]:
         result.error("pictures are missing", _some(missing))
         return False
-    places = [present[name] for name in names]
-    if later := [names[i + 1] for i in range(len(names) - 1) if places[i + 1] < places[i]]:
-        result.error("frames are not in the order of their names", _some(later))
-    if unlisted := sorted(set(present) - set(names)):
+    if unlisted := sorted({path.name for path in list_images(images)} - set(names)):
         result.warn("pictures that transforms.json does not list", _some(unlisted))
     files = [images / name for name in names]
     result.first_frame = hashlib.sha1(files[0].read_bytes()).hexdigest()

@@ -12,6 +12,7 @@ from jaxtyping import Float, Float32
 from gen3r_jax.data.images import Picture, encode_image, read_image
 from gen3r_jax.data.prepare.recording import RawFrame
 from gen3r_jax.errors import UserError
+from gen3r_jax.geometry.cameras import intrinsics_fault
 
 cv2.setNumThreads(1)  # the preparers run in as many processes as the user wants
 
@@ -66,6 +67,8 @@ def develop(frame: RawFrame, how: Developing) -> DevelopedFrame:
             [0, 0, 1],
         ]
     )
+    if fault := intrinsics_fault(intrinsics, (height, width)):
+        raise UserError(f"its camera {fault}")
     if not (0 < intrinsics[0, 2] < width and 0 < intrinsics[1, 2] < height):
         raise UserError("the principal point is outside the picture")
     if depth is not None and depth.shape != (height, width):

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from gen3r_jax.data.prepare.readers import folders_with
 from gen3r_jax.data.prepare.recording import DataSet, RawFrame, ReadOptions, Recording, Unit
-from gen3r_jax.geometry.camera_files.colmap_binary import read_cameras, read_images
+from gen3r_jax.geometry.camera_files.colmap import read_cameras, read_images
 
 
 def find(raw: Path) -> list[Unit]:

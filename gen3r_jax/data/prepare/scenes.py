@@ -22,10 +22,13 @@ from gen3r_jax.data.prepare.frames import DevelopedFrame, Developing, develop
 from gen3r_jax.data.prepare.recording import DataSet, RawFrame, Recording, Split
 from gen3r_jax.errors import UserError
 from gen3r_jax.geometry.camera_files.transforms import write_transforms
-from gen3r_jax.geometry.cameras import Cameras
+from gen3r_jax.geometry.cameras import Cameras, nearest_rotation, pose, pose_fault
 
 TEST_ONE_IN = 10
 """Scenes without an official split: one group in so many is for tests."""
+
+NEARLY_RIGID = 1e-2
+"""Rotations this near to one (as `pose_fault` measures it) are made exact."""
 
 GUARD_FRAMES = 20
 """Frames left out of the training part beside a test part of the same recording."""
@@ -146,19 +149,12 @@ def _good_frames(recording: Recording, outcome: Outcome) -> Iterator[RawFrame]:
 
 
 def rigid(c2w: np.ndarray) -> np.ndarray | None:
-    """The pose itself if its rotation is one to 1e-3; the nearest rotation's if it is to 1e-2; else None."""
-    if not np.isfinite(c2w).all() or np.abs(c2w[3] - [0, 0, 0, 1]).max() > 1e-6:
-        return None
-    rotation = c2w[:3, :3]
-    error = np.abs(rotation @ rotation.T - np.eye(3)).max()
-    if error > 1e-2 or np.linalg.det(rotation) < 0:
-        return None
-    if error <= 1e-3:
+    """The pose itself if its rotation is one; the nearest rotation's if it is nearly one; else None."""
+    if not pose_fault(c2w):
         return c2w
-    u, _, vt = np.linalg.svd(rotation)
-    result = c2w.copy()
-    result[:3, :3] = u @ vt
-    return result
+    if pose_fault(c2w, NEARLY_RIGID):
+        return None
+    return pose(nearest_rotation(c2w[:3, :3]), c2w[:3, 3])
 
 
 def _with_pose(frame: RawFrame, c2w: np.ndarray) -> RawFrame:

@@ -7,32 +7,31 @@ ignored.
 
 import json
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
 from gen3r_jax.errors import UserError
+from gen3r_jax.geometry.camera_files.contents import CameraFile, to_numbers, to_poses
+from gen3r_jax.geometry.cameras import Size, pose_fault
 from gen3r_jax.storage.files import replacing
 
 CONVENTION = "opencv_w2c"
 
 
-class Cameras(NamedTuple):
+class FoundCameras(NamedTuple):
     """Cameras of a clip; `image_size` is (height, width), None where the file does not say it."""
 
     w2c: Float[np.ndarray, "t 4 4"]
     intrinsics: Float[np.ndarray, "t 3 3"]
-    image_size: tuple[int, int] | None
+    image_size: Size | None
 
 
 def write_cameras(
-    path: Path | str,
-    w2c: Float[np.ndarray, "t 4 4"],
-    intrinsics: Float[np.ndarray, "t 3 3"],
-    image_size: tuple[int, int],
+    path: Path | str, w2c: Float[np.ndarray, "t 4 4"], intrinsics: Float[np.ndarray, "t 3 3"], image_size: Size
 ) -> None:
-    """Writes cameras of images of `image_size` (height, width)."""
+    """Write cameras of images of `image_size` (height, width)."""
     document = {
         "convention": CONVENTION,
         "width": image_size[1],
@@ -44,31 +43,46 @@ def write_cameras(
         temporary.write_text(json.dumps(document, indent=1) + "\n")
 
 
-def read_cameras(path: Path | str) -> Cameras:
-    """Reads a file of this project or of the official one, in float64.
+def read_cameras(path: Path | str) -> FoundCameras:
+    """Read a file of this project or of the official one, in float64 and without judging the numbers.
 
     Raises:
       UserError: not such a file, matrices of the wrong shape, another convention than ``opencv_w2c``.
     """
-    try:
-        document = json.loads(Path(path).read_text(encoding="utf-8-sig"))
-        w2c = np.array(document["extrinsics"], np.float64)
-        intrinsics = np.array(document["intrinsics"], np.float64)
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError):
+    document = _document(Path(path))
+    w2c, intrinsics = (to_numbers(document.get(key)) for key in ("extrinsics", "intrinsics"))
+    if w2c is None or intrinsics is None:
         raise UserError(
             f'{path} is no camera file; needed is JSON with "extrinsics" (4x4, world to camera) and "intrinsics" (3x3)'
-        ) from None
-    t = len(w2c) if w2c.ndim else 0
-    if t == 0 or w2c.shape != (t, 4, 4) or intrinsics.shape != (t, 3, 3):
+        )
+    poses = to_poses(w2c)
+    if poses is None or intrinsics.shape != (len(poses), 3, 3):
         raise UserError(
             f"{path} holds extrinsics {list(w2c.shape)} and intrinsics {list(intrinsics.shape)}; "
             "needed are as many 4x4 as 3x3 matrices"
         )
     if document.get("convention", CONVENTION) != CONVENTION:
-        raise UserError(f"{path} says convention {document['convention']!r}; only {CONVENTION!r} can be read")
-    size = tuple(document[side] for side in ("height", "width") if side in document)
-    if not all(isinstance(side, int | float) for side in size):
-        raise UserError(f"{path}: width and height must be numbers")
-    return Cameras(w2c, intrinsics, size if len(size) == 2 else None)
+        raise UserError(f"{path} says convention {str(document['convention'])[:40]!r}; only {CONVENTION!r} can be read")
+    sides = [document[side] for side in ("height", "width") if side in document]
+    size = to_numbers(sides)
+    if size is None or size.ndim != 1 or any(isinstance(side, str) for side in sides):
+        raise UserError(f"{path}: width and height must be numbers of pixels")
+    return FoundCameras(poses, intrinsics, tuple(size.tolist()) if len(size) == 2 else None)
+
+
+def read_official(path: Path) -> CameraFile:
+    """Read the file as :func:`read_cameras` does; a matrix that is no pose is not inverted, so that it can be named."""
+    cameras = read_cameras(path)
+    c2w = np.stack([w2c if pose_fault(w2c) else np.linalg.inv(w2c) for w2c in cameras.w2c])
+    sizes = None if cameras.image_size is None else np.tile(np.array(cameras.image_size), (len(c2w), 1))
+    return CameraFile(path, c2w, intrinsics=cameras.intrinsics, sizes=sizes)
+
+
+def _document(path: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
+    except (ValueError, RecursionError):
+        return {}
+    return document if isinstance(document, dict) else {}

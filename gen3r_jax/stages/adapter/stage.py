@@ -20,9 +20,10 @@ from jaxtyping import Array, Float, Key, UInt8
 from gen3r_jax import module
 from gen3r_jax.errors import UserError
 from gen3r_jax.generation import networks
-from gen3r_jax.generation.pipeline import NETWORKS
 from gen3r_jax.models.causal_autoencoder import DiagonalGaussian
 from gen3r_jax.models.geometry_adapter import GeometryAdapter, unpack_tokens
+from gen3r_jax.models.registry import NETWORKS
+from gen3r_jax.models.sizes import clip_frames
 from gen3r_jax.models.vggt import VGGT
 from gen3r_jax.module import Params
 from gen3r_jax.ops.groups import map_groups
@@ -38,7 +39,7 @@ from gen3r_jax.stages.adapter.losses import (
 )
 from gen3r_jax.stages.networks import Networks, video_tokens
 from gen3r_jax.storage.checkpoint import load_network, read_config, save_weights
-from gen3r_jax.training.stage import Batch, Encoder, Metrics
+from gen3r_jax.training.stage import FRAMES, Batch, Encoder, Metrics, Stage
 
 FROZEN = ("vggt", "wan_vae")
 
@@ -100,14 +101,14 @@ class LossOptions:
 
 
 @dataclass(frozen=True)
-class AdapterStage:
-    """The :class:`gen3r_jax.training.stage.Stage` that trains the geometry adapter; it needs frames alone."""
+class AdapterStage(Stage):
+    """Trains the geometry adapter; it needs frames alone."""
 
     model: ModelOptions
     weights: WeightsOptions
     losses: LossOptions
 
-    batch_axes: ClassVar = {"frames": ("batch", "frames", None, None, None)}
+    entries: ClassVar = {"frames": FRAMES}
     loss_reads: ClassVar = ("video_mean", "video_logvar", "packed", "pose_encs", "depth", "points")
 
     @property
@@ -135,19 +136,13 @@ class AdapterStage:
     def abstract_frozen(self) -> Params:
         return {name: self._networks.shapes(name, self.model.frozen_dtype) for name in FROZEN}
 
-    def prepare(self, batch: Batch) -> Batch:
-        return batch
-
-    def batch_shapes(self, num_frames: int, side: int) -> dict[str, jax.ShapeDtypeStruct]:
-        return {"frames": jax.ShapeDtypeStruct((num_frames, side, side, 3), jnp.uint8)}
-
     def loss(
         self, trainable: Params, frozen: Params, batch: Batch, keys: Key[Array, "b"]
     ) -> tuple[Float[Array, ""], Metrics]:
         vggt = self._networks.merge("vggt", jax.lax.stop_gradient(frozen["vggt"]))
         adapter = self._networks.merge("geometry_adapter", trainable)
         video = DiagonalGaussian(batch["video_mean"], batch["video_logvar"])
-        frames = 4 * video.mean.shape[1] - 3
+        frames = clip_frames(video.mean.shape[1])
         packed, depth, points = (batch[name][:, :frames] for name in ("packed", "depth", "points"))
         truth = networks.Geometry(batch["pose_encs"], depth, jnp.ones_like(depth), points)
         noise = jax.vmap(lambda key: jax.random.normal(key, video.mean.shape[1:]))(keys)
@@ -283,7 +278,7 @@ def reconstruction_terms(
     image_size = truth.depth.shape[2:]
     per_frame = jax.vmap(jax.vmap(distance_loss))
 
-    def judge(group: tuple) -> tuple[dict[str, Float[Array, "b g"]], Float[Array, "b g c"]]:
+    def judge(adapter: GeometryAdapter, group: tuple) -> tuple[dict[str, Float[Array, "b g"]], Float[Array, "b g c"]]:
         features, target, truth_depth, truth_points = group
         decoded, target = (x.astype(jnp.float32) for x in (adapter.output_block(features), target))
         (patches, cameras), (_, truth_cameras) = unpack_tokens(decoded), unpack_tokens(target)
@@ -302,7 +297,7 @@ def reconstruction_terms(
             terms["point_loss"] = per_frame(points, truth_points)
         return terms, cameras
 
-    terms, cameras = map_groups(judge, (features, packed, truth.depth, truth.points), frames_per_group)
+    terms, cameras = map_groups(judge, adapter, (features, packed, truth.depth, truth.points), frames_per_group)
     terms = {name: term.mean(axis=1) for name, term in terms.items()}
     # Cameras see each other, so they are judged together. Their errors are averaged over the clip first.
     return terms | {"camera_loss": jax.vmap(camera_loss, in_axes=1)(vggt.camera(cameras), truth.pose_encs)}

@@ -29,6 +29,7 @@ from gen3r_jax.generation import programs
 from gen3r_jax.generation.networks import Network
 from gen3r_jax.generation.pipeline import Gen3RPipeline, Gen3RPipelineOutput
 from gen3r_jax.geometry.cameras import plucker_map
+from gen3r_jax.models.sizes import clip_frames
 from gen3r_jax.module import Params
 from gen3r_jax.sharding import fetch
 from gen3r_jax.stages.dit.inputs import Inputs, task_masks
@@ -99,9 +100,8 @@ def generate(
 ) -> Gen3RPipelineOutput:
     """One clip anew from its features and the frames that a task gives."""
     f, h, w = stored["appearance_mean"].shape[1:4]
-    num_frames = 4 * f - 3
     given = stored[f"{'appearance' if task == 'allview' else task}_mean"]
-    mask = task_masks(num_frames)[TASKS.index(task)][None]
+    mask = task_masks(clip_frames(f))[TASKS.index(task)][None]
     given = (condition if pipeline.joint else given_condition)(given, mask)
     maps = plucker_map(*(np.asarray(fetch(stored[name])) for name in ("intrinsics", "c2w")), (8 * h, 8 * w))
     keys = jax.random.split(jax.random.key(0), 1)

@@ -55,6 +55,7 @@ def write_video(path: Path, frames: int) -> None:
         for i in range(-AROUND, frames + AROUND):
             grey = np.full((*shared.SIZE, 3), 128, np.uint8)
             frame = av.VideoFrame.from_ndarray(shared.picture(i) if 0 <= i < frames else grey, format="rgb24")
-            frame.pts, frame.time_base = round((FIRST + STEP * i + LATE) * 0.09), Fraction(1, 90000)
+            shown = FIRST + STEP * i + LATE if i > -AROUND else 0  # stamps count from the first frame
+            frame.pts, frame.time_base = round(shown * 0.09), Fraction(1, 90000)
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
