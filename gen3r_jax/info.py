@@ -59,7 +59,7 @@ def _run(folder: Path) -> list[str]:
 def _scene(folder: Path) -> list[str]:
     cameras = read_cameras(folder / "cameras.json")
     size = cameras.image_size
-    lines = [f"scene of {len(cameras.w2c)} frames" + (f" of {size[1]} x {size[0]} pixels" if size else "")]
+    lines = [f"scene of {len(cameras.w2c)} frames" + (f" of {size[1]:g} x {size[0]:g} pixels" if size else "")]
     if (folder / "prompts.txt").exists():
         lines.append(f"prompt: {(folder / 'prompts.txt').read_text(encoding='utf-8').strip()}")
     if (folder / "run.json").exists():
