@@ -64,8 +64,13 @@ def _modules() -> dict[str, Path]:
 
 
 def _imports(file: Path, known: set[str]) -> set[str]:
+    """The modules that a file imports when it runs: what only type checkers read is left out."""
     found = set()
-    for node in ast.walk(ast.parse(file.read_text())):
+    tree = ast.parse(file.read_text())
+    tree.body = [
+        node for node in tree.body if not (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test))
+    ]
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names = {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:

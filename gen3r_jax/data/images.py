@@ -39,8 +39,8 @@ TURNS = {  # by the value of EXIF's orientation
 INVERSE = {6: 8, 8: 6}  # the other turns undo themselves
 
 
-def read_image(source: Path | bytes, upright: bool = True) -> Picture:
-    """Reads an image file (or its bytes) as it should be seen, in 8-bit sRGB.
+def read_image(source: Path | bytes | Image.Image, upright: bool = True) -> Picture:
+    """Reads an image file (or its bytes, or a PIL image) as it should be seen, in 8-bit sRGB.
 
     Grey and palette images are expanded, 16 and 32 bits scaled to 8, embedded colour profiles converted, transparent
     pixels shown on white, and pictures of more than FULL_PIXELS shrunk. What changes the picture is told once.
@@ -54,10 +54,12 @@ def read_image(source: Path | bytes, upright: bool = True) -> Picture:
     return read_image_and_mask(source, upright)[0]
 
 
-def read_image_and_mask(source: Path | bytes, upright: bool = True) -> tuple[Picture, Mask | None]:
+def read_image_and_mask(source: Path | bytes | Image.Image, upright: bool = True) -> tuple[Picture, Mask | None]:
     """Reads an image like :func:`read_image`, and where it is at least half opaque; None where it is so everywhere."""
-    name = "image" if isinstance(source, bytes) else source
+    name = source if isinstance(source, Path) else "image"
     try:
+        if isinstance(source, Image.Image):
+            return _decode(source, name, upright)
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as file:
             return _decode(file, name, upright)
     except FileNotFoundError:

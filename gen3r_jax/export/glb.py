@@ -1,15 +1,18 @@
 """scene.glb: points and cameras, as any glTF viewer shows them."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import trimesh
 from jaxtyping import Float, UInt8
 
 from gen3r_jax.export.pointcloud import at_most
 from gen3r_jax.geometry.cameras import OPENGL_AXES, invert_se3
 from gen3r_jax.scene import Scene
 from gen3r_jax.storage.files import replacing
+
+if TYPE_CHECKING:  # imported where it is used: it takes half a second
+    import trimesh
 
 MOST_POINTS = 500_000
 
@@ -35,11 +38,13 @@ def build_scene(
     colors: UInt8[np.ndarray, "n 3"],
     most_points: int,
     linear: bool = False,
-) -> trimesh.Scene:
+) -> "trimesh.Scene":
     """Points (a random choice, if there are more) and frusta in the first camera's frame, turned to y up.
 
     linear: colours are of linear light, as glTF has them.
     """
+    import trimesh
+
     points, colors = at_most(most_points, points, colors)
     edges, tints = frusta(scene, frustum_size(scene))
     if linear:

@@ -4,9 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import trimesh
 from jaxtyping import Float, UInt8
-from scipy.spatial import cKDTree
 
 from gen3r_jax.geometry.points import radius_inliers, statistical_inliers, voxel_downsample
 from gen3r_jax.scene import Scene
@@ -95,6 +93,8 @@ def filter_cloud(
 
 
 def _near_inliers(points: np.ndarray, percentile: float, seed: int) -> np.ndarray:
+    from scipy.spatial import cKDTree
+
     keep = np.ones(len(points), bool)
     if len(points) == 0:
         return keep
@@ -122,5 +122,7 @@ def at_most(
 
 def write_ply(path: Path | str, points: Float[np.ndarray, "n 3"], colors: UInt8[np.ndarray, "n 3"]) -> None:
     """Writes a coloured cloud as a binary little-endian PLY (float32 positions, 8-bit colours)."""
+    import trimesh
+
     with replacing(path) as temporary:
         temporary.write_bytes(trimesh.PointCloud(points, colors=colors).export(file_type="ply"))

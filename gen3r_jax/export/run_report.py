@@ -1,4 +1,4 @@
-"""run.json: with what a command ran, how long each of its stages took and how much memory it had needed by then."""
+"""run.json: with what a run was made, how long its stages took, what was compiled and how much memory was needed."""
 
 import json
 import platform
@@ -15,55 +15,90 @@ import jax
 
 from gen3r_jax.storage.files import replacing
 
+FORMAT_VERSION = 1
 PACKAGES = ("jax", "flax", "numpy")
 
 
+class _Compiler:
+    """Counts, since the import, the programs that were compiled, the seconds that took, and those that were kept."""
+
+    seconds, compiled, kept = 0.0, 0, 0
+
+    def on_duration(self, event: str, seconds: float, **_: Any) -> None:
+        if event.endswith("backend_compile_duration"):
+            self.seconds += seconds
+            self.compiled += 1
+
+    def state(self) -> tuple[float, int, int]:
+        return self.seconds, self.compiled, self.kept
+
+    def on_event(self, event: str, **_: Any) -> None:
+        if event.endswith("compilation_cache/cache_hits"):
+            self.kept += 1
+
+
+_COMPILER = _Compiler()
+jax.monitoring.register_event_duration_secs_listener(_COMPILER.on_duration)
+jax.monitoring.register_event_listener(_COMPILER.on_event)
+
+
 class RunReport:
-    """Times the stages of a command, tells the user about them and writes them down.
+    """Times the stages of a run, tells the user about them and writes them down.
 
     Args:
       options: the settings of the run, by name; what JSON cannot hold is written as text.
+      quiet: whether nothing is printed.
+
+    Attributes:
+      results: what the run found out about itself, by name.
     """
 
-    def __init__(self, options: Mapping[str, Any]):
-        self._options = dict(options)
+    def __init__(self, options: Mapping[str, Any], *, quiet: bool = False):
+        self.options = dict(options)
+        self.results: dict[str, Any] = {}
+        self.quiet = quiet
         self._stages: list[dict[str, Any]] = []
-        self.results: dict[str, Any] = {}  # what the run found out about itself, by name
-        self._compile_seconds = 0.0
-        jax.monitoring.register_event_duration_secs_listener(self._on_event)
+        self._before = _COMPILER.state()
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Prints the stage's name as it begins, and its wall time as it ends."""
-        print(f"{name} ...", end=" ", flush=True, file=sys.stderr)
-        start, compiled = time.perf_counter(), self._compile_seconds
+        self._print(f"{name} ...", end=" ")
+        start, compiled = time.perf_counter(), _COMPILER.seconds
         try:
             yield
         except BaseException:
-            print(file=sys.stderr)
+            self._print()
             raise
-        seconds, compiled = time.perf_counter() - start, self._compile_seconds - compiled
-        print(f"{seconds:.1f} s" + (f" ({compiled:.1f} s compiling)" if compiled > 0.1 else ""), file=sys.stderr)
+        seconds, compiled = time.perf_counter() - start, _COMPILER.seconds - compiled
+        self._print(f"{seconds:.1f} s" + (f" ({compiled:.1f} s compiling)" if compiled > 0.1 else ""))
         self._stages.append({"stage": name, "seconds": seconds, "compile_seconds": compiled, **_peak_memory()})
 
     def document(self) -> dict[str, Any]:
         """Everything that is known so far, as it is written."""
         device = jax.devices()[0]
         return {
-            "options": self._options,
+            "format_version": FORMAT_VERSION,
+            "options": self.options,
             "device": f"{jax.device_count()} x {device.device_kind} ({device.platform})",
             "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
             "stages": self._stages,
+            "programs": self.programs(),
             "results": self.results,
         }
+
+    def programs(self) -> dict[str, float]:
+        """How many programs the run compiled, in how many seconds, and how many it took from the compile cache."""
+        seconds, compiled, kept = (now - then for now, then in zip(_COMPILER.state(), self._before, strict=True))
+        return {"compiled": compiled - kept, "compile_seconds": round(seconds, 3), "kept": kept}
 
     def write(self, path: Path | str) -> None:
         with replacing(path) as temporary:
             temporary.write_text(json.dumps(self.document(), indent=1, default=str) + "\n")
 
-    def _on_event(self, event: str, seconds: float, **_: Any) -> None:
-        if event.endswith("backend_compile_duration"):
-            self._compile_seconds += seconds
+    def _print(self, *words: str, end: str = "\n") -> None:
+        if not self.quiet:
+            print(*words, end=end, flush=True, file=sys.stderr)
 
 
 def _peak_memory() -> dict[str, int | None]:

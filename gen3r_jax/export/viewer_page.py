@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
-from trimesh.viewer.notebook import scene_to_html
 
 from gen3r_jax.export.glb import build_scene, frusta, frustum_size
 from gen3r_jax.geometry.cameras import OPENGL_AXES, invert_se3
@@ -71,6 +70,8 @@ def write_viewer(
 
     The camera of the frame in the panel is marked.
     """
+    from trimesh.viewer.notebook import scene_to_html
+
     page = scene_to_html(build_scene(scene, points, colors, MOST_POINTS))
     panel = _PANEL.format(
         width=FRAME_WIDTH,

@@ -5,11 +5,11 @@ from which VGGT's heads read depth and cameras (Gen3R, section 3.3).
 """
 
 import dataclasses
-import math
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
 from functools import partial
+from os import PathLike
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -17,65 +17,39 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
+from tqdm import tqdm
 
 from gen3r_jax.diffusion.conditioning import frame_mask
 from gen3r_jax.diffusion.solvers import Schedule, make_schedule
 from gen3r_jax.diffusion.step_cache import evaluated_steps
 from gen3r_jax.errors import UserError
+from gen3r_jax.export.run_report import RunReport
 from gen3r_jax.generation import programs
+from gen3r_jax.generation.inputs import (
+    Images,
+    Inputs,
+    as_size,
+    camera_maps,
+    camera_poses,
+    check_batch,
+    given_images,
+    refuse_other_options,
+    stored_picture,
+    tell_other_sizes,
+)
 from gen3r_jax.generation.networks import Geometry, Network
-from gen3r_jax.generation.settings import read_shift
-from gen3r_jax.geometry.cameras import decode_pose, homogeneous
+from gen3r_jax.generation.output import Gen3RPipelineOutput
+from gen3r_jax.generation.settings import GenerationSettings, SamplingOptions, read_settings, read_shift
+from gen3r_jax.geometry.cameras import Cameras, Size, decode_pose
 from gen3r_jax.geometry.points import depth_mask, unproject_depth
 from gen3r_jax.models.registry import EXACT, NETWORKS
-from gen3r_jax.models.sizes import require_clip_length, require_side
+from gen3r_jax.models.sizes import latent_frames, require_clip_length
 from gen3r_jax.models.tokenizer import Tokenizer
-from gen3r_jax.scene import Scene
 from gen3r_jax.sharding import fetch
 from gen3r_jax.storage.checkpoint import load_network, read_config
 
 MemoryMode = Literal["resident", "staged"]
 Callback = Callable[[int, float, Float[Array, "b f h w 16"]], None]
-
-
-@dataclass(frozen=True)
-class Gen3RPipelineOutput:
-    """What a generation gives; names and layouts of the official pipeline, in NumPy and float32.
-
-    Attributes:
-      rgbs: frames in [0, 1].
-      depth_maps: along each camera's optical axis.
-      depth_confidence: of the depth, at least 1.
-      point_maps: world points of VGGT's point head; None if it has none.
-      pcds: world points of the depth, unprojected with the cameras.
-      point_masks: pixels whose depth is plausible (percentiles of the frame with ``min_max_depth_mask``).
-      cameras: world-to-camera matrices (OpenCV axes) and intrinsics in pixels.
-      latents: the sample Z itself.
-      evaluations: how many steps ran the transformer; fewer than there were with a step cache.
-    """
-
-    rgbs: Float[np.ndarray, "b t h w 3"]
-    depth_maps: Float[np.ndarray, "b t h w 1"]
-    depth_confidence: Float[np.ndarray, "b t h w"]
-    point_maps: Float[np.ndarray, "b t h w 3"] | None
-    pcds: Float[np.ndarray, "b t h w 3"]
-    point_masks: Bool[np.ndarray, "b t h w"]
-    cameras: tuple[Float[np.ndarray, "b t 3 4"], Float[np.ndarray, "b t 3 3"]]
-    latents: Float[np.ndarray, "b f h w 16"]
-    evaluations: int = 0
-
-    def scene(self, sample: int = 0, prompt: str = "") -> Scene:
-        """One sample as exporters take it."""
-        w2c, intrinsics = (x[sample] for x in self.cameras)
-        return Scene(
-            rgb=np.floor(255 * self.rgbs[sample]).astype(np.uint8),
-            depth=self.depth_maps[sample, ..., 0],
-            confidence=self.depth_confidence[sample],
-            w2c=homogeneous(w2c),
-            intrinsics=intrinsics,
-            points=self.pcds[sample],
-            prompt=prompt,
-        )
 
 
 class Gen3RPipeline:
@@ -86,6 +60,7 @@ class Gen3RPipeline:
     counts of steps.
 
     Attributes:
+      settings: size, frames, steps and guidance that the weights were made for; what a call leaves out is as here.
       stage: gives a context for each stage of the work ("Sampling"), to time or to tell of it; does nothing by default.
     """
 
@@ -98,11 +73,13 @@ class Gen3RPipeline:
         shift: float,
         joint: bool = True,
         memory_mode: MemoryMode = "resident",
+        settings: GenerationSettings | None = None,
     ):
         """See :meth:`from_pretrained`.
 
         Args:
           load: gives a network by its name in ``NETWORKS``.
+          shift: shift of the noise schedule that the transformer was trained with.
           joint: whether the transformer makes appearance and geometry; else appearance alone, and VGGT reads the
             geometry from the video (the paper's "2-Stage").
         """
@@ -111,6 +88,7 @@ class Gen3RPipeline:
         self.shift = shift
         self.joint = joint
         self.memory_mode = memory_mode
+        self.settings = settings or GenerationSettings()
         self.stage: Callable[[str], AbstractContextManager] = nullcontext
         self._load = load
         self._tokenize = tokenize
@@ -150,92 +128,170 @@ class Gen3RPipeline:
             shift=read_shift(path),
             joint=configs["wan_dit"].shared_halves,
             memory_mode=memory_mode,
+            settings=read_settings(path),
         )
 
     def __call__(
         self,
         prompt: str | Sequence[str],
-        control_images: Float[np.ndarray, "b k h w 3"],
-        control_cameras: Float[np.ndarray, "b t h w 6"] | None = None,
+        images: Images = None,
+        cameras: str | PathLike | Cameras | Float[np.ndarray, "b t h w 6"] | None = None,
         *,
+        control_images: Float[np.ndarray, "b k h w 3"] | None = None,
+        control_cameras: Float[np.ndarray, "b t h w 6"] | None = None,
         control_frames: Sequence[int] | None = None,
-        negative_prompt: str = "bad detailed",
-        num_frames: int = 49,
-        num_inference_steps: int = 50,
-        guidance_scale: float = 5.0,
-        cfg_skip_ratio: float = 0.0,
-        step_cache: float = 0.0,
-        solver: str = "euler",
+        camera_format: str | None = None,
+        camera_angle: float | None = None,
+        camera_distance: float | None = None,
+        size: int | Size | None = None,
+        num_frames: int | None = None,
+        negative_prompt: str | None = None,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        cfg_skip_ratio: float | None = None,
+        step_cache: float | None = None,
+        solver: str | None = None,
         shift: float | None = None,
-        seed: int = 42,
+        seed: int | None = None,
         latents: Float[np.ndarray, "b f h w2 16"] | None = None,
         posterior_noise: Float[np.ndarray, "b f h w 16"] | None = None,
         callback_on_step_end: Callback | None = None,
         min_max_depth_mask: bool = False,
+        progress: bool = True,
     ) -> Gen3RPipelineOutput:
-        """Generates one scene for each prompt.
+        """Generates one scene for each prompt. What is left out is as in :attr:`settings`.
 
         Args:
           prompt: one text, or one for each sample.
-          control_images: the frames that are given, in [0, 1]; sides are multiples of 112.
-          control_cameras: Plücker maps (moment, direction) of every frame; None leaves the cameras free.
+          images: the frames that are given: a path, a PIL image, an array or a list of these, scaled and cropped to
+            `size`; for several prompts a list with those of each sample. An array ``b k h w 3`` in [0, 1], also as
+            `control_images`, keeps its size.
+          cameras: a preset, a camera file, or cameras; the same for all samples. None or "free" leaves them free.
+            Plücker maps (moment, direction) of every frame are taken as they are, also as `control_cameras`.
           control_frames: which frames are given; by default the first, the first and the last, or all, by their number.
+          camera_format, camera_angle, camera_distance: see :func:`gen3r_jax.generation.inputs.camera_poses`.
+          size: side, or (height, width), in pixels; multiples of 112.
           num_frames: 4k+1.
-          guidance_scale: 1 and below: no guidance, and the negative prompt is not used.
-          cfg_skip_ratio: so large a part of the steps, the last ones, runs without guidance.
-          step_cache: above 0, steps whose velocity should hardly differ take over that of the step before
-            (:mod:`gen3r_jax.diffusion.step_cache`); 0.1 is moderate. What it costs in quality shows only on the input.
-          solver: "euler" (the official choice), "unipc" or "dpm++".
-          shift: of the noise schedule towards noise; by default that of the weights, 5 for the other solvers.
-          seed: sample i of a batch depends on `seed` and i alone, not on the batch or the memory mode.
+          negative_prompt, num_inference_steps, guidance_scale, step_cache, solver, shift, seed: see
+            :class:`gen3r_jax.generation.settings.SamplingOptions`; `cfg_skip_ratio` is its `guidance_skip`.
           latents: standard normal noise to start from, instead of that of the seed; w2 is 2 w for [A ; G] side by side.
           posterior_noise: standard normal noise ``b f h w 16`` that draws the latents of the given frames.
           callback_on_step_end: called with the step's index, its timestep and the latents (on the device).
           min_max_depth_mask: let `point_masks` leave out the nearest and farthest depths of each frame too.
+          progress: whether stages and steps are told on standard error.
 
         Raises:
           UserError: sizes, counts or settings that do not fit, each with what would.
         """
-        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-        images = np.asarray(control_images)
-        given = _check(prompts, images, control_cameras, control_frames, num_frames)
-        images = images.astype(np.float32)
-        _check_settings(guidance_scale, cfg_skip_ratio, step_cache)
-        b, _, height, width, _ = images.shape
-        shape = (b, (num_frames - 1) // 4 + 1, height // 8, width // 8, 16)
+        prompts = (prompt,) if isinstance(prompt, str) else tuple(prompt)
+        settings = self.settings.take(
+            num_frames=num_frames,
+            negative_prompt=negative_prompt,
+            num_inference_steps=num_inference_steps,
+            guidance_scale=guidance_scale,
+            guidance_skip=cfg_skip_ratio,
+            step_cache=step_cache,
+            solver=solver,
+            shift=shift,
+            seed=seed,
+        )
+        told = {"images": images, "cameras": cameras, "camera_format": camera_format, "camera_angle": camera_angle}
+        told |= {"camera_distance": camera_distance, "control_frames": control_frames}
+        told = {name: str(value) for name, value in told.items() if isinstance(value, (str, float, PathLike, Sequence))}
+        report = RunReport({"prompts": list(prompts), **told, **vars(settings)}, quiet=not progress)
+        with self._telling(report):
+            inputs = self.prepare(
+                prompts,
+                images if control_images is None else check_batch(control_images, len(prompts)),
+                cameras if control_cameras is None else control_cameras,
+                settings.num_frames,
+                size,
+                control_frames=control_frames,
+                camera_format=camera_format,
+                camera_angle=camera_angle,
+                camera_distance=camera_distance,
+            )
+            report.options |= {"height": inputs.images.shape[2], "width": inputs.images.shape[3]}
+            with _progress_bar(callback_on_step_end, settings.num_inference_steps, progress) as callback:
+                z, evaluations = self._generate(inputs, settings, latents, posterior_noise, callback)
+            output = self.decode(z, min_max_depth_mask)
+        return dataclasses.replace(output, evaluations=evaluations, prompts=prompts, report=report)
+
+    def prepare(
+        self,
+        prompts: Sequence[str],
+        images: Images,
+        cameras: Any = None,
+        num_frames: int | None = None,
+        size: int | Size | None = None,
+        *,
+        control_frames: Sequence[int] | None = None,
+        **camera_options: Any,
+    ) -> Inputs:
+        """What :meth:`__call__` is given, checked and brought to the form that the networks take."""
+        num_frames = num_frames or self.settings.num_frames
+        require_clip_length(num_frames)
+        size = as_size(self.settings.size if size is None else size)
+        if images is None:
+            raise UserError("no images: give the frames that are known, such as one picture of the first")
+        frames, given = given_images(images, len(prompts), size, num_frames, control_frames)
+        size = frames.shape[2:4]
+        tell_other_sizes(size, num_frames, (self.settings.size, self.settings.num_frames))
+        refuse_other_options(cameras, **camera_options)
+        if cameras is None or (isinstance(cameras, str) and cameras == "free"):
+            return Inputs(tuple(prompts), frames, given, num_frames)
+        if isinstance(cameras, (np.ndarray, jax.Array)):
+            if np.shape(cameras) != (wanted := (len(prompts), num_frames, *size, 6)):
+                raise UserError(f"control_cameras need the shape {list(wanted)}, not {list(np.shape(cameras))}")
+            return Inputs(tuple(prompts), frames, given, num_frames, maps=cameras)
+        how = (num_frames, self.reconstruct_cameras, stored_picture(images))
+        poses = [camera_poses(cameras, one, *how, **camera_options) for one in frames]
+        return Inputs(tuple(prompts), frames, given, num_frames, poses, camera_maps(poses, size))
+
+    def _generate(
+        self,
+        inputs: Inputs,
+        settings: SamplingOptions,
+        latents: Float[np.ndarray, "b f h w2 16"] | None,
+        posterior_noise: Float[np.ndarray, "b f h w 16"] | None,
+        callback: Callback | None,
+    ) -> tuple[Float[Array, "b f h w 16"], int]:
+        """Latents Z, and how many steps ran the transformer."""
+        b, _, height, width, _ = inputs.images.shape
+        shape = (b, latent_frames(inputs.num_frames), height // 8, width // 8, 16)
         wide = (*shape[:3], shape[3] * (1 + self.joint), 16)
         for name, noise, wanted in (("latents", latents, wide), ("posterior_noise", posterior_noise, shape)):
             if noise is not None and np.shape(noise) != wanted:
                 raise UserError(f"{name} need the shape {list(wanted)}, not {list(np.shape(noise))}")
-        keys = jax.vmap(partial(jax.random.fold_in, jax.random.key(seed)))(jnp.arange(b))
+        keys = jax.vmap(partial(jax.random.fold_in, jax.random.key(settings.seed)))(jnp.arange(b))
+        shift = settings.shift
         if shift is None:
-            shift = self.shift if solver == "euler" else 5.0
-        schedule = make_schedule(solver, num_inference_steps, shift)
+            shift = self.shift if settings.solver == "euler" else 5.0
+        schedule = make_schedule(settings.solver, settings.num_inference_steps, shift)
 
-        guided = guidance_scale > 1
-        texts = self.encode_prompt([negative_prompt] * b * guided + prompts)
+        guided = settings.guidance_scale > 1
+        texts = self.encode_prompt([settings.negative_prompt] * b * guided + list(inputs.prompts))
         with self._network("clip_vision", "Encoding the image") as clip_vision:
-            image_features = jax.block_until_ready(programs.encode_image(clip_vision, images[:, 0]))
-        mask = np.broadcast_to(frame_mask(given, num_frames), (b, num_frames))
+            image_features = jax.block_until_ready(programs.encode_image(clip_vision, inputs.images[:, 0]))
+        mask = np.broadcast_to(frame_mask(inputs.given, inputs.num_frames), (b, inputs.num_frames))
         with self._network("wan_vae", "Encoding the given frames") as wan_vae:
             noise = programs.noise(keys, 1, shape) if posterior_noise is None else posterior_noise
-            clip = _fill(images, given, num_frames)
+            clip = _fill(inputs.images, inputs.given, inputs.num_frames)
             given_latents = jax.block_until_ready(programs.encode_given(wan_vae, clip, mask, noise, joint=self.joint))
         if latents is None:
             latents = programs.noise(keys, 0, wide)
-        z, evaluations = self.sample(
+        return self.sample(
             latents,
             texts,
             image_features,
             given_latents,
-            control_cameras,
+            inputs.maps,
             schedule,
-            guidance_scale=guidance_scale,
-            cfg_skip_ratio=cfg_skip_ratio,
-            step_cache=step_cache,
-            callback=callback_on_step_end,
+            guidance_scale=settings.guidance_scale,
+            cfg_skip_ratio=settings.guidance_skip,
+            step_cache=settings.step_cache,
+            callback=callback,
         )
-        return dataclasses.replace(self.decode(z, min_max_depth_mask), evaluations=evaluations)
 
     def sample(
         self,
@@ -359,6 +415,15 @@ class Gen3RPipeline:
         return self._loaded[name]
 
     @contextmanager
+    def _telling(self, report: RunReport) -> Iterator[None]:
+        """Has a report time the stages of the work."""
+        before, self.stage = self.stage, report.stage
+        try:
+            yield
+        finally:
+            self.stage = before
+
+    @contextmanager
     def _network(self, name: str, stage: str) -> Iterator[Network]:
         """A network for a stage of the work, which must have its results when it ends: memory may be freed then."""
         network = self.network(name)
@@ -391,49 +456,24 @@ def _refuse_misfits(path: Path, configs: Mapping[str, Any], tokenizer: Tokenizer
         raise UserError(f"what lies in {path} was not made for each other: {'; '.join(misfits)}")
 
 
-def _check(
-    prompts: Sequence[str],
-    images: np.ndarray,
-    cameras: np.ndarray | None,
-    control_frames: Sequence[int] | None,
-    num_frames: int,
-) -> tuple[int, ...]:
-    """Refuses what cannot work before anything slow begins; returns the indices of the given frames."""
-    if images.ndim != 5 or images.shape[-1] != 3:
-        raise UserError(f"control_images need the shape [b, k, h, w, 3], not {list(images.shape)}")
-    if not images.size:
-        raise UserError(f"control_images hold nothing: their shape is {list(images.shape)}")
-    if not jnp.issubdtype(images.dtype, jnp.floating) or not (images.min() >= 0 and images.max() <= 1):
-        raise UserError("control_images must be numbers from 0 to 1; divide colours of 8 bits by 255")
-    b, k, height, width, _ = images.shape
-    if b != len(prompts):
-        raise UserError(f"{len(prompts)} prompts for {b} samples of control_images")
-    require_side(height)
-    require_side(width)
-    require_clip_length(num_frames)
-    if cameras is not None and np.shape(cameras) != (wanted := (b, num_frames, height, width, 6)):
-        raise UserError(f"control_cameras need the shape {list(wanted)}, not {list(np.shape(cameras))}")
-    if control_frames is None:
-        if k not in (1, 2, num_frames):
-            raise UserError(
-                f"{k} control_images for {num_frames} frames: give 1, 2 or all {num_frames}, or say in "
-                "control_frames which they are"
-            )
-        control_frames = {1: (0,), 2: (0, num_frames - 1)}.get(k, tuple(range(num_frames)))
-    control_frames = tuple(int(frame) for frame in control_frames)
-    if len(control_frames) != k:
-        raise UserError(f"{k} control_images and {len(control_frames)} control_frames")
-    frame_mask(control_frames, num_frames)
-    return control_frames
+@contextmanager
+def _progress_bar(callback: Callback | None, steps: int, shown: bool) -> Iterator[Callback | None]:
+    """A callback that also advances a bar; it waits for the step before, so the device is never idle."""
+    if not shown:
+        yield callback
+        return
+    running: deque[jax.Array] = deque()
+    with tqdm(total=steps, desc="Sampling", unit="step", leave=False, disable=None) as bar:
 
+        def advance(i: int, timestep: float, latents: jax.Array) -> None:
+            running.append(latents)
+            if len(running) > 1:
+                running.popleft().block_until_ready()
+                bar.update()
+            if callback is not None:
+                callback(i, timestep, latents)
 
-def _check_settings(guidance_scale: float, cfg_skip_ratio: float, step_cache: float) -> None:
-    if not 0 <= guidance_scale < math.inf:
-        raise UserError(f"guidance_scale {guidance_scale} is negative or not finite; 1 means no guidance, 5 is usual")
-    if not 0 <= cfg_skip_ratio <= 1:
-        raise UserError(f"cfg_skip_ratio {cfg_skip_ratio} is not between 0 and 1")
-    if not step_cache >= 0:
-        raise UserError(f"step_cache {step_cache} is negative; 0 means none, 0.1 is moderate")
+        yield advance
 
 
 def _fill(images: np.ndarray, given: Sequence[int], num_frames: int) -> Float[np.ndarray, "b t h w 3"]:

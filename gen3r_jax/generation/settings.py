@@ -1,33 +1,95 @@
-"""What a folder of weights says that it was made for: ``generation.json`` has defaults that flags override,
-``scheduler.json`` the shift of the noise schedule."""
+"""How a scene is sampled, and what a folder of weights says that it was made for.
 
+``generation.json`` holds defaults of a folder, which flags and arguments override; ``scheduler.json`` holds the shift
+of its noise schedule.
+"""
+
+import dataclasses
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gen3r_jax.diffusion.solvers import SOLVERS
 from gen3r_jax.errors import UserError
 from gen3r_jax.options import read_options
 
 
-@dataclass(frozen=True)
-class GenerationSettings:
-    """What the file may set; what it leaves out is as for the released weights."""
+@dataclass(frozen=True, kw_only=True)
+class SamplingOptions:
+    """How scenes are sampled: by the command, jobs, evaluation, validation and :class:`Gen3RPipeline` alike.
+
+    Attributes:
+      num_inference_steps: steps of the solver; with 0 a validation draws no samples.
+      guidance_scale: strength of classifier-free guidance; 1 and below: none.
+      negative_prompt: text that guidance leads away from.
+      guidance_skip: part of the steps, the last ones, that run without guidance.
+      step_cache: above 0, steps whose velocity should hardly differ take over that of the step before; 0.1 is moderate.
+      solver: "euler" (the official choice), "unipc" or "dpm++".
+      shift: shift of the noise schedule towards noise; None is that of the weights, or 5 for solvers other than euler.
+      seed: sample i of a batch depends on the seed and i alone.
+    """
+
+    num_inference_steps: int = 50
+    guidance_scale: float = 5.0
+    negative_prompt: str = "bad detailed"
+    guidance_skip: float = 0.0
+    step_cache: float = 0.0
+    solver: str = "euler"
+    shift: float | None = None
+    seed: int = 42
+
+    def __post_init__(self) -> None:
+        if self.num_inference_steps < 0:
+            raise UserError(f"num_inference_steps must be at least 1, not {self.num_inference_steps}")
+        if not 0 <= self.guidance_scale < math.inf:
+            raise UserError(
+                f"guidance_scale {self.guidance_scale} is negative or not finite; 1 means no guidance, 5 is usual"
+            )
+        if not 0 <= self.guidance_skip <= 1:
+            raise UserError(f"guidance_skip {self.guidance_skip} is not between 0 and 1")
+        if not 0 <= self.step_cache < math.inf:
+            raise UserError(f"step_cache {self.step_cache} is negative or not finite; 0 means none, 0.1 is moderate")
+        if self.solver not in SOLVERS:
+            raise UserError(f"solver {self.solver!r} is none of {', '.join(SOLVERS)}")
+        if self.shift is not None and not 0 < self.shift < math.inf:
+            raise UserError(f"shift {self.shift} is not a positive, finite number")
+        if not 0 <= self.seed < 2**32:  # JAX takes no more of it
+            raise UserError(f"seed {self.seed} is not a number from 0 to 2**32 - 1")
+
+    def take(self, **changes: Any) -> "SamplingOptions":
+        """The options with those `changes` that are not None."""
+        return dataclasses.replace(self, **{name: value for name, value in changes.items() if value is not None})
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationSettings(SamplingOptions):
+    """What a folder of weights was made for. What it leaves out is as for the released weights.
+
+    Attributes:
+      num_frames: length of a clip, 4k+1.
+      height, width: size of the frames in pixels, multiples of 112.
+    """
 
     num_frames: int = 49
     height: int = 560
     width: int = 560
-    num_inference_steps: int = 50
-    guidance_scale: float = 5.0
-    negative_prompt: str = "bad detailed"
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width)."""
+        return self.height, self.width
 
 
 def read_settings(weights: Path) -> GenerationSettings:
-    """Those of a folder of weights. Raises UserError where its file holds something else."""
+    """The settings of a folder of weights; without ``generation.json`` those of the released weights.
+
+    Raises UserError where a file holds something else.
+    """
     file = weights / "generation.json"
-    if not file.exists():
-        return GenerationSettings()
-    return read_options(GenerationSettings, _read(file), str(file))
+    values = _read(file) if file.exists() else {}
+    return read_options(GenerationSettings, values, str(file))
 
 
 def read_shift(weights: Path) -> float:

@@ -8,7 +8,6 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
-from scipy.spatial import cKDTree
 
 # Points per k-d tree query: bounds the memory of the neighbour table (25 neighbours: about 0.4 GB).
 _QUERY_CHUNK = 1_000_000
@@ -126,6 +125,8 @@ def statistical_inliers(
 
     Kept are 0 < d < mean(d) + `std_ratio` std(d), so a point that coincides with all its neighbours goes, too.
     """
+    from scipy.spatial import cKDTree
+
     neighbors = min(neighbors, len(points))
     tree = cKDTree(points)
     mean_distance = np.empty(len(points))
@@ -141,6 +142,8 @@ def statistical_inliers(
 
 def radius_inliers(points: Float[np.ndarray, "n 3"], radius: float, neighbors: int) -> Bool[np.ndarray, "n"]:
     """Points with more than `neighbors` points, themselves included, within `radius`."""
+    from scipy.spatial import cKDTree
+
     counts = cKDTree(points).query_ball_point(points, radius, return_length=True, workers=-1)
     return counts > neighbors
 

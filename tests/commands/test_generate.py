@@ -18,6 +18,7 @@ from gen3r_jax.errors import UserError
 from gen3r_jax.export.folder import scene_folder
 from gen3r_jax.export.read import read_scene
 from gen3r_jax.export.video import write_video
+from gen3r_jax.generation import output
 from gen3r_jax.generation.request import Request, read_jobs
 from gen3r_jax.geometry.camera_files.official import write_cameras
 from gen3r_jax.geometry.cameras import invert_se3
@@ -172,8 +173,8 @@ def test_jobs_go_on_where_they_stopped(official, pictures, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--prompts", "x"], "--frame_path is needed"),
-        (["--frame_path", "{}/first.png"], "--prompts is needed"),
+        (["--prompts", "x"], "--images is needed"),
+        (["--frame_path", "{}/first.png"], "--prompt is needed"),
         (["--frame_path", "{}/first.png", "--prompts", " "], "no prompt"),
         (["--frame_path", "{}/first.png", "{}/last.png", "--prompts", "x"], "2 images for 1view, which takes 1"),
         (["--frame_path", "{}/first.png", "--prompts", "x", "--task", "2view"], "has 1 frame, 2view takes 2"),
@@ -220,7 +221,7 @@ def test_an_interrupted_run_leaves_nothing(official, pictures, tmp_path, monkeyp
     def stop(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(generate, "write_scene", stop)
+    monkeypatch.setattr(output, "write_scene", stop)
     with pytest.raises(KeyboardInterrupt):
         run(official, tmp_path, "--frame_path", pictures / "first.png", "--prompts", "x")
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
@@ -272,16 +273,16 @@ def test_one_command_for_everything(official, tmp_path):
 
 def test_prompts_that_are_no_paths():
     """Three bytes a character: more than a file's name may have."""
-    request = Request("1view", ("a.png",), "一" * 200)
+    request = Request(images=("a.png",), prompt="一" * 200)
     assert request.text() == "一" * 200
 
 
 def test_texts_with_a_mark_or_in_another_code(tmp_path):
     (tmp_path / "marked.txt").write_bytes("\ufeffa room".encode())
-    assert Request("1view", ("a.png",), str(tmp_path / "marked.txt")).text() == "a room"
+    assert Request(images=("a.png",), prompt=str(tmp_path / "marked.txt")).text() == "a room"
     (tmp_path / "latin.txt").write_bytes("café".encode("latin-1"))
     with pytest.raises(UserError, match=r"latin\.txt is not UTF-8"):
-        Request("1view", ("a.png",), str(tmp_path / "latin.txt"))
+        Request(images=("a.png",), prompt=str(tmp_path / "latin.txt"))
 
 
 def test_jobs_that_make_no_sense_do_not_stop_the_others(tmp_path):
@@ -294,7 +295,7 @@ def test_jobs_that_make_no_sense_do_not_stop_the_others(tmp_path):
     ]
     (tmp_path / "jobs.jsonl").write_text("\n".join(map(json.dumps, jobs)))
     found = [request for _, request in read_jobs(tmp_path / "jobs.jsonl", {"task": "1view"})]
-    for request, message in zip(found, ("frame_path is empty", "job.frame_index must be", "seed 1000"), strict=False):
+    for request, message in zip(found, ("images is empty", "job.frame_index must be", "seed 1000"), strict=False):
         assert isinstance(request, UserError) and message in str(request)
     assert found[3].cameras == str(tmp_path / "sparse")
 
@@ -319,9 +320,9 @@ def test_words_of_jobs_that_are_names_of_folders_stay_words(tmp_path):
     lines = [json.dumps(job), json.dumps(other, ensure_ascii=False)]
     (tmp_path / "jobs.jsonl").write_text("\n".join(lines), encoding="utf-8")
     (_, first), (_, second) = read_jobs(tmp_path / "jobs.jsonl", {"task": "1view"})
-    assert (first.prompts, first.cameras) == ("kitchen", "spiral")
-    assert first.frame_path == (str(tmp_path / "kitchen"),)
-    assert second.prompts == "one\u2028line"
+    assert (first.prompt, first.cameras) == ("kitchen", "spiral")
+    assert first.images == (str(tmp_path / "kitchen"),)
+    assert second.prompt == "one\u2028line"
 
 
 def test_a_folder_that_is_taken_is_refused_before_the_work(tmp_path):

@@ -207,7 +207,7 @@ def test_given_noise_replaces_the_seed(pipeline, result):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"control_images": images(1, 3)}, "3 control_images for 5 frames"),
+        ({"control_images": images(1, 3)}, "3 images for 5 frames"),
         ({"control_images": images()[:, :, :100]}, "side 100 is not a multiple of 112"),
         ({"control_images": images()[0]}, "need the shape"),
         ({"prompt": ["one", "two"]}, "2 prompts for 1 samples"),
@@ -218,13 +218,13 @@ def test_given_noise_replaces_the_seed(pipeline, result):
         ({"step_cache": -0.1}, "step_cache -0.1 is negative"),
         ({"solver": "heun"}, "none of euler"),
         ({"control_frames": [5]}, "different indices from 0 to 4"),
-        ({"control_frames": [0, 1]}, "1 control_images and 2 control_frames"),
+        ({"control_frames": [0, 1]}, "1 images and 2 control_frames"),
         ({"control_cameras": np.zeros((1, 1, 112, 112, 6))}, r"control_cameras need the shape \[1, 5, 112, 112, 6\]"),
-        ({"shift": np.inf}, "shift inf is too large"),
+        ({"shift": np.inf}, "shift inf is not a positive"),
         ({"control_images": 255 * images()}, "numbers from 0 to 1"),
         ({"control_images": np.zeros((1, 1, SIDE, SIDE, 3), np.uint8)}, "numbers from 0 to 1"),
         ({"control_images": np.nan * images()}, "numbers from 0 to 1"),
-        ({"control_frames": np.array([0, 1])}, "1 control_images and 2 control_frames"),
+        ({"control_frames": np.array([0, 1])}, "1 images and 2 control_frames"),
         ({"latents": np.zeros((1, 2, 14, 14, 16))}, r"latents need the shape \[1, 2, 14, 28, 16\]"),
         ({"posterior_noise": np.zeros((1, 2, 14, 28, 16))}, r"posterior_noise need the shape \[1, 2, 14, 14, 16\]"),
     ],
@@ -270,6 +270,8 @@ def test_partial_folders_are_refused(weights, tmp_path):
 
 def test_results_are_plain_arrays(result):
     for field in dataclasses.fields(result):
+        if field.name in ("prompts", "report"):
+            continue
         assert all(isinstance(x, np.ndarray | int) for x in jax.tree.leaves(getattr(result, field.name))), field.name
 
 

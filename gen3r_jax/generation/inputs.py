@@ -1,0 +1,256 @@
+"""What a generation is given, in any form that people have it, made ready for the networks.
+
+Pictures are files, PIL images or arrays; cameras are presets, files, :class:`Cameras` or Plücker maps.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Float, Num
+from PIL import Image
+
+from gen3r_jax.data.clips import resize_crop
+from gen3r_jax.data.images import is_image, read_frames, read_image
+from gen3r_jax.diffusion.conditioning import frame_mask
+from gen3r_jax.errors import UserError, notice
+from gen3r_jax.geometry.camera_files import read_camera_file
+from gen3r_jax.geometry.camera_files.orientation import StoredPicture
+from gen3r_jax.geometry.cameras import Cameras, Size, crop_intrinsics, plucker_map, rebase_to_first
+from gen3r_jax.geometry.trajectories import PRESETS, camera_path
+from gen3r_jax.models.sizes import require_side
+
+ORIENTATION = 0x0112  # the tag of EXIF
+VGGT_WIDTH, VGGT_PATCH = 518, 14
+"""The width that VGGT's own loader scales pictures to, and the multiple that their height is cut to."""
+
+Picture = Num[np.ndarray, "h w 3"]
+Images = Any
+"""A path, a PIL image, an array ``h w 3`` or ``k h w 3`` (uint8, or floats in [0, 1]), or a list of these."""
+
+Reconstruct = Callable[
+    [Float[np.ndarray, "k h w 3"]], tuple[Float[np.ndarray, "k 3 4"], Float[np.ndarray, "k 3 3"], float]
+]
+"""Gives world-to-camera matrices, intrinsics in pixels and the median depth of pictures, as VGGT sees them."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What the networks are given.
+
+    Attributes:
+      images: the given frames in [0, 1]; sides are multiples of 112.
+      given: which frames of the clip they are.
+      poses: camera-to-world matrices and intrinsics of every sample, where they are known as such.
+      maps: Plücker maps (moment, direction) of every frame; None leaves the cameras free.
+    """
+
+    prompts: tuple[str, ...]
+    images: Float[np.ndarray, "b k h w 3"]
+    given: tuple[int, ...]
+    num_frames: int
+    poses: Sequence[tuple[Float[np.ndarray, "t 4 4"], Float[np.ndarray, "t 3 3"]]] = ()
+    maps: Float[np.ndarray, "b t h w 6"] | None = None
+
+
+def load_images(images: Images, size: int | Size | None = None) -> Float[np.ndarray, "t h w 3"]:
+    """Reads pictures, turned upright, scaled to cover `size` and cut to its middle.
+
+    Args:
+      images: a path of a picture, a folder or a video, a PIL image, an array, or a list of pictures.
+      size: side, or (height, width), in pixels; by default as VGGT's own loader: 518 wide and as high as the first
+        picture's aspect asks for, at most 518, in multiples of 14.
+
+    Returns:
+      float32 in [0, 1].
+
+    Raises:
+      UserError: a picture that does not exist or cannot be read, an array that holds no picture.
+    """
+    pictures = read_pictures(images)
+    if size is None:
+        height, width = pictures[0].shape[:2]
+        scaled = round(height * VGGT_WIDTH / width / VGGT_PATCH) * VGGT_PATCH
+        size = (min(max(scaled, VGGT_PATCH), VGGT_WIDTH), VGGT_WIDTH)
+    return np.stack([_fit(picture, as_size(size)) for picture in pictures])
+
+
+def as_size(size: int | Sequence[int]) -> Size:
+    """(height, width) of a side or of both. Raises UserError for other numbers."""
+    height, width = (size, size) if isinstance(size, int) else tuple(size)[:2] if len(size) == 2 else (0, 0)
+    if height < 1 or width < 1:
+        raise UserError(f"size {size!r} is neither a side nor (height, width) in pixels")
+    return int(height), int(width)
+
+
+def read_pictures(images: Images, at: Sequence[int] | None = None) -> list[Picture]:
+    """Pictures of any form; `at`: which frames are taken where there are more, -1 is the last."""
+    if isinstance(images, (str, os.PathLike)):
+        return read_frames([Path(images)], at=at)
+    if isinstance(images, (np.ndarray, jax.Array)) and images.ndim == 4:
+        images = list(np.asarray(images))
+    if not isinstance(images, Sequence):
+        images = [images]
+    if not len(images):
+        raise UserError("no images: give a path, a PIL image, an array, or a list of these")
+    if all(isinstance(image, (str, os.PathLike)) for image in images):
+        return read_frames([Path(image) for image in images], at=at)
+    return [_picture(image) for image in images]
+
+
+def _picture(image: Any) -> Picture:
+    if isinstance(image, (str, os.PathLike)):
+        return read_image(Path(image))
+    if isinstance(image, Image.Image):
+        return read_image(image)
+    array = np.asarray(image)
+    if array.ndim != 3 or array.shape[-1] != 3 or not array.size:
+        raise UserError(f"an image of the shape {list(array.shape)}: needed is [height, width, 3]")
+    if array.dtype == np.uint8:
+        return array
+    if not np.issubdtype(array.dtype, np.floating) or not (array.min() >= 0 and array.max() <= 1):
+        raise UserError(f"an image of {array.dtype}: needed are bytes, or floating-point numbers from 0 to 1")
+    return array.astype(np.float32)
+
+
+def _fit(picture: Picture, size: Size) -> Float[np.ndarray, "h w 3"]:
+    scaled = resize_crop(picture, size)
+    return (scaled / 255 if picture.dtype == np.uint8 else np.clip(scaled, 0, 1)).astype(np.float32)
+
+
+def stored_picture(images: Images) -> StoredPicture | None:
+    """The first picture as its file stores it, if it is a file."""
+    first = images[0] if isinstance(images, (list, tuple)) and images else images
+    if not isinstance(first, (str, os.PathLike)) or not is_image(Path(first)):
+        return None
+    with Image.open(first) as file:
+        return StoredPicture(Path(first).name, (file.height, file.width), file.getexif().get(ORIENTATION, 1))
+
+
+def given_images(
+    images: Images, samples: int, size: Size, num_frames: int, control_frames: Sequence[int] | None
+) -> tuple[Float[np.ndarray, "b k h w 3"], tuple[int, ...]]:
+    """The given frames of every sample, and which frames of the clip they are.
+
+    Args:
+      images: of one sample, or a list with those of every sample; an array ``b k h w 3`` in [0, 1] keeps its size.
+      control_frames: by default the first, the first and the last, or all, by the number of pictures.
+    """
+    if isinstance(images, (np.ndarray, jax.Array)) and images.ndim == 5:
+        batch = check_batch(images, samples)
+    else:
+        each = [images] if samples == 1 else images
+        if samples > 1 and (isinstance(images, (str, os.PathLike, Image.Image)) or len(images) != samples):
+            raise UserError(f"{samples} prompts need a list with the images of each")
+        rows = [[_fit(picture, size) for picture in read_pictures(one, control_frames)] for one in each]
+        if len({len(row) for row in rows}) > 1:
+            raise UserError(f"samples with {', '.join(str(len(row)) for row in rows)} images: each needs as many")
+        batch = np.stack([np.stack(row) for row in rows])
+    require_side(batch.shape[2])
+    require_side(batch.shape[3])
+    return batch, _places(batch.shape[1], num_frames, control_frames)
+
+
+def check_batch(images: np.ndarray | jax.Array, samples: int) -> Float[np.ndarray, "b k h w 3"]:
+    """An array of the given frames of every sample, in float32. Raises UserError unless it is one, in [0, 1]."""
+    images = np.asarray(images)
+    if images.ndim != 5 or images.shape[-1] != 3:
+        raise UserError(f"control_images need the shape [b, k, h, w, 3], not {list(images.shape)}")
+    if not images.size:
+        raise UserError(f"control_images hold nothing: their shape is {list(images.shape)}")
+    if not np.issubdtype(images.dtype, np.floating) or not (images.min() >= 0 and images.max() <= 1):
+        raise UserError("control_images must be numbers from 0 to 1; divide colours of 8 bits by 255")
+    if len(images) != samples:
+        raise UserError(f"{samples} prompts for {len(images)} samples of control_images")
+    return images.astype(np.float32)
+
+
+def _places(count: int, num_frames: int, control_frames: Sequence[int] | None) -> tuple[int, ...]:
+    if control_frames is None:
+        if count not in (1, 2, num_frames):
+            raise UserError(
+                f"{count} images for {num_frames} frames: give 1, 2 or all {num_frames}, or say in control_frames "
+                "(--frame_index) which they are"
+            )
+        control_frames = {1: (0,), 2: (0, num_frames - 1)}.get(count, tuple(range(num_frames)))
+    places = tuple(int(frame) for frame in control_frames)
+    if len(places) != count:
+        raise UserError(f"{count} images and {len(places)} control_frames")
+    frame_mask(places, num_frames)
+    return places
+
+
+def camera_poses(
+    cameras: str | os.PathLike | Cameras,
+    images: Float[np.ndarray, "k h w 3"],
+    num_frames: int,
+    reconstruct: Reconstruct,
+    picture: StoredPicture | None = None,
+    *,
+    camera_format: str | None = None,
+    camera_angle: float | None = None,
+    camera_distance: float | None = None,
+) -> tuple[Float[np.ndarray, "t 4 4"], Float[np.ndarray, "t 3 3"]]:
+    """Camera-to-world matrices, the first the identity, and intrinsics in pixels of the given images.
+
+    Cameras of a file are turned with `picture`, the first of the images, if they are for its stored pixels.
+
+    The scale of a preset is VGGT's median depth; so are intrinsics VGGT's where the cameras have none.
+    Raises UserError for unknown presets, damaged files and too few cameras.
+    """
+    size = images.shape[1:3]
+    is_preset = isinstance(cameras, str) and cameras in PRESETS
+    refuse_other_options(cameras, camera_format, camera_angle, camera_distance)
+    if is_preset:
+        options = {"angle": camera_angle, "distance": camera_distance}
+        camera_path(cameras, num_frames, 1.0, **options)  # says what is wrong before VGGT runs
+        _, intrinsics, depth = reconstruct(images)
+        return camera_path(cameras, num_frames, 0.8 * depth, **options), np.repeat(intrinsics[:1], num_frames, axis=0)
+    if isinstance(cameras, Cameras):
+        if len(cameras) < num_frames:
+            raise UserError(f"{len(cameras)} cameras for {num_frames} frames")
+        cameras = cameras.take(range(num_frames))
+        pairs = zip(cameras.intrinsics, cameras.sizes, strict=True)
+        intrinsics = np.stack([crop_intrinsics(k, tuple(map(int, of)), size) for k, of in pairs])
+        return rebase_to_first(cameras.c2w), intrinsics
+    if not Path(cameras).exists():
+        raise UserError(f"cameras {str(cameras)!r} is neither a file nor one of {', '.join(PRESETS)}")
+    c2w, intrinsics = read_camera_file(Path(cameras), num_frames, size, camera_format, picture)
+    if intrinsics is None:  # the form has none
+        intrinsics = np.repeat(reconstruct(images)[1][:1], num_frames, axis=0)
+    return rebase_to_first(c2w), intrinsics
+
+
+def refuse_other_options(
+    cameras: Any,
+    camera_format: str | None = None,
+    camera_angle: float | None = None,
+    camera_distance: float | None = None,
+) -> None:
+    """Raises UserError for options of presets where the cameras are a file, and the other way round."""
+    preset = isinstance(cameras, str) and cameras in PRESETS
+    if not (preset and cameras != "free") and (camera_angle, camera_distance) != (None, None):
+        raise UserError(f"camera_angle and camera_distance are of presets, cameras is {str(cameras)!r}")
+    if camera_format and (preset or cameras is None):
+        raise UserError(f"camera_format is of camera files, cameras is {str(cameras)!r}")
+
+
+def camera_maps(
+    poses: Sequence[tuple[Float[np.ndarray, "t 4 4"], Float[np.ndarray, "t 3 3"]]], size: Size
+) -> Float[np.ndarray, "b t h w 6"]:
+    """Plücker maps (moment, direction) of the cameras of every sample."""
+    return np.stack([plucker_map(intrinsics, c2w, size) for c2w, intrinsics in poses]).astype(np.float32)
+
+
+def tell_other_sizes(size: Size, num_frames: int, made_for: tuple[Size, int]) -> None:
+    """Tells once where weights are used at other sizes than those that they were made for."""
+    if (tuple(size), num_frames) != made_for:
+        (height, width), frames = made_for
+        notice(
+            f"the weights were made for {frames} frames of {width} x {height}; {num_frames} frames of "
+            f"{size[1]} x {size[0]} may look worse"
+        )

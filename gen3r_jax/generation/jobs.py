@@ -1,0 +1,144 @@
+"""The work of ``gen3r generate``: one scene after the other, each in a folder of its own."""
+
+import argparse
+import dataclasses
+import sys
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+
+from gen3r_jax.errors import UserError
+from gen3r_jax.export.camera_plot import plot_cameras
+from gen3r_jax.export.folder import scene_folder, unique_folder
+from gen3r_jax.export.grid import stack_pictures
+from gen3r_jax.export.pointcloud import CloudFilter
+from gen3r_jax.generation.output import Gen3RPipelineOutput
+from gen3r_jax.generation.pipeline import Gen3RPipeline
+from gen3r_jax.generation.request import Request
+
+MOST_SHEETS = 32
+SHOWN = ("viewer.html", "scene.glb", "rgb.mp4", "sheet.png")
+"""Files that a user opens first, the best one first."""
+
+
+def generate_all(
+    pipeline: Gen3RPipeline, jobs: list[tuple[str, Request | UserError]], options: argparse.Namespace
+) -> int:
+    """Makes one scene after the other; returns the exit status. Of many, one that fails does not stop the others.
+
+    The sheets of the first MOST_SHEETS go into one picture, ``sheet.png``.
+    """
+    parent, failed = options.output or options.output_dir, 0
+    for number, (name, request) in enumerate(jobs, 1):
+        if name and (parent / name / "run.json").exists():
+            print(f"{name}: done before", file=sys.stderr)
+            continue
+        if name:
+            print(f"{name}: scene {number} of {len(jobs)}", file=sys.stderr)
+        try:
+            if isinstance(request, UserError):
+                raise request
+            print(_generate(pipeline, request, options))
+        except UserError as error:
+            if not options.jobs:
+                raise
+            failed += 1
+            print(f"{name}: error: {error}", file=sys.stderr)
+    sheets = {name: parent / name / "sheet.png" for name, _ in jobs[:MOST_SHEETS] if name}
+    if sheets := {name: file for name, file in sheets.items() if file.exists()}:
+        stack_pictures(parent / "sheet.png", sheets)
+    if failed:
+        print(f"{failed} of {len(jobs)} jobs failed", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _generate(pipeline: Gen3RPipeline, request: Request, options: argparse.Namespace) -> Path:
+    """Makes one scene; returns the folder it was written to, or the picture of its cameras."""
+    cameras = request.cameras
+    if request.task == "allview" and cameras != "free":
+        print("allview finds the cameras itself; --cameras is not used", file=sys.stderr)
+        cameras = "free"
+    if options.preview_cameras:
+        return _preview(pipeline, request, cameras, options)
+    arguments = {
+        "images": request.pictures(),
+        "cameras": cameras,
+        "control_frames": request.given,
+        "size": request.size,
+        "num_frames": request.num_frames,
+        "negative_prompt": request.negative_prompt,
+        "num_inference_steps": request.num_inference_steps,
+        "guidance_scale": request.guidance_scale,
+        "cfg_skip_ratio": request.guidance_skip,
+        "solver": request.solver,
+        "shift": request.shift,
+        "seed": request.seed,
+        **(request.camera_options if cameras != "free" else {}),
+    }
+    folder = _scene_folder(request, options)
+    with scene_folder(folder) as partial:
+        result = pipeline(request.text(), step_cache=request.step_cache, **arguments)
+        report = result.report
+        report.options = {**vars(options), **dataclasses.asdict(request)}
+        if request.step_cache:
+            report.results["evaluated_steps"] = result.evaluations
+            print(f"{result.evaluations} of {request.num_inference_steps} steps ran the transformer", file=sys.stderr)
+        if request.step_cache and options.check_step_cache:
+            report.results |= _deviation(result, pipeline(request.text(), step_cache=0.0, **arguments))
+            print(f"against every step: {report.results}", file=sys.stderr)
+        cloud = CloudFilter.official(remove_far_points=True) if options.remove_far_points else CloudFilter()
+        result.write(partial, fps=options.fps, cloud=cloud, formats=options.format)
+    made = report.programs()
+    print(
+        f"{made['compiled']} programs compiled in {made['compile_seconds']:.1f} s, {made['kept']} kept from before",
+        file=sys.stderr,
+    )
+    if shown := [folder / name for name in SHOWN if (folder / name).exists()]:
+        print(f"open {shown[0]}", file=sys.stderr)
+    return folder
+
+
+def _preview(pipeline: Gen3RPipeline, request: Request, cameras: str, options: argparse.Namespace) -> Path:
+    if cameras == "free":
+        advice = "allview finds the cameras itself" if request.task == "allview" else "give --cameras"
+        raise UserError(f"--preview_cameras: the cameras are free, there is no path to draw; {advice}")
+    inputs = pipeline.prepare(
+        [request.text()],
+        request.pictures(),
+        cameras,
+        request.num_frames,
+        request.size,
+        control_frames=request.given,
+        **request.camera_options,
+    )
+    picture = (options.output or options.output_dir) / f"{request.name or request.task}-cameras.png"
+    plot_cameras(picture, *inputs.poses[0], request.size)
+    return picture
+
+
+def _scene_folder(request: Request, options: argparse.Namespace) -> Path:
+    if request.name:
+        return (options.output or options.output_dir) / request.name
+    if options.output:
+        return options.output
+    return unique_folder(options.output_dir / request.task, datetime.now().strftime("%Y-%m-%d-%H-%M-%S"))
+
+
+def _deviation(result: Gen3RPipelineOutput, exact: Gen3RPipelineOutput) -> dict[str, float]:
+    """How far a result with step cache is from the one without."""
+    latents = np.linalg.norm(result.latents - exact.latents) / np.linalg.norm(exact.latents)
+    psnr = -10 * np.log10(max(np.mean((result.rgbs - exact.rgbs) ** 2), 1e-12))
+    depth = np.mean(np.abs(result.depth_maps / exact.depth_maps - 1))
+    return {"relative_latents": float(latents), "psnr_db": float(psnr), "relative_depth": float(depth)}
+
+
+def require_writable(folder: Path) -> None:
+    """Raises UserError where nothing can be written into a folder, which is made when it is missing."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".gen3r-probe"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(f"cannot write to {folder}: {error.strerror}; choose another --output") from None

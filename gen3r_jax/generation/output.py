@@ -1,0 +1,96 @@
+"""What a generation gives, and how it is kept."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from gen3r_jax.errors import UserError
+from gen3r_jax.export.folder import scene_folder, write_scene
+from gen3r_jax.export.pointcloud import DEFAULT_FILTER, CloudFilter
+from gen3r_jax.export.run_report import RunReport
+from gen3r_jax.geometry.cameras import homogeneous
+from gen3r_jax.scene import Scene
+
+
+@dataclass(frozen=True)
+class Gen3RPipelineOutput:
+    """What a generation gives; names and layouts of the official pipeline, in NumPy and float32.
+
+    Attributes:
+      rgbs: frames in [0, 1].
+      depth_maps: along each camera's optical axis.
+      depth_confidence: of the depth, at least 1.
+      point_maps: world points of VGGT's point head; None if it has none.
+      pcds: world points of the depth, unprojected with the cameras.
+      point_masks: pixels whose depth is plausible (percentiles of the frame with ``min_max_depth_mask``).
+      cameras: world-to-camera matrices (OpenCV axes) and intrinsics in pixels.
+      latents: the sample Z itself.
+      evaluations: how many steps ran the transformer; fewer than there were with a step cache.
+      prompts: text of every sample.
+      report: what the generation was asked for and how long it took; None for latents that were only decoded.
+    """
+
+    rgbs: Float[np.ndarray, "b t h w 3"]
+    depth_maps: Float[np.ndarray, "b t h w 1"]
+    depth_confidence: Float[np.ndarray, "b t h w"]
+    point_maps: Float[np.ndarray, "b t h w 3"] | None
+    pcds: Float[np.ndarray, "b t h w 3"]
+    point_masks: Bool[np.ndarray, "b t h w"]
+    cameras: tuple[Float[np.ndarray, "b t 3 4"], Float[np.ndarray, "b t 3 3"]]
+    latents: Float[np.ndarray, "b f h w 16"]
+    evaluations: int = 0
+    prompts: tuple[str, ...] = ()
+    report: RunReport | None = None
+
+    def scene(self, sample: int = 0, prompt: str = "") -> Scene:
+        """One sample as exporters take it; `prompt` is by default that of the sample."""
+        w2c, intrinsics = (x[sample] for x in self.cameras)
+        return Scene(
+            rgb=np.floor(255 * self.rgbs[sample]).astype(np.uint8),
+            depth=self.depth_maps[sample, ..., 0],
+            confidence=self.depth_confidence[sample],
+            w2c=homogeneous(w2c),
+            intrinsics=intrinsics,
+            points=self.pcds[sample],
+            prompt=prompt or (self.prompts[sample] if self.prompts else ""),
+        )
+
+    def save(self, folder: Path | str, **how: Any) -> Path:
+        """Writes one sample as a complete scene folder at `folder`, new or empty; see :meth:`write`. Returns it.
+
+        Raises UserError where the folder holds something or cannot be written.
+        """
+        with scene_folder(Path(folder)) as partial:
+            self.write(partial, **how)
+        return Path(folder)
+
+    def write(
+        self,
+        folder: Path,
+        *,
+        sample: int = 0,
+        fps: float = 12,
+        cloud: CloudFilter = DEFAULT_FILTER,
+        formats: Sequence[str] | None = None,
+    ) -> None:
+        """Writes the files of one sample, and run.json, into a folder.
+
+        Args:
+          sample: index within the batch.
+          fps: speed at which the videos are played.
+          cloud: which points are kept.
+          formats: names of :data:`gen3r_jax.export.folder.FORMATS`; by default all.
+
+        Raises:
+          UserError: there is no such sample, or the folder cannot be written.
+        """
+        if not 0 <= sample < len(self.rgbs):
+            raise UserError(f"sample {sample} of {len(self.rgbs)}: samples are counted from 0")
+        report = self.report or RunReport({}, quiet=True)
+        with report.stage("Writing files"):
+            write_scene(self.scene(sample), folder, fps, cloud, formats)
+        report.write(folder / "run.json")

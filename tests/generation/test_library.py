@@ -1,0 +1,140 @@
+"""The library as a user calls it: any form of picture and camera, the folder's defaults, a saved scene."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import gen3r_jax
+from gen3r_jax import VGGT, Gen3RPipeline, generate, info, load_images
+from gen3r_jax.errors import UserError
+from gen3r_jax.export.read import read_scene
+from gen3r_jax.geometry.cameras import Cameras
+from tests.helpers.paths import NANO
+
+PROMPT = "a table on a field"
+QUICK = {"num_frames": 5, "num_inference_steps": 1}
+
+
+@pytest.fixture(scope="module")
+def pipeline():
+    return Gen3RPipeline.from_pretrained(str(NANO))
+
+
+@pytest.fixture(scope="module")
+def photo(tmp_path_factory):
+    """A picture of another size than the weights were made for."""
+    path = tmp_path_factory.mktemp("photo") / "photo.png"
+    Image.open(NANO / "example.png").convert("RGB").resize((180, 150)).save(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def result(pipeline, photo):
+    return pipeline(PROMPT, str(photo), "orbit_left", camera_angle=20.0, **QUICK)
+
+
+def test_defaults_are_those_of_the_folder(pipeline):
+    said = json.loads((NANO / "generation.json").read_text())
+    assert {name: getattr(pipeline.settings, name) for name in said} == said
+
+
+@pytest.mark.parametrize("form", ["pil", "uint8", "float", "list", "batch"])
+def test_every_form_of_a_picture_gives_the_same(pipeline, photo, result, form):
+    array = np.asarray(Image.open(photo))
+    pictures = {
+        "pil": Image.open(photo),
+        "uint8": array,
+        "float": array.astype(np.float32) / 255,
+        "list": [photo],
+        "batch": load_images(photo, 112)[None],
+    }
+    again = pipeline(PROMPT, pictures[form], "orbit_left", camera_angle=20.0, progress=False, **QUICK)
+    np.testing.assert_allclose(again.rgbs, result.rgbs, atol=1e-4 if form == "float" else 0)
+
+
+def test_the_command_gives_the_same_bits(photo, result, tmp_path):
+    given = ["--weights", str(NANO), "--images", str(photo), "--prompt", PROMPT, "--cameras", "orbit_left"]
+    how = ["--camera_angle", "20", "--num_frames", "5", "--num_inference_steps", "1", "--format", "maps", "sheet"]
+    assert generate.main([*given, *how, "--output", str(tmp_path / "scene")]) == 0
+    result.save(tmp_path / "saved", formats=("maps", "sheet"))
+    for name in ("depth.npz", "confidence.npz"):
+        for array in np.load(tmp_path / "saved" / name).values():
+            (other,) = np.load(tmp_path / "scene" / name).values()
+            np.testing.assert_array_equal(array, other)
+    assert (tmp_path / "saved" / "cameras.json").read_text() == (tmp_path / "scene" / "cameras.json").read_text()
+
+
+def test_a_saved_scene_is_whole(result, tmp_path):
+    result.save(tmp_path / "out")
+    assert "without run.json" not in "\n".join(info.describe(tmp_path / "out"))
+    scene = read_scene(tmp_path / "out")
+    assert scene.prompt == PROMPT and scene.rgb.shape == (5, 112, 112, 3)
+    run = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert run["format_version"] == 1 and run["options"]["num_inference_steps"] == 1
+    with pytest.raises(UserError, match="is there already"):
+        result.save(tmp_path / "out")
+    with pytest.raises(UserError, match="sample 1 of 1"):
+        result.save(tmp_path / "other", sample=1)
+
+
+def test_cameras_may_be_given_as_such(pipeline, photo):
+    c2w = np.tile(np.eye(4), (5, 1, 1))
+    c2w[:, 0, 3] = np.linspace(0, 1, 5)
+    intrinsics = np.tile(np.array([[200.0, 0, 90], [0, 200.0, 75], [0, 0, 1]]), (5, 1, 1))
+    inputs = pipeline.prepare([PROMPT], photo, Cameras(c2w, intrinsics, np.tile([150, 180], (5, 1))), 5)
+    poses, focal = inputs.poses[0]
+    np.testing.assert_array_equal(poses, c2w)
+    np.testing.assert_allclose(focal[0, 0, 0], 200 * 112 / 150, rtol=0.01)
+    assert inputs.maps.shape == (1, 5, 112, 112, 6)
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (None, "no images"),
+        ([], "no images"),
+        ("nowhere.png", "does not exist"),
+        (np.zeros((10, 10)), "needed is"),
+        (np.full((10, 10, 3), 7.0), "from 0 to 1"),
+        (np.zeros((0, 10, 3)), "shape"),
+    ],
+)
+def test_what_is_no_picture_is_refused(pipeline, images, message):
+    with pytest.raises(UserError, match=message):
+        pipeline(PROMPT, images)
+
+
+def test_other_sizes_than_the_weights_were_made_for_are_told(pipeline, photo, capsys):
+    pipeline.prepare([PROMPT], photo, None, 13, (112, 224))
+    assert "made for 9 frames of 112 x 112; 13 frames of 224 x 112 may look worse" in capsys.readouterr().err
+
+
+def test_vggt_alone(photo):
+    images = load_images([photo, photo], (112, 112))
+    assert images.shape == (2, 112, 112, 3) and images.dtype == np.float32
+    prediction = VGGT.from_pretrained(NANO)(images)
+    assert prediction["pose_enc"].shape == (1, 2, 9)
+    assert prediction["depth"].shape == (1, 2, 112, 112, 1) and (prediction["depth"] > 0).all()
+    assert prediction["depth_conf"].shape == prediction["world_points_conf"].shape == (1, 2, 112, 112)
+    assert prediction["world_points"].shape == (1, 2, 112, 112, 3)
+    with pytest.raises(UserError, match="multiples of 14"):
+        VGGT.from_pretrained(NANO / "vggt")(images[:, :100])
+
+
+def test_pictures_are_loaded_as_vggts_own_loader_does(photo):
+    assert load_images([photo]).shape == (1, 434, 518, 3)  # 150 / 180 * 518 = 431.7
+    assert load_images(np.zeros((300, 100, 3), np.uint8)).shape == (1, 518, 518, 3)
+
+
+def test_public_names_are_imported_when_they_are_asked_for():
+    code = "import sys, gen3r_jax; assert 'jax' not in sys.modules; print(gen3r_jax.__version__, *dir(gen3r_jax))"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert told.split()[0] == gen3r_jax.__version__
+    for name in gen3r_jax.__all__:
+        assert name in told and getattr(gen3r_jax, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        gen3r_jax.nothing  # noqa: B018
