@@ -27,9 +27,9 @@ from gen3r_jax.data.encoded import Header, SampleWriter
 from gen3r_jax.data.loader import make_loader
 from gen3r_jax.errors import UserError, main_guard
 from gen3r_jax.sharding import data_parallel_size, fetch, param_shardings
-from gen3r_jax.stages.dit.stage import DiTStage
 from gen3r_jax.storage.remote import is_remote
 from gen3r_jax.train import RunOptions, read_config
+from gen3r_jax.training.stage import SampleEncoder
 from gen3r_jax.training.step import make_phases, training_mesh
 
 OUTPUT, PART = shared_work_flags()
@@ -53,8 +53,7 @@ def main(arguments: Sequence[str]) -> None:
         raise UserError("--config and --output are needed; try --help")
     logging.set_verbosity(logging.WARNING)
     stage, options = read_config(CONFIG.value.to_dict())
-    if not isinstance(stage, DiTStage) or stage.weights.encoded:
-        raise UserError("only a config of the stage dit, without config.weights.encoded, can be encoded")
+    encoder = stage.sample_encoder()
     if is_remote(OUTPUT.value):
         raise UserError(f"--output {OUTPUT.value} must be a folder of this machine; copy what it holds afterwards")
     part = read_part(PART.value)
@@ -67,11 +66,11 @@ def main(arguments: Sequence[str]) -> None:
     with jax.set_mesh(mesh):
         frozen = stage.load_frozen()
         frozen = jax.device_put(frozen, param_shardings(frozen, mesh))
-        encode(stage, options, phases[0].num_frames, frozen, Path(OUTPUT.value), batch, part)
+        encode(encoder, options, phases[0].num_frames, frozen, Path(OUTPUT.value), batch, part)
 
 
 def encode(
-    stage: DiTStage,
+    encoder: SampleEncoder,
     options: RunOptions,
     num_frames: int,
     frozen: module.Params,
@@ -80,12 +79,11 @@ def encode(
     part: tuple[int, int] = (0, 1),
 ) -> None:
     """Writes the header and every file of this part that is not there; parts may run side by side."""
-    texts = ["", stage.samples.negative_prompt]
-    features = np.asarray(fetch(stage.inputs.encode_texts(frozen, texts)), DTYPE.value)
+    features = np.asarray(fetch(encoder.encode_texts(frozen, encoder.texts)), DTYPE.value)
     header = Header(
         num_frames=num_frames,
         side=options.train.side,
-        joint=stage.joint,
+        joint=encoder.joint,
         dtype=DTYPE.value,
         clips={
             "train": CLIPS.value,
@@ -100,19 +98,19 @@ def encode(
                 if name not in ("workers", "prefetch")
             },
         },
-        networks={name: module.fingerprint(fetch(frozen[name])) for name in stage.inputs.frozen},
-        texts=dict(zip(texts, features, strict=True)),
+        networks={name: module.fingerprint(fetch(frozen[name])) for name in encoder.frozen},
+        texts=dict(zip(encoder.texts, features, strict=True)),
     )
     header.write(folder)
     loader = functools.partial(
         make_loader, options.data, num_frames=num_frames, side=options.train.side, seed=options.train.seed
     )
-    _write(stage, frozen, folder, "test", loader, options.validation.clips, batch, part)
-    _write(stage, frozen, folder, "train", loader, CLIPS.value, batch, part)
+    _write(encoder, frozen, folder, "test", loader, options.validation.clips, batch, part)
+    _write(encoder, frozen, folder, "train", loader, CLIPS.value, batch, part)
 
 
 def _write(
-    stage: DiTStage,
+    encoder: SampleEncoder,
     frozen: module.Params,
     folder: Path,
     split: str,
@@ -133,7 +131,7 @@ def _write(
                 data.set_state({"next_index": first})
                 with writer:
                     for clip in itertools.islice(data, count):
-                        for sample_id, arrays in samples(stage, frozen, clip):
+                        for sample_id, arrays in samples(encoder, frozen, clip):
                             writer.add(sample_id, arrays)
                             progress.update()
             else:
@@ -142,11 +140,11 @@ def _write(
 
 
 def samples(
-    stage: DiTStage, frozen: module.Params, batch: Mapping[str, Any]
+    encoder: SampleEncoder, frozen: module.Params, batch: Mapping[str, Any]
 ) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
     """Everything that is stored of the samples of a batch, in the dtype of the disk; cameras in float32."""
-    prepared = stage.inputs.prepare(batch)
-    stored = fetch(stage.inputs.encode_all(frozen, prepared))
+    prepared = encoder.prepare(batch)
+    stored = fetch(encoder.encode_all(frozen, prepared))
     kept = ("c2w", "intrinsics", "has_cameras")
     arrays = {name: x if name in kept else np.asarray(x, DTYPE.value) for name, x in stored.items()}
     bad = [name for name, x in arrays.items() if not np.isfinite(x).all()]

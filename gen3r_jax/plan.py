@@ -18,26 +18,20 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 from absl import app, flags, logging
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 
 from gen3r_jax import command_line
 from gen3r_jax.command_line import CONFIG, parse_flags
 from gen3r_jax.costs.collectives import by_kind, largest
 from gen3r_jax.costs.topology import LINK_UTILISATION, UTILISATION, Topology, parse
 from gen3r_jax.errors import UserError, main_guard
-from gen3r_jax.generation.networks import Network
-from gen3r_jax.models.registry import NETWORKS
-from gen3r_jax.planning.estimate import Run, generation_runs
 from gen3r_jax.planning.program_cost import ProgramCost, kept_by_others, measure
-from gen3r_jax.sharding import param_shardings
-from gen3r_jax.stages.dit.stage import DiTStage
-from gen3r_jax.train import RunOptions, read_config
-from gen3r_jax.training.stage import Stage
-from gen3r_jax.training.step import Phase, Program, make_phases, step_programs, training_mesh
+from gen3r_jax.train import read_config
+from gen3r_jax.training.program import Program
+from gen3r_jax.training.step import Phase, make_phases, step_programs, training_mesh
 
 flags.adopt_module_key_flags(command_line)
 TOPOLOGY = flags.DEFINE_string("topology", None, "What to compile for: v5e:4x4, v5p:256, h100:8, ...")
@@ -67,7 +61,8 @@ def main(arguments: Sequence[str]) -> int:
     failed, written = False, []
     for phase in phases:
         if GENERATION.value:
-            programs, phase = generation_programs(stage, options, phase, mesh), dataclasses.replace(phase, steps=1)
+            programs = stage.generation_programs(phase.num_frames, options.train.side, mesh)
+            phase = dataclasses.replace(phase, steps=1)
         else:
             programs = step_programs(stage, options, phase, mesh)
         costs = compile_all(programs, PROGRAM.value, mesh, topology)
@@ -79,35 +74,6 @@ def main(arguments: Sequence[str]) -> int:
         content = {"topology": topology.name, "optimization_level": LEVEL.value, "phases": written}
         Path(JSON.value).write_text(json.dumps(content, indent=1) + "\n")
     return int(failed)
-
-
-def generation_programs(stage: Stage, options: RunOptions, phase: Phase, mesh: Mesh) -> list[Program]:
-    """The programs of one scene; a step of the solver is run as often as a validation runs it."""
-    if not isinstance(stage, DiTStage):
-        raise UserError("--generation needs a config of the stage dit")
-    everywhere = NamedSharding(mesh, PartitionSpec())
-
-    def network(name: str) -> Network:
-        shapes = stage.networks.shapes(name, stage.model.frozen_dtype)
-        return stage.networks.graph(name), _placed(shapes, param_shardings(shapes, mesh))
-
-    networks = {name: network(name) for name in NETWORKS}
-    side, guided = options.train.side, stage.samples.guidance_scale > 1
-    dit, steps = stage.networks.configs["wan_dit"], max(1, stage.samples.steps)
-    with jax.set_mesh(mesh):
-        runs = generation_runs(networks, dit, (side, side), phase.num_frames, steps, guided, "resident")
-
-    def program(run: Run) -> Program:
-        arguments = _placed(run.arguments, jax.tree.map(lambda _: everywhere, run.arguments))
-        return Program(run.name, jax.jit(run.function), (networks[run.network], *arguments), run.count)
-
-    return [program(run) for run in runs]
-
-
-def _placed(shapes: Any, places: Any) -> Any:
-    return jax.tree.map(
-        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), shapes, places
-    )
 
 
 def compile_all(

@@ -193,7 +193,7 @@ def fetch(tree: Any) -> Any:
 
 
 def batch_sharding(mesh: Mesh, shape: tuple[int, ...], axes: tuple[str | None, ...]) -> NamedSharding:
-    """Placement of one batch entry, as :attr:`Stage.batch_axes` names its axes."""
+    """Placement of one batch entry, as :attr:`gen3r_jax.training.stage.Entry.axes` names its axes."""
     return NamedSharding(mesh, partition(shape, axes, mesh))
 
 

@@ -34,7 +34,8 @@ from gen3r_jax.stages.vggt.stage import VGGTStage
 from gen3r_jax.stages.wan_vae import WanVAEStage
 from gen3r_jax.storage.remote import local_copy
 from gen3r_jax.training.distributed import initialize, peer_errors, wait_for_all
-from gen3r_jax.training.loop import LoopOptions, MakeLoader, train
+from gen3r_jax.training.loop import MakeLoader, train
+from gen3r_jax.training.options import LoopOptions
 from gen3r_jax.training.stage import Stage
 from gen3r_jax.training.workdir import claim_workdir
 
@@ -69,14 +70,9 @@ def read_config(config: Mapping[str, Any]) -> tuple[Stage, RunOptions]:
     own = {field.name for field in dataclasses.fields(STAGES[name])}
     stage = read_options(STAGES[name], {group: groups[group] for group in own & groups.keys()})
     options = read_options(RunOptions, {group: groups[group] for group in groups.keys() - own})
-    if not options.data.source and not _encoded(stage):
+    if not options.data.source and not stage.encoded:
         raise UserError("no data: give --config.data.source=PATH (a video, a folder, a data set root) or =procedural")
-    stratified = isinstance(stage, DiTStage) and stage.noise.density == "none"
-    if stratified and options.train.batch_size % stage.noise.strata:
-        raise UserError(
-            f"train.batch_size {options.train.batch_size} is not a multiple of noise.strata {stage.noise.strata}: some "
-            "noise levels would be seen more often than others"
-        )
+    stage.check(options)
     return stage, options
 
 
@@ -93,20 +89,16 @@ def main(arguments: Sequence[str]) -> None:
         jax.config.update("jax_compilation_cache_dir", options.train.compile_cache)
     with peer_errors():
         if jax.process_index() == 0:
-            claim_workdir(workdir, config)
+            claim_workdir(workdir, config, stage.free_keys)
         wait_for_all("workdir")
     train(stage, loader_of(stage, options), options, workdir, config)
 
 
 def loader_of(stage: Stage, options: RunOptions) -> MakeLoader:
     """What makes the data: frames of the sources, or latents that were encoded before."""
-    if encoded := _encoded(stage):
-        return functools.partial(make_encoded_loader, local_copy(encoded), options.data, side=options.train.side)
+    if stage.encoded:
+        return functools.partial(make_encoded_loader, local_copy(stage.encoded), options.data, side=options.train.side)
     return functools.partial(make_loader, options.data, side=options.train.side)
-
-
-def _encoded(stage: Stage) -> str:
-    return stage.weights.encoded if isinstance(stage, DiTStage) else ""
 
 
 if __name__ == "__main__":

@@ -13,8 +13,8 @@ from gen3r_jax import module
 from gen3r_jax.errors import UserError
 from gen3r_jax.options import read_options
 from gen3r_jax.sharding import AXES, MeshOptions, batch_share, make_mesh, param_shardings, partition, shard
-from gen3r_jax.training.loop import LoopOptions
 from gen3r_jax.training.optim import make_optimizer
+from gen3r_jax.training.options import LoopOptions
 from gen3r_jax.training.state import abstract_state, create_state
 from gen3r_jax.training.step import Step, count_micro_batches, make_phases, place_batch
 from tests.helpers.toy_training import ToyStage, toy_config, toy_loader
@@ -130,7 +130,7 @@ def _two_steps(clips_per_device, **sizes):
         micro_batches = count_micro_batches(16, clips_per_device, mesh)
         data = toy_loader(batch_size=16, num_frames=4, seed=0)
         for _ in range(2):
-            state, metrics = step(state, frozen, place_batch(next(data), stage.batch_axes, micro_batches, mesh))
+            state, metrics = step(state, frozen, place_batch(next(data), stage.entries, micro_batches, mesh))
     return state, metrics
 
 

@@ -19,7 +19,7 @@ from jax.sharding import Mesh
 from gen3r_jax.costs.collectives import Collective, find_collectives
 from gen3r_jax.costs.flops import count_traced
 from gen3r_jax.costs.topology import LINK_UTILISATION, UTILISATION, Topology
-from gen3r_jax.training.step import Program
+from gen3r_jax.training.program import Program
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from gen3r_jax.module import Params
 from gen3r_jax.sharding import fetch
 from gen3r_jax.stages.networks import Networks, video_tokens
 from gen3r_jax.storage.checkpoint import save_weights
-from gen3r_jax.training.stage import Batch, Encoder, Metrics
+from gen3r_jax.training.stage import FRAMES, Batch, Encoder, Metrics, Stage
 
 SHOWN = 4  # clips in the picture of a validation
 
@@ -67,14 +67,14 @@ class SampleOptions:
 
 
 @dataclass(frozen=True)
-class RGBHeadStage:
-    """The :class:`gen3r_jax.training.stage.Stage` that trains the head; it needs frames alone."""
+class RGBHeadStage(Stage):
+    """Trains the head; it needs frames alone."""
 
     model: ModelOptions
     weights: WeightsOptions
     samples: SampleOptions
 
-    batch_axes: ClassVar = {"frames": ("batch", "frames", None, None, None)}
+    entries: ClassVar = {"frames": FRAMES}
     loss_reads: ClassVar = ("frames", "packed")
 
     @property
@@ -84,20 +84,11 @@ class RGBHeadStage:
     def init(self, key: Key[Array, ""]) -> Params:
         return module.split(RGBHead(self._config, rngs=nnx.Rngs(key)))[1]
 
-    def load_trainable(self) -> Params | None:
-        return None
-
     def load_frozen(self) -> Params:
         return {"vggt": self._networks.load("vggt", self.model.frozen_dtype)}
 
     def abstract_frozen(self) -> Params:
         return {"vggt": self._networks.shapes("vggt", self.model.frozen_dtype)}
-
-    def prepare(self, batch: Batch) -> Batch:
-        return batch
-
-    def batch_shapes(self, num_frames: int, side: int) -> dict[str, jax.ShapeDtypeStruct]:
-        return {"frames": jax.ShapeDtypeStruct((num_frames, side, side, 3), jnp.uint8)}
 
     def loss(
         self, trainable: Params, frozen: Params, batch: Batch, keys: Key[Array, "b"]

@@ -30,7 +30,7 @@ from gen3r_jax.module import Params
 from gen3r_jax.sharding import fetch
 from gen3r_jax.stages.adapter.losses import kl_divergence
 from gen3r_jax.storage.checkpoint import load_network, read_config, save_weights
-from gen3r_jax.training.stage import Batch, Metrics
+from gen3r_jax.training.stage import Batch, Entry, Metrics, Stage
 
 FIRST_LOGVAR = -6.0  # of untrained posteriors: noise as large as N(0, 1) would drown latents that mean nothing yet
 SHOWN = 4  # clips in the picture of a validation
@@ -105,8 +105,8 @@ class StatisticsOptions:
 
 
 @dataclass(frozen=True)
-class WanVAEStage:
-    """The :class:`gen3r_jax.training.stage.Stage` that trains the video VAE; it needs frames alone."""
+class WanVAEStage(Stage):
+    """Trains the video VAE; it needs frames alone."""
 
     model: ModelOptions
     weights: WeightsOptions
@@ -114,8 +114,7 @@ class WanVAEStage:
     losses: LossOptions
     statistics: StatisticsOptions
 
-    batch_axes: ClassVar = {"frames": ("batch", None, None, None, None)}
-    encoders: ClassVar = ()
+    entries: ClassVar = {"frames": Entry("t h w 3", np.uint8)}
     loss_reads: ClassVar = ("frames",)
 
     def init(self, key: Key[Array, ""]) -> Params:
@@ -129,12 +128,6 @@ class WanVAEStage:
             return None
         return load_network(self.weights.wan_vae, WanVAE, dtype=jnp.float32)[1]
 
-    def load_frozen(self) -> Params:
-        return {}
-
-    def abstract_frozen(self) -> Params:
-        return {}
-
     def prepare(self, batch: Batch) -> Batch:
         """Remembers the clips for the statistics; those of the validation, which come first, are soon forgotten."""
         frames = batch["frames"]
@@ -142,9 +135,6 @@ class WanVAEStage:
             self._recent.clear()
         self._recent.extend(frames)
         return batch
-
-    def batch_shapes(self, num_frames: int, side: int) -> dict[str, jax.ShapeDtypeStruct]:
-        return {"frames": jax.ShapeDtypeStruct((num_frames, side, side, 3), jnp.uint8)}
 
     def loss(
         self, trainable: Params, frozen: Params, batch: Batch, keys: Key[Array, "b"]

@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import grain
 import jax
@@ -22,12 +22,13 @@ from gen3r_jax import module
 from gen3r_jax.costs.topology import find_chip
 from gen3r_jax.errors import UserError
 from gen3r_jax.module import Params
-from gen3r_jax.sharding import MeshOptions, batch_share, fetch, param_shardings
+from gen3r_jax.sharding import batch_share, fetch, param_shardings
 from gen3r_jax.storage.checkpoint import TrainCheckpoints
 from gen3r_jax.storage.remote import Workdir
 from gen3r_jax.training.distributed import peer_errors, wait_for_all
 from gen3r_jax.training.metrics import MetricsWriter
-from gen3r_jax.training.optim import OptimOptions, make_optimizer
+from gen3r_jax.training.optim import make_optimizer
+from gen3r_jax.training.options import LoopOptions
 from gen3r_jax.training.stage import Stage
 from gen3r_jax.training.state import TrainState, abstract_state, create_state, fresh_opt_state
 from gen3r_jax.training.step import (
@@ -40,72 +41,6 @@ from gen3r_jax.training.step import (
     place_batch,
     training_mesh,
 )
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainOptions:
-    """phases: ((num_frames, steps, clips_per_device), ...). batch_size: samples an update, over all devices.
-    side: of the square frames, in pixels. dtype: of the arithmetic; weights and moments are kept in fp32.
-    compile_cache: folder that keeps compiled programs between runs, empty for none.
-    profile: (first, last) step of a trace written to WORKDIR/profile, () for none.
-    share: of the steps of every phase, above 0 and at most 1; the schedule of the learning rate shrinks with them, so
-    that a recipe can be tried in a part of its time.
-    """
-
-    seed: int
-    batch_size: int
-    side: int
-    phases: tuple[tuple[int, int, int], ...]
-    dtype: Literal["float32", "bfloat16"]
-    compile_cache: str
-    profile: tuple[int, ...]
-    share: float = 1.0
-
-    def __post_init__(self) -> None:
-        if not 0 < self.share <= 1:
-            raise UserError(f"train.share must be above 0 and at most 1, not {self.share}")
-
-
-@dataclasses.dataclass(frozen=True)
-class ValidationOptions:
-    """Before the first step and after every `every` steps, on `clips` clips of the `split`, "test" or "train"."""
-
-    every: int
-    clips: int
-    split: Literal["test", "train"] = "test"
-
-
-@dataclasses.dataclass(frozen=True)
-class CheckpointOptions:
-    """After every `every` steps and at the end; the last `keep` stay, and the multiples of `keep_every` (0: none)."""
-
-    every: int
-    keep: int
-    keep_every: int
-
-
-@dataclasses.dataclass(frozen=True)
-class LoopOptions:
-    train: TrainOptions
-    optim: OptimOptions
-    mesh: MeshOptions
-    validation: ValidationOptions
-    checkpoint: CheckpointOptions
-
-    def __post_init__(self) -> None:
-        train, validation, checkpoint = self.train, self.validation, self.checkpoint
-        positive = {
-            "train.batch_size": train.batch_size,
-            "validation.every": validation.every,
-            "validation.clips": validation.clips,
-            "checkpoint.every": checkpoint.every,
-            "checkpoint.keep": checkpoint.keep,
-        }
-        for name, value in positive.items():
-            if value < 1:
-                raise UserError(f"{name} must be at least 1, not {value}")
-        if train.profile and (len(train.profile) != 2 or not 0 <= train.profile[0] < train.profile[1]):
-            raise UserError(f"train.profile must be (first, last) with first < last, or (), not {train.profile}")
 
 
 class MakeLoader(Protocol):
@@ -241,7 +176,7 @@ class _Run:
             waited = time.perf_counter()
             host_batch = self.stage.prepare(next(data))
             waited = time.perf_counter() - waited
-            batch = place_batch(host_batch, self.stage.batch_axes, micro_batches, self.mesh)
+            batch = place_batch(host_batch, self.stage.entries, micro_batches, self.mesh)
             if not compiled:
                 self._compile(update, batch)
                 compiled, self.clock = True, time.perf_counter()

@@ -17,17 +17,20 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int, Key
 
 from gen3r_jax import module
-from gen3r_jax.costs.flops import count_flops
 from gen3r_jax.errors import UserError
 from gen3r_jax.sharding import batch_sharding, batch_share, data_parallel_size, make_mesh, param_shardings
 from gen3r_jax.training.optim import OptimOptions, learning_rate, make_optimizer, update_ema
-from gen3r_jax.training.stage import Axes, Batch, Encoder, Metrics, Stage
+from gen3r_jax.training.options import LoopOptions
+from gen3r_jax.training.program import Program
+from gen3r_jax.training.stage import Batch, Encoder, Entry, Metrics, Stage
 from gen3r_jax.training.state import TrainState, abstract_state, shardings
 
 # Micro-batches that may be on their way at once: a device that ends one finds the next, and no more memory is taken.
 IN_FLIGHT = 2
 # The metric by which all processes learn, in the same step, that one of them wants to stop.
 STOP = "stop"
+# What every batch has beside the stage's entries.
+SAMPLE_INDEX = Entry("", np.int32)
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
@@ -66,11 +69,11 @@ def make_phases(triples: tuple[tuple[int, int, int], ...], share: float = 1.0) -
     return tuple(phases)
 
 
-def training_mesh(options: Any, phases: Sequence[Phase], devices: list[jax.Device] | None = None) -> Mesh:
+def training_mesh(options: LoopOptions, phases: Sequence[Phase], devices: list[jax.Device] | None = None) -> Mesh:
     """The mesh of a run, on which the batch divides in every phase, and among the processes. Raises UserError where it
     does not.
 
-    options: :class:`gen3r_jax.training.loop.LoopOptions`; a ``mesh.seq`` of 0 becomes the first of 1, 2, 4 that fits.
+    A ``mesh.seq`` of 0 becomes the first of 1, 2, 4 that fits.
     """
     refused = None
     for size in (1, 2, 4) if options.mesh.seq == 0 else (options.mesh.seq,):
@@ -100,23 +103,24 @@ def count_micro_batches(batch_size: int, clips_per_device: int, mesh: Mesh) -> i
 
 
 def place_batch(
-    batch: Mapping[str, Any], axes: Mapping[str, Axes], micro_batches: int, mesh: Mesh
+    batch: Mapping[str, Any], entries: Mapping[str, Entry], micro_batches: int, mesh: Mesh
 ) -> list[dict[str, jax.Array]]:
-    """Puts this process's part of a batch on the devices, cut into micro-batches and split as `axes` says.
+    """Puts this process's part of a batch on the devices, cut into micro-batches and split as `entries` say.
 
     Adds ``sample_index``: the index of each sample in the whole batch, whatever the number of processes.
     """
-    missing = [name for name in axes if name not in batch]
+    missing = [name for name in entries if name not in batch]
     if missing:
         raise UserError(f"the data has no {', '.join(missing)}; it has {', '.join(batch)}")
-    local = {name: np.asarray(batch[name]) for name in axes}
+    local = {name: np.asarray(batch[name]) for name in entries}
     size = len(next(iter(local.values())))
     index, count = batch_share(mesh)
+    entries = {**entries, "sample_index": SAMPLE_INDEX}
     local["sample_index"] = np.arange(size, dtype=np.int32) * count + index
 
     def place(name: str, value: np.ndarray) -> jax.Array:
         shape = (value.shape[0] * count, *value.shape[1:])
-        sharding = batch_sharding(mesh, shape, axes.get(name, ("batch",)))
+        sharding = batch_sharding(mesh, shape, entries[name].axes)
         return jax.make_array_from_process_local_data(sharding, value, shape)
 
     parts = {name: np.split(value, micro_batches) for name, value in local.items()}
@@ -125,39 +129,14 @@ def place_batch(
 
 def abstract_micro_batch(stage: Stage, phase: Phase, side: int, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
     """What :func:`place_batch` gives for one micro-batch, as ``ShapeDtypeStruct`` leaves with their shardings."""
-    samples = {**stage.batch_shapes(phase.num_frames, side), "sample_index": jax.ShapeDtypeStruct((), np.int32)}
     size = phase.clips_per_device * data_parallel_size(mesh)
 
-    def batched(name: str, sample: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+    def batched(entry: Entry) -> jax.ShapeDtypeStruct:
+        sample = entry.sample(phase.num_frames, side)
         shape = (size, *sample.shape)
-        sharding = batch_sharding(mesh, shape, stage.batch_axes.get(name, ("batch",)))
-        return jax.ShapeDtypeStruct(shape, sample.dtype, sharding=sharding)
+        return jax.ShapeDtypeStruct(shape, sample.dtype, sharding=batch_sharding(mesh, shape, entry.axes))
 
-    return {name: batched(name, sample) for name, sample in samples.items()}
-
-
-@dataclasses.dataclass(frozen=True)
-class Program:
-    """A part of a step that is compiled as one.
-
-    Attributes:
-      function: jitted.
-      arguments: trees of ``ShapeDtypeStruct`` with shardings.
-      calls: how often a step runs it.
-      forward: of a gradient, the function that it is the gradient of, with the same arguments.
-    """
-
-    name: str
-    function: Any
-    arguments: tuple[Any, ...]
-    calls: int
-    forward: Callable | None = None
-
-    def useful_flops(self) -> int:
-        """The work of one run without what is only computed again to save memory; a gradient takes three forwards."""
-        if self.forward is None:
-            return count_flops(self.function, *self.arguments)
-        return 3 * count_flops(self.forward, *self.arguments)
+    return {name: batched(entry) for name, entry in {**stage.entries, "sample_index": SAMPLE_INDEX}.items()}
 
 
 class Step:
@@ -286,11 +265,8 @@ class Step:
         return TrainState(state.step + 1, params, opt_state, ema), means
 
 
-def step_programs(stage: Stage, options: Any, phase: Phase, mesh: Mesh) -> list[Program]:
-    """The programs of a phase for a mesh whose devices need not be here; no weights are read.
-
-    options: :class:`gen3r_jax.training.loop.LoopOptions`.
-    """
+def step_programs(stage: Stage, options: LoopOptions, phase: Phase, mesh: Mesh) -> list[Program]:
+    """The programs of a phase for a mesh whose devices need not be here; no weights are read."""
     tx = make_optimizer(options.optim, phase.steps)
     abstract = abstract_state(stage, tx, mesh, with_ema=options.optim.ema_decay > 0)
     shapes = stage.abstract_frozen()

@@ -11,7 +11,7 @@ from gen3r_jax import module
 from gen3r_jax.errors import UserError
 
 # Keys that may change between a run and its continuation: they say where and how often, not what is trained.
-# So may the clips per device in train.phases, which have to follow the machine, and how the stage dit draws samples.
+# So may the clips per device in train.phases, which have to follow the machine, and what a stage adds.
 FREE_KEYS = (
     "checkpoint.",
     "validation.",
@@ -23,16 +23,17 @@ FREE_KEYS = (
 )
 
 
-def claim_workdir(workdir: epath.PathLike, config: Mapping[str, Any]) -> None:
+def claim_workdir(workdir: epath.PathLike, config: Mapping[str, Any], free_keys: tuple[str, ...] = ()) -> None:
     """Makes `workdir` and writes its config.json; a workdir that holds checkpoints of another config is refused.
 
-    Raises UserError that lists the keys that differ (``FREE_KEYS`` may), or says that nothing can be written.
+    Raises UserError that lists the keys that differ (``FREE_KEYS`` and the stage's `free_keys` may), or says that
+    nothing can be written.
     """
     workdir = epath.Path(workdir)
     path = workdir / "config.json"
     try:
         if path.exists() and any((workdir / "checkpoints").glob("[0-9]*")):
-            old, new = (_identity(json.loads(text)) for text in (path.read_text(), json.dumps(config)))
+            old, new = (_identity(json.loads(text), free_keys) for text in (path.read_text(), json.dumps(config)))
             if old.get("stage") != new.get("stage"):
                 raise UserError(
                     f"{workdir} holds a run of the stage {old.get('stage')}, this config is of the stage "
@@ -50,8 +51,7 @@ def claim_workdir(workdir: epath.PathLike, config: Mapping[str, Any]) -> None:
         raise UserError(f"cannot write to {workdir}: {error.strerror}") from error
 
 
-def _identity(config: Mapping[str, Any]) -> dict[str, Any]:
+def _identity(config: Mapping[str, Any], free_keys: tuple[str, ...]) -> dict[str, Any]:
     flat = {"train.share": 1.0} | module.flatten(config)
     flat = {key: value for key, value in flat.items() if not re.fullmatch(r"train\.phases\.\d+\.2", key)}
-    free = (*FREE_KEYS, "samples.") if flat.get("stage") == "dit" else FREE_KEYS
-    return {key: value for key, value in flat.items() if not key.startswith(free)}
+    return {key: value for key, value in flat.items() if not key.startswith((*FREE_KEYS, *free_keys))}

@@ -15,8 +15,10 @@ from configs.nano import dit as nano_dit
 from configs.nano import rgb_head, vggt, wan_vae
 from gen3r_jax.errors import UserError
 from gen3r_jax.options import read_options
+from gen3r_jax.stages.dit.stage import DiTStage
+from gen3r_jax.stages.vggt.stage import VGGTStage
 from gen3r_jax.train import read_config
-from gen3r_jax.training.loop import LoopOptions
+from gen3r_jax.training.options import LoopOptions
 from gen3r_jax.training.step import make_phases
 from gen3r_jax.training.workdir import claim_workdir
 from tests.helpers.paths import REPOSITORY
@@ -219,13 +221,13 @@ def test_samples_may_change_where_they_are_drawn_and_not_where_they_are_learnt(t
     (tmp_path / "dit" / "checkpoints" / "50").mkdir(parents=True)
     (tmp_path / "vggt" / "checkpoints" / "50").mkdir(parents=True)
     drawn, learnt = dit.get_config("tiny").to_dict(), vggt.get_config().to_dict()
-    claim_workdir(tmp_path / "dit", drawn)
-    claim_workdir(tmp_path / "vggt", learnt)
+    claim_workdir(tmp_path / "dit", drawn, DiTStage.free_keys)
+    claim_workdir(tmp_path / "vggt", learnt, VGGTStage.free_keys)
     drawn["samples"]["steps"] = 3
     learnt["samples"]["frames"] = 0
-    claim_workdir(tmp_path / "dit", drawn)
+    claim_workdir(tmp_path / "dit", drawn, DiTStage.free_keys)
     with pytest.raises(UserError, match=r"samples.frames was 3, is 0"):
-        claim_workdir(tmp_path / "vggt", learnt)
+        claim_workdir(tmp_path / "vggt", learnt, VGGTStage.free_keys)
 
 
 def test_a_workdir_without_checkpoints_is_free(tmp_path):

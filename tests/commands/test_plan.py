@@ -222,7 +222,8 @@ from jax.sharding import NamedSharding, PartitionSpec as P
 from gen3r_jax.plan import compile_all, describe
 from gen3r_jax.sharding import MeshOptions, make_mesh
 from gen3r_jax.costs.topology import parse
-from gen3r_jax.training.step import Phase, Program
+from gen3r_jax.training.program import Program
+from gen3r_jax.training.step import Phase
 
 slice = parse(sys.argv[1])
 mesh = make_mesh(MeshOptions(), devices=slice.devices())

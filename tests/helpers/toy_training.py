@@ -23,8 +23,9 @@ from gen3r_jax.options import read_options
 from gen3r_jax.sharding import MeshOptions, fetch, shard
 from gen3r_jax.storage.checkpoint import save_weights
 from gen3r_jax.training.distributed import initialize, wait_for_all
-from gen3r_jax.training.loop import LoopOptions, train
-from gen3r_jax.training.stage import Encoder
+from gen3r_jax.training.loop import train
+from gen3r_jax.training.options import LoopOptions
+from gen3r_jax.training.stage import Encoder, Entry, Stage
 from gen3r_jax.training.workdir import claim_workdir
 
 MODULE = "tests.helpers.toy_training"
@@ -40,10 +41,10 @@ def run_encoders(stage, frozen, batch, keys):
 
 
 @dataclasses.dataclass(frozen=True)
-class ToyStage:
+class ToyStage(Stage):
     """Learns a frozen linear map with a residual MLP, from noisy inputs."""
 
-    batch_axes: ClassVar = {"x": ("batch", "frames", None)}
+    entries: ClassVar = {"x": Entry(f"t {WIDTH}", np.float32, ("batch", "frames"))}
     encoders: ClassVar = (
         Encoder(
             "teacher",
@@ -65,9 +66,6 @@ class ToyStage:
             }
         }
 
-    def load_trainable(self):
-        return None
-
     def load_frozen(self):
         return {"teacher": {"kernel": np.linspace(-1, 1, WIDTH * WIDTH, dtype=np.float32).reshape(WIDTH, WIDTH)}}
 
@@ -82,9 +80,6 @@ class ToyStage:
         loss = jnp.mean(jnp.square(got.astype(jnp.float32) - batch["wanted"]))
         loss = loss + jnp.where(jnp.any(number == self.nan_at / 64), jnp.nan, 0.0)
         return loss, {"loss/square": loss, "data/number": number.mean()}
-
-    def prepare(self, batch):
-        return batch
 
     def validate(self, trainable, frozen, batch, directory, step):
         keys = jax.random.split(jax.random.key(0), len(batch["x"]))

@@ -204,7 +204,7 @@ def test_loss_falls(reference, trainable, frozen, batch, keys):
 def placed(mesh, trainable, frozen, batch):
     params = (jax.device_put(tree, param_shardings(tree, mesh)) for tree in (trainable, frozen))
     frames = batch["frames"]
-    sharding = batch_sharding(mesh, frames.shape, STAGE.batch_axes["frames"])
+    sharding = batch_sharding(mesh, frames.shape, STAGE.entries["frames"].axes)
     return *params, {"frames": jax.device_put(frames, sharding)}
 
 

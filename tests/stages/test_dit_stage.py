@@ -151,7 +151,7 @@ def test_draws_follow_the_recipe():
 
 def test_stored_latents_of_the_drawn_task_and_text():
     batch, keys = stored(64), drawn(STAGE, 64)
-    inputs = StoredInputs({"": np.full((CONFIG.text_len, CONFIG.text_dim), 7.0)}, joint=True, text_drop=0.2)
+    inputs = StoredInputs(CONFIG, {"": np.full((CONFIG.text_len, CONFIG.text_dim), 7.0)}, joint=True, text_drop=0.2)
     (encoder,) = inputs.encoders
     chosen = encoder.function({}, {name: batch[name] for name in encoder.reads}, keys)
     for i, task in enumerate(np.asarray(draw_tasks(keys))):
@@ -240,7 +240,7 @@ def test_latents_that_hold_enough(latents, there, tmp_path):
     texts = dict.fromkeys(("", "bad detailed"), np.zeros((CONFIG.text_len, CONFIG.text_dim)))
     Header(4 * F - 3, 8 * SIDE, there, "float16", {}, {}, texts).write(tmp_path)
     assert stage.load_frozen() == {}
-    assert ("geometry_mean" in stage.batch_axes) == (latents == "joint")
+    assert ("geometry_mean" in stage.entries) == (latents == "joint")
 
 
 def test_a_negative_prompt_that_was_not_encoded(tmp_path):
@@ -272,11 +272,11 @@ def test_frames_and_stored_latents_give_the_same_loss(params):
 
     everything = STAGE.inputs.encode_all(frozen, batch) | {"sample_index": np.arange(3)}
     texts = dict(zip([""], np.asarray(STAGE.inputs.encode_texts(frozen, [""])), strict=True))
-    before = StoredInputs(texts, joint=True, text_drop=0.2)
+    before = StoredInputs(CONFIG, texts, joint=True, text_drop=0.2)
     (choose,) = before.encoders
     everything |= choose.function({}, {name: everything[name] for name in choose.reads}, keys)
     now = jax.jit(lambda frozen, batch: run_encoders(STAGE, frozen, batch, keys))(
-        frozen, {name: batch[name] for name in (*STAGE.batch_axes, "sample_index")}
+        frozen, {name: batch[name] for name in (*STAGE.entries, "sample_index")}
     )
     loss = jax.jit(STAGE.loss)
     losses = [loss(params, {}, {name: x[name] for name in STAGE.loss_reads}, keys)[0] for x in (now, everything)]

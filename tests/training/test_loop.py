@@ -18,9 +18,9 @@ from gen3r_jax.options import read_options
 from gen3r_jax.sharding import MeshOptions, make_mesh
 from gen3r_jax.storage.checkpoint import TrainCheckpoints
 from gen3r_jax.training import loop
-from gen3r_jax.training.loop import LoopOptions
 from gen3r_jax.training.metrics import read_metrics
 from gen3r_jax.training.optim import OptimOptions, clip_threshold, learning_rate, make_optimizer, update_ema
+from gen3r_jax.training.options import LoopOptions
 from gen3r_jax.training.state import abstract_state, create_state
 from gen3r_jax.training.step import Phase, Step, make_phases, place_batch, training_mesh
 from tests.helpers.toy_training import ToyStage, run, run_encoders, toy_config, toy_loader, watched
@@ -38,7 +38,7 @@ def _updates(micro_batches, steps=2, dtype="float32", **changes):
     frozen = jax.tree.map(jnp.asarray, stage.load_frozen())
     data = toy_loader(batch_size=8, num_frames=4, seed=0)
     for _ in range(steps):
-        batch = place_batch(next(data), stage.batch_axes, micro_batches, mesh)
+        batch = place_batch(next(data), stage.entries, micro_batches, mesh)
         state, metrics = step(state, frozen, batch)
     return state, metrics
 

@@ -17,9 +17,9 @@ from gen3r_jax.models.geometry_adapter import GeometryAdapter
 from gen3r_jax.options import read_options
 from gen3r_jax.sharding import MeshOptions, make_mesh
 from gen3r_jax.storage.checkpoint import TrainCheckpoints, load_network
-from gen3r_jax.training.loop import LoopOptions
 from gen3r_jax.training.metrics import read_metrics
 from gen3r_jax.training.optim import make_optimizer
+from gen3r_jax.training.options import LoopOptions
 from gen3r_jax.training.state import abstract_state
 from tests.helpers import toy_training
 from tests.helpers.paths import REPOSITORY

@@ -39,7 +39,7 @@ from gen3r_jax.stages.adapter.losses import (
 )
 from gen3r_jax.stages.networks import Networks, video_tokens
 from gen3r_jax.storage.checkpoint import load_network, read_config, save_weights
-from gen3r_jax.training.stage import Batch, Encoder, Metrics
+from gen3r_jax.training.stage import FRAMES, Batch, Encoder, Metrics, Stage
 
 FROZEN = ("vggt", "wan_vae")
 
@@ -101,14 +101,14 @@ class LossOptions:
 
 
 @dataclass(frozen=True)
-class AdapterStage:
-    """The :class:`gen3r_jax.training.stage.Stage` that trains the geometry adapter; it needs frames alone."""
+class AdapterStage(Stage):
+    """Trains the geometry adapter; it needs frames alone."""
 
     model: ModelOptions
     weights: WeightsOptions
     losses: LossOptions
 
-    batch_axes: ClassVar = {"frames": ("batch", "frames", None, None, None)}
+    entries: ClassVar = {"frames": FRAMES}
     loss_reads: ClassVar = ("video_mean", "video_logvar", "packed", "pose_encs", "depth", "points")
 
     @property
@@ -135,12 +135,6 @@ class AdapterStage:
 
     def abstract_frozen(self) -> Params:
         return {name: self._networks.shapes(name, self.model.frozen_dtype) for name in FROZEN}
-
-    def prepare(self, batch: Batch) -> Batch:
-        return batch
-
-    def batch_shapes(self, num_frames: int, side: int) -> dict[str, jax.ShapeDtypeStruct]:
-        return {"frames": jax.ShapeDtypeStruct((num_frames, side, side, 3), jnp.uint8)}
 
     def loss(
         self, trainable: Params, frozen: Params, batch: Batch, keys: Key[Array, "b"]

@@ -22,58 +22,57 @@ from gen3r_jax.diffusion.conditioning import TASKS, frame_mask, given_frames
 from gen3r_jax.generation import networks
 from gen3r_jax.models.causal_autoencoder import DiagonalGaussian
 from gen3r_jax.models.tokenizer import Tokenizer
+from gen3r_jax.models.wan_dit import WanDiTConfig
 from gen3r_jax.module import Params
 from gen3r_jax.stages.networks import Networks, video_tokens
-from gen3r_jax.training.stage import Axes, Batch, Encoder
+from gen3r_jax.training.stage import FRAMES, Axes, Batch, Encoder, Entry, SampleEncoder
 
 # What a sample's key is folded with for each of its random numbers.
 TASK, CAMERAS, TEXT, LEVEL, NOISE, APPEARANCE, GEOMETRY, GIVEN = range(8)
 
 LATENTS: Axes = ("batch",)
-CAMERA_AXES: dict[str, Axes] = {"c2w": ("batch",), "intrinsics": ("batch",), "has_cameras": ("batch",)}
-FEATURES = ("text", "image", *CAMERA_AXES)
+CAMERAS_OF_CLIP = {
+    "c2w": Entry("t 4 4", np.float32),
+    "intrinsics": Entry("t 3 3", np.float32),
+    "has_cameras": Entry("", np.bool_),
+}
+FEATURES = ("text", "image", *CAMERAS_OF_CLIP)
 
 
-class Inputs(Protocol):
-    """Where a step has its latents and features from.
+class Inputs(SampleEncoder, Protocol):
+    """Where a step has its latents and features from."""
 
-    axes: of the entries of a batch that go to the devices. frozen: names of the networks that are needed.
-    """
-
-    axes: Mapping[str, Axes]
-    frozen: tuple[str, ...]
+    entries: Mapping[str, Entry]
 
     @property
     def encoders(self) -> tuple[Encoder, ...]: ...
-
-    def prepare(self, batch: Mapping[str, Any]) -> Mapping[str, Any]:
-        """What the host does to a batch."""
-        ...
-
-    def encode_all(self, frozen: Params, batch: Batch) -> Batch:
-        """Everything that is stored of the samples of a prepared batch."""
-        ...
-
-    def encode_texts(self, frozen: Params, texts: Sequence[str]) -> Float[Array, "b n c"]:
-        """Features of texts."""
-        ...
 
 
 class FrameInputs:
     """Encodes frames and captions in each step.
 
     Args:
-      joint: whether there is geometry.
+      joint, texts: as of :class:`gen3r_jax.training.stage.SampleEncoder`.
       chunk_frames: of the video encoder, see :meth:`gen3r_jax.models.wan_vae.WanVAE.encode`.
       text_drop: part of the samples that are trained without their caption.
     """
 
     def __init__(
-        self, networks: Networks, tokenizer: Tokenizer, *, joint: bool, chunk_frames: int | None, text_drop: float
+        self,
+        networks: Networks,
+        tokenizer: Tokenizer,
+        *,
+        joint: bool,
+        texts: Sequence[str],
+        chunk_frames: int | None,
+        text_drop: float,
     ):
         self._networks, self._tokenizer = networks, tokenizer
-        self._joint, self._chunk_frames, self._text_drop = joint, chunk_frames, text_drop
-        self.axes = {"frames": ("batch", "frames"), "text_ids": ("batch",), "text_mask": ("batch",), **CAMERA_AXES}
+        self.joint, self.texts = joint, texts
+        self._chunk_frames, self._text_drop = chunk_frames, text_drop
+        length = networks.configs["wan_dit"].text_len
+        tokens = {"text_ids": Entry(f"{length}", np.int32), "text_mask": Entry(f"{length}", np.bool_)}
+        self.entries = {"frames": FRAMES, **tokens, **CAMERAS_OF_CLIP}
         self.frozen = ("umt5", "clip_vision", "wan_vae", *(("vggt", "geometry_adapter") if joint else ()))
 
     @property
@@ -86,7 +85,7 @@ class FrameInputs:
         )
         return (
             Encoder("video", self._video, reads=("frames",), writes=video),
-            *(both if self._joint else ()),
+            *(both if self.joint else ()),
             Encoder("text", self._text, reads=("text_ids", "text_mask"), writes={"text": LATENTS}),
             Encoder("image", self._image, reads=("frames",), writes={"image": LATENTS}),
         )
@@ -96,14 +95,14 @@ class FrameInputs:
         return {**batch, "text_ids": ids, "text_mask": mask}
 
     def encode_all(self, frozen: Params, batch: Batch) -> Batch:
-        reads = {name: batch[name] for name in self.axes}
+        reads = {name: batch[name] for name in self.entries}
         entries = dict(self._programs["videos"](frozen, reads))
-        if self._joint:
+        if self.joint:
             packed = self._programs["tokens"](frozen, reads)
             entries |= self._programs["geometry"](frozen, reads | packed)
         texts = self.encode_texts(frozen, batch["caption"])
         image = self._programs["image"](frozen, reads)
-        return entries | {"text": texts} | image | {name: batch[name] for name in CAMERA_AXES}
+        return entries | {"text": texts} | image | {name: batch[name] for name in CAMERAS_OF_CLIP}
 
     def encode_texts(self, frozen: Params, texts: Sequence[str]) -> Float[Array, "b n c"]:
         return self._programs["texts"](frozen, *self._tokenize(texts))
@@ -169,16 +168,25 @@ class StoredInputs:
     """Takes what :mod:`gen3r_jax.encode` stored.
 
     Args:
+      config: of the transformer, whose features they are.
       texts: features of the texts that are not those of samples: of none, "", and of negative prompts.
       joint, text_drop: as of :class:`FrameInputs`.
     """
 
     frozen = ()
 
-    def __init__(self, texts: Mapping[str, Float[np.ndarray, "n c"]], *, joint: bool, text_drop: float):
+    def __init__(
+        self, config: WanDiTConfig, texts: Mapping[str, Float[np.ndarray, "n c"]], *, joint: bool, text_drop: float
+    ):
         self._given, self._text_drop = texts, text_drop
+        self.joint, self.texts = joint, tuple(texts)
         names = posterior_names("appearance", "1view", "2view", *(("geometry",) if joint else ()))
-        self.axes = dict.fromkeys((*names, *FEATURES), LATENTS)
+        self.entries = {
+            **dict.fromkeys(names, Entry("f y x 16", np.float32)),
+            "text": Entry(f"{config.text_len} {config.text_dim}", np.float32),
+            "image": Entry(f"257 {config.image_dim}", np.float32),
+            **CAMERAS_OF_CLIP,
+        }
 
     @property
     def encoders(self) -> tuple[Encoder, ...]:
@@ -190,7 +198,7 @@ class StoredInputs:
         return batch
 
     def encode_all(self, frozen: Params, batch: Batch) -> Batch:
-        return {name: batch[name] for name in self.axes}
+        return {name: batch[name] for name in self.entries}
 
     def encode_texts(self, frozen: Params, texts: Sequence[str]) -> Float[np.ndarray, "b n c"]:
         return np.stack([self._given[text] for text in texts])

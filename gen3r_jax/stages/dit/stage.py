@@ -5,17 +5,18 @@ features; the transformer learns the velocity of the straight path between Z and
 also have been encoded before (:mod:`gen3r_jax.encode`); then no frozen network is needed.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from flax import nnx
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Key
 
 from gen3r_jax import module
@@ -24,7 +25,7 @@ from gen3r_jax.diffusion.conditioning import camera_maps, condition, given_condi
 from gen3r_jax.errors import UserError
 from gen3r_jax.generation.networks import Network
 from gen3r_jax.models.registry import NETWORKS
-from gen3r_jax.models.sizes import PIXELS_PER_LATENT, clip_frames, latent_frames
+from gen3r_jax.models.sizes import clip_frames
 from gen3r_jax.models.tokenizer import Tokenizer
 from gen3r_jax.models.wan_dit import WanDiT
 from gen3r_jax.module import Params
@@ -32,13 +33,16 @@ from gen3r_jax.sharding import fetch
 from gen3r_jax.stages.dit import flow_matching, tuning
 from gen3r_jax.stages.dit import inputs as dit_inputs
 from gen3r_jax.stages.dit import validation as dit_validation
+from gen3r_jax.stages.dit.generation import generation_programs
 from gen3r_jax.stages.dit.inputs import FrameInputs, Inputs, StoredInputs, draw_latents, draw_normal, draw_uniform
 from gen3r_jax.stages.dit.tuning import TuningOptions
 from gen3r_jax.stages.networks import Networks
 from gen3r_jax.stages.random_weights import narrow_posterior
 from gen3r_jax.storage.checkpoint import load_network, read_config, save_weights
 from gen3r_jax.storage.remote import local_copy
-from gen3r_jax.training.stage import Axes, Batch, Encoder, Metrics
+from gen3r_jax.training.options import LoopOptions
+from gen3r_jax.training.program import Program
+from gen3r_jax.training.stage import Batch, Encoder, Entry, Metrics, SampleEncoder, Stage
 
 RANDOM = "random"
 ENCODERS = ("umt5", "clip_vision", "wan_vae", "vggt", "geometry_adapter")
@@ -112,8 +116,8 @@ class NoiseOptions:
 
 
 @dataclass(frozen=True)
-class DiTStage:
-    """The :class:`gen3r_jax.training.stage.Stage` of the diffusion transformer."""
+class DiTStage(Stage):
+    """Trains the diffusion transformer."""
 
     model: ModelOptions
     weights: WeightsOptions
@@ -122,9 +126,11 @@ class DiTStage:
     noise: NoiseOptions
     samples: dit_validation.SampleOptions
 
+    free_keys: ClassVar = ("samples.",)  # they are drawn in a validation alone
+
     @property
-    def batch_axes(self) -> dict[str, Axes]:
-        return self.inputs.axes
+    def entries(self) -> Mapping[str, Entry]:
+        return self.inputs.entries
 
     @property
     def encoders(self) -> tuple[Encoder, ...]:
@@ -134,6 +140,18 @@ class DiTStage:
     def loss_reads(self) -> tuple[str, ...]:
         posteriors = ("appearance", "given", *(("geometry",) if self.joint else ()))
         return (*dit_inputs.posterior_names(*posteriors), *dit_inputs.FEATURES, "sample_index")
+
+    @property
+    def encoded(self) -> str:
+        return self.weights.encoded
+
+    def check(self, options: LoopOptions) -> None:
+        batch_size, strata = options.train.batch_size, self.noise.strata
+        if self.noise.density == "none" and batch_size % strata:
+            raise UserError(
+                f"train.batch_size {batch_size} is not a multiple of noise.strata {strata}: some noise levels would be "
+                "seen more often than others"
+            )
 
     def init(self, key: Key[Array, ""]) -> Params:
         config = self.networks.configs["wan_dit"]
@@ -166,21 +184,6 @@ class DiTStage:
 
     def prepare(self, batch: Batch) -> Batch:
         return self.inputs.prepare(batch)
-
-    def batch_shapes(self, num_frames: int, side: int) -> dict[str, jax.ShapeDtypeStruct]:
-        config, f = self.networks.configs["wan_dit"], latent_frames(num_frames)
-        latents = ((f, side // PIXELS_PER_LATENT, side // PIXELS_PER_LATENT, 16), jnp.float32)
-        shapes = {
-            "frames": ((num_frames, side, side, 3), jnp.uint8),
-            "c2w": ((num_frames, 4, 4), jnp.float32),
-            "intrinsics": ((num_frames, 3, 3), jnp.float32),
-            "has_cameras": ((), jnp.bool_),
-            "text_ids": ((config.text_len,), jnp.int32),
-            "text_mask": ((config.text_len,), jnp.bool_),
-            "text": ((config.text_len, config.text_dim), jnp.float32),
-            "image": ((257, config.image_dim), jnp.float32),
-        }
-        return {name: jax.ShapeDtypeStruct(*shapes.get(name, latents)) for name in self.batch_axes}
 
     def loss(
         self, trainable: Params, frozen: Params, batch: Batch, keys: Key[Array, "b"]
@@ -248,6 +251,13 @@ class DiTStage:
         if not self.weights.dir and first:
             Tokenizer.tiny().save(directory / "tokenizer")
             (directory / "scheduler.json").write_text(f'{{"shift": {self.noise.shift}}}\n')
+
+    def sample_encoder(self) -> SampleEncoder:
+        return super().sample_encoder() if self.encoded else self.inputs
+
+    def generation_programs(self, num_frames: int, side: int, mesh: Mesh) -> list[Program]:
+        guided, steps = self.samples.guidance_scale > 1, max(1, self.samples.steps)
+        return generation_programs(self.networks, self.model.frozen_dtype, num_frames, side, guided, steps, mesh)
 
     def whole(self, trainable: Params, frozen: Params) -> Params:
         """All weights of the transformer."""
@@ -325,9 +335,15 @@ class DiTStage:
         drop = self.conditions.text_drop
         if self.weights.encoded:
             texts = {text: features.astype(np.float32) for text, features in self.header.texts.items()}
-            return StoredInputs(texts, joint=self.joint, text_drop=drop)
-        chunk_frames = self.model.vae_chunk_frames or None
-        return FrameInputs(self.networks, self._tokenizer, joint=self.joint, chunk_frames=chunk_frames, text_drop=drop)
+            return StoredInputs(self.networks.configs["wan_dit"], texts, joint=self.joint, text_drop=drop)
+        return FrameInputs(
+            self.networks,
+            self._tokenizer,
+            joint=self.joint,
+            texts=("", self.samples.negative_prompt),
+            chunk_frames=self.model.vae_chunk_frames or None,
+            text_drop=drop,
+        )
 
     @property
     def _tokenizer(self) -> Tokenizer:

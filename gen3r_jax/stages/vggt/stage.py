@@ -31,7 +31,7 @@ from gen3r_jax.stages.vggt import validation as vggt_validation
 from gen3r_jax.stages.vggt.clips import Clip, Sample, SampleOptions, draw_samples
 from gen3r_jax.stages.vggt.losses import confidence_loss, gradient_loss, match_loss, places_in_first, track_loss
 from gen3r_jax.storage.checkpoint import load_network, read_config, save_weights
-from gen3r_jax.training.stage import Batch, Metrics
+from gen3r_jax.training.stage import Batch, Entry, Metrics, Stage
 
 MATCHING = 1  # index of the kept layer whose attention is taught to match, and whose patches say what they found
 TRACK = "track_head"  # the linear layer of that; it is trained along and thrown away
@@ -83,21 +83,20 @@ class LossOptions:
 
 
 @dataclass(frozen=True)
-class VGGTStage:
-    """The :class:`gen3r_jax.training.stage.Stage` that trains VGGT; it needs cameras and depth."""
+class VGGTStage(Stage):
+    """Trains VGGT; it needs cameras and depth."""
 
     model: ModelOptions
     weights: WeightsOptions
     samples: SampleOptions
     losses: LossOptions
 
-    batch_axes: ClassVar = {
-        "frames": ("batch", None, None, None, None),
-        "c2w": ("batch", None, None, None),
-        "intrinsics": ("batch", None, None, None),
-        "depth": ("batch", None, None, None),
+    entries: ClassVar = {
+        "frames": Entry("t h w 3", np.uint8),
+        "c2w": Entry("t 4 4", np.float32),
+        "intrinsics": Entry("t 3 3", np.float32),
+        "depth": Entry("t h w", np.float16),
     }
-    encoders: ClassVar = ()
     loss_reads: ClassVar = ("frames", "c2w", "intrinsics", "depth")
 
     def init(self, key: Key[Array, ""]) -> Params:
@@ -115,12 +114,6 @@ class VGGTStage:
             return None
         return load_network(self.weights.vggt, VGGT, dtype=jnp.float32)[1] | {TRACK: self._track()}
 
-    def load_frozen(self) -> Params:
-        return {}
-
-    def abstract_frozen(self) -> Params:
-        return {}
-
     def prepare(self, batch: Batch) -> Batch:
         if "depth" not in batch:
             raise UserError("this stage trains on exact depth, and the data has none; give --config.data.depth=True")
@@ -129,14 +122,6 @@ class VGGTStage:
         if batch["frames"].shape[1] < 2:
             raise UserError("one frame has no relative pose; train with 5 frames or more")
         return batch
-
-    def batch_shapes(self, num_frames: int, side: int) -> dict[str, jax.ShapeDtypeStruct]:
-        return {
-            "frames": jax.ShapeDtypeStruct((num_frames, side, side, 3), jnp.uint8),
-            "c2w": jax.ShapeDtypeStruct((num_frames, 4, 4), jnp.float32),
-            "intrinsics": jax.ShapeDtypeStruct((num_frames, 3, 3), jnp.float32),
-            "depth": jax.ShapeDtypeStruct((num_frames, side, side), jnp.float16),
-        }
 
     def loss(
         self, trainable: Params, frozen: Params, batch: Batch, keys: Key[Array, "b"]
