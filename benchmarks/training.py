@@ -47,7 +47,7 @@ def measure(arguments: argparse.Namespace, mesh_sizes: str) -> None:
 
     from gen3r_jax.costs.topology import find_chip
     from gen3r_jax.sharding import MeshOptions, read_mesh
-    from gen3r_jax.train import read_config
+    from gen3r_jax.stages.config import read_config
     from gen3r_jax.training.step import Phase, step_programs, training_mesh
 
     config = load_config(arguments.config)

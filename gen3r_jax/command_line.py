@@ -9,7 +9,13 @@ from ml_collections import config_flags
 
 from gen3r_jax.errors import UserError
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, with a preset after a colon.", lock_config=True)
+CONFIG = config_flags.DEFINE_config_file(
+    "config",
+    None,
+    "Config file, with a preset after a colon.",
+    lock_config=False,  # what reads a config refuses unknown keys
+    accept_new_attributes=True,
+)
 
 
 @functools.cache

@@ -27,8 +27,8 @@ from gen3r_jax.data.encoded import Header, SampleWriter
 from gen3r_jax.data.loader import make_loader
 from gen3r_jax.errors import UserError, main_guard
 from gen3r_jax.sharding import data_parallel_size, fetch, param_shardings
+from gen3r_jax.stages.config import RunOptions, read_config
 from gen3r_jax.storage.remote import is_remote
-from gen3r_jax.train import RunOptions, read_config
 from gen3r_jax.training.stage import SampleEncoder
 from gen3r_jax.training.step import make_phases, training_mesh
 

@@ -1,25 +1,65 @@
-"""From nested mappings (configs, JSON) to typed options: every key is read by exactly one dataclass, or refused."""
+"""From nested mappings (configs, JSON) to typed options: every key is read by exactly one dataclass, or refused.
+
+Dataclasses hold the defaults: a key that is absent equals its default. A field says in its type which numbers it takes:
+
+    learning_rate: Positive = 1e-5
+    share: Annotated[float, Range(above=0, at_most=1)] = 1.0
+"""
 
 import dataclasses
+import difflib
+import math
 import types
 import typing
-from collections.abc import Mapping
-from typing import Any, TypeVar
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, TypeVar
 
 from gen3r_jax.errors import UserError
 
 T = TypeVar("T")
 
 
-def read_options(options: type[T], values: Mapping[str, Any], name: str = "config") -> T:
+@dataclass(frozen=True)
+class Range:
+    """Bounds of a number; None: there is none."""
+
+    at_least: float | None = None
+    above: float | None = None
+    at_most: float | None = None
+    below: float | None = None
+
+    def holds(self, value: float) -> bool:
+        return (
+            (self.at_least is None or value >= self.at_least)
+            and (self.above is None or value > self.above)
+            and (self.at_most is None or value <= self.at_most)
+            and (self.below is None or value < self.below)
+        )
+
+    def __str__(self) -> str:
+        bounds = ((name.replace("_", " "), value) for name, value in dataclasses.asdict(self).items())
+        return " and ".join(f"{name} {value}" for name, value in bounds if value is not None)
+
+
+Count = Annotated[int, Range(at_least=1)]
+Natural = Annotated[int, Range(at_least=0)]
+Positive = Annotated[float, Range(above=0)]
+NonNegative = Annotated[float, Range(at_least=0)]
+Fraction = Annotated[float, Range(at_least=0, at_most=1)]
+
+
+def read_options(options: type[T], values: Mapping[str, Any], name: str = "config", base: T | None = None) -> T:
     """Builds the dataclass `options` from a mapping; fields that are dataclasses are read from nested mappings.
 
-    Raises UserError with one line that lists every unknown and every missing key.
+    Keys that are absent are those of `base`, or the dataclass's own defaults.
+    Raises UserError with one line that lists every unknown and every missing key, or names the first value that is of
+    another type, out of its range or not finite.
     """
     fields = {field.name: field for field in dataclasses.fields(options)}
-    hints = typing.get_type_hints(options)
-    required = [key for key, field in fields.items() if field.default is field.default_factory is dataclasses.MISSING]
-    problems = [f"unknown key {name}.{key}" for key in values if key not in fields]
+    hints = typing.get_type_hints(options, include_extras=True)
+    required = [key for key, field in fields.items() if base is None and _default(field) is dataclasses.MISSING]
+    problems = [f"unknown key {name}.{key}{nearest(key, fields)}" for key in values if key not in fields]
     problems += [f"missing key {name}.{key}" for key in required if key not in values]
     if problems:
         raise UserError(f"{'; '.join(problems)} (allowed in {name}: {', '.join(fields)})")
@@ -29,14 +69,28 @@ def read_options(options: type[T], values: Mapping[str, Any], name: str = "confi
         if dataclasses.is_dataclass(hints[key]):
             if not isinstance(value, Mapping):
                 raise UserError(f"{path} must be a group of keys, not {value!r}")
-            filled[key] = read_options(hints[key], value, path)
+            group = _default(fields[key]) if base is None else getattr(base, key)
+            filled[key] = read_options(hints[key], value, path, None if group is dataclasses.MISSING else group)
         else:
             filled[key] = _coerce(value, hints[key], path)
-    return options(**filled)
+    return options(**filled) if base is None else dataclasses.replace(base, **filled)
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A hint at the known name that is most alike: ``" (did you mean ...?)"``; empty where none is."""
+    found = difflib.get_close_matches(name, known, n=1)
+    return f" (did you mean {found[0]}?)" if found else ""
+
+
+def _default(field: dataclasses.Field) -> Any:
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
 
 
 def _coerce(value: Any, wanted: Any, path: str) -> Any:
     """Checks the type; lists become tuples so that options stay hashable, an int is welcome where a float is wanted."""
+    bounds = None
+    if typing.get_origin(wanted) is Annotated:
+        wanted, bounds = typing.get_args(wanted)
     if isinstance(value, list | tuple):
         value = tuple(tuple(item) if isinstance(item, list | tuple) else item for item in value)
     choices = typing.get_args(wanted) or (wanted,)
@@ -44,6 +98,10 @@ def _coerce(value: Any, wanted: Any, path: str) -> Any:
         value = float(value)
     if not _fits(value, wanted):
         raise UserError(f"{path} must be {_describe(wanted)}, not {value!r}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"{path} must be a finite number, not {value!r}")
+    if bounds is not None and not bounds.holds(value):
+        raise UserError(f"{path} must be {bounds}, not {value!r}")
     return value
 
 

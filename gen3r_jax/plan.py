@@ -29,7 +29,7 @@ from gen3r_jax.costs.collectives import by_kind, largest
 from gen3r_jax.costs.topology import LINK_UTILISATION, UTILISATION, Topology, parse
 from gen3r_jax.errors import UserError, main_guard
 from gen3r_jax.planning.program_cost import ProgramCost, kept_by_others, measure
-from gen3r_jax.train import read_config
+from gen3r_jax.stages.config import read_config, with_defaults
 from gen3r_jax.training.program import Program
 from gen3r_jax.training.step import Phase, make_phases, step_programs, training_mesh
 
@@ -48,7 +48,7 @@ def main(arguments: Sequence[str]) -> int:
     if CONFIG.value is None or TOPOLOGY.value is None:
         raise UserError("--config and --topology are needed; try --help")
     logging.set_verbosity(logging.WARNING)
-    config = CONFIG.value.to_dict()
+    config = with_defaults(CONFIG.value.to_dict())
     config["data"]["source"] = config["data"]["source"] or "procedural"  # no data is read
     stage, options = read_config(config)
     phases = make_phases(options.train.phases, options.train.share)

@@ -13,10 +13,8 @@ The same command goes on where a stopped or killed run left off. DIR gets config
 tensorboard/, loss.png, validation/step_N/ (pictures) and weights/ (the trained networks).
 """
 
-import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import jax
 from absl import app, flags, logging
@@ -24,56 +22,17 @@ from absl import app, flags, logging
 from gen3r_jax import command_line
 from gen3r_jax.command_line import CONFIG, parse_flags
 from gen3r_jax.data.encoded import make_encoded_loader
-from gen3r_jax.data.loader import DataOptions, make_loader
+from gen3r_jax.data.loader import make_loader
 from gen3r_jax.errors import UserError, main_guard
-from gen3r_jax.options import read_options
-from gen3r_jax.stages.adapter.stage import AdapterStage
-from gen3r_jax.stages.dit.stage import DiTStage
-from gen3r_jax.stages.rgb_head import RGBHeadStage
-from gen3r_jax.stages.vggt.stage import VGGTStage
-from gen3r_jax.stages.wan_vae import WanVAEStage
+from gen3r_jax.stages.config import RunOptions, read_config, with_defaults
 from gen3r_jax.storage.remote import local_copy
 from gen3r_jax.training.distributed import initialize, peer_errors, wait_for_all
 from gen3r_jax.training.loop import MakeLoader, train
-from gen3r_jax.training.options import LoopOptions
 from gen3r_jax.training.stage import Stage
 from gen3r_jax.training.workdir import claim_workdir
 
-STAGES: dict[str, type[Stage]] = {
-    "adapter": AdapterStage,
-    "dit": DiTStage,
-    "rgb_head": RGBHeadStage,
-    "vggt": VGGTStage,
-    "wan_vae": WanVAEStage,
-}
-
 flags.adopt_module_key_flags(command_line)
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run, also gs://...; made when it is missing.")
-
-
-@dataclasses.dataclass(frozen=True)
-class RunOptions(LoopOptions):
-    """All groups of a config that are the same for every stage."""
-
-    data: DataOptions
-
-
-def read_config(config: Mapping[str, Any]) -> tuple[Stage, RunOptions]:
-    """Turns a config into the stage, which reads its own groups, and the options of the run, which are all the others.
-
-    Raises UserError that lists unknown and missing keys, or asks for data.
-    """
-    groups = dict(config)
-    name = groups.pop("stage", None)
-    if name not in STAGES:
-        raise UserError(f"config.stage is {name!r}; it must be one of {', '.join(STAGES)}")
-    own = {field.name for field in dataclasses.fields(STAGES[name])}
-    stage = read_options(STAGES[name], {group: groups[group] for group in own & groups.keys()})
-    options = read_options(RunOptions, {group: groups[group] for group in groups.keys() - own})
-    if not options.data.source and not stage.encoded:
-        raise UserError("no data: give --config.data.source=PATH (a video, a folder, a data set root) or =procedural")
-    stage.check(options)
-    return stage, options
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -83,13 +42,13 @@ def main(arguments: Sequence[str]) -> None:
         raise UserError("--config and --workdir are needed; try --help")
     initialize()
     logging.set_verbosity(logging.WARNING)  # Orbax tells every move at the level below
-    config, workdir = CONFIG.value.to_dict(), WORKDIR.value
+    config, workdir = with_defaults(CONFIG.value.to_dict()), WORKDIR.value
     stage, options = read_config(config)
     if options.train.compile_cache:
         jax.config.update("jax_compilation_cache_dir", options.train.compile_cache)
     with peer_errors():
         if jax.process_index() == 0:
-            claim_workdir(workdir, config, stage.free_keys)
+            claim_workdir(workdir, config, free_keys=stage.free_keys, with_defaults=with_defaults)
         wait_for_all("workdir")
     train(stage, loader_of(stage, options), options, workdir, config)
 

@@ -23,7 +23,7 @@ def get_config(preset: str = "") -> ConfigDict:
     # the way. Points are those of depth and cameras; judging the second dense head would cost a third of a step.
     config.losses.update(image_token=0.2, camera_token=0.2, camera=50.0, depth=4.0, point=0.0)
     config.optim.update(optimizer="muon", learning_rate=4e-3, warmup_steps=100, final_fraction=0.01, clip_norm=1.0)
-    config.train.update(batch_size=2, side=112, phases=((9, 5_000, 2),), dtype="float32", share=1.0)
+    config.train.update(batch_size=2, side=112, phases=((9, 5_000, 2),), dtype="float32")
     config.validation.update(every=500, clips=4)
     config.checkpoint.update(every=250, keep=2, keep_every=0)
     if preset == "no_kl":

@@ -2,33 +2,16 @@
 
 from ml_collections import ConfigDict
 
+from gen3r_jax.stages.config import default_config
 
-def get_config() -> ConfigDict:
-    config = ConfigDict()
-    config.data = dict(
-        source="runs/nano/data",
-        max_stride=1,
-        num_scenes=10_000,  # of procedural scenes
-        difficulty="easy",
-        workers=0,
-        prefetch=2,
-    )
-    config.optim = dict(
-        optimizer="muon",
-        learning_rate=4e-3,
-        final_fraction=0.01,  # cosine from learning_rate to so much of it
-        warmup_steps=100,
-        beta1=0.9,
-        beta2=0.999,
-        eps=1e-8,
-        weight_decay=0.0,
-        clip_norm=1.0,
-        clip_start=1.0,
-        clip_decay=0.1,
-        ema_decay=0.0,
-    )
-    config.mesh = dict(data=1, fsdp=-1, seq=1, tensor=1)
-    config.train = dict(seed=42, batch_size=4, side=112, dtype="float32", compile_cache="", profile=(), share=1.0)
-    config.validation = dict(every=250, clips=8, split="test")
-    config.checkpoint = dict(every=250, keep=2, keep_every=0)
+
+def get_config(stage: str) -> ConfigDict:
+    config = default_config(stage)
+    config.model.update(preset="nano", remat="none")
+    config.data.update(source="runs/nano/data", max_stride=1, workers=0)
+    config.optim.update(optimizer="muon", learning_rate=4e-3, final_fraction=0.01, warmup_steps=100)
+    config.mesh.seq = 1
+    config.train.update(batch_size=4, side=112, dtype="float32")
+    config.validation.update(every=250, clips=8)
+    config.checkpoint.update(every=250, keep=2)
     return config

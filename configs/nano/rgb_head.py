@@ -15,11 +15,9 @@ base = runpy.run_path(str(Path(__file__).parent / "base.py"))["get_config"]
 def get_config(preset: str = "") -> ConfigDict:
     if preset not in ("", "tiny"):
         raise ValueError(f"configs/nano/rgb_head.py has no preset {preset!r}; it has tiny")
-    config = base()
-    config.stage = "rgb_head"
-    config.model = dict(preset="nano", remat="none", frozen_dtype="float32")
-    config.weights = dict(dir="runs/nano/weights")
-    config.samples = dict(frames=3)  # of each clip are judged in a step; 0: all
+    config = base("rgb_head")
+    config.model.frozen_dtype = "float32"
+    config.weights.dir = "runs/nano/weights"
     config.train.phases = ((9, 1_000, 4),)  # (frames, steps, clips per device)
 
     if preset == "tiny":

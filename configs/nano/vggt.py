@@ -18,30 +18,7 @@ base = runpy.run_path(str(Path(__file__).parent / "base.py"))["get_config"]
 def get_config(preset: str = "") -> ConfigDict:
     if preset not in ("", "overfit"):
         raise ValueError(f"configs/nano/vggt.py has no preset {preset!r}; it has overfit")
-    config = base()
-    config.stage = "vggt"
-    config.model = dict(preset="nano", remat="none")
-    config.weights = dict(vggt="")  # weights to start from; empty: random ones
-    config.samples = dict(
-        frames=3,  # of a sample; 0: the whole clip
-        per_clip=2,  # samples of each clip
-        window=0,  # a sample is drawn from so many successive frames; 0: from the whole clip
-        shuffle=False,
-        reverse=True,
-        flip=True,
-        permute_colors=True,
-    )
-    config.losses = dict(
-        camera=5.0,
-        camera_penalty="l1",
-        depth=1.0,  # of logarithms
-        points=1.0,
-        gradient=0.5,  # of log-depth
-        confidence=0.2,
-        match=1.0,  # that patches attend to their place in the first frame
-        track=1.0,  # and know where it is
-        dense_frames=1,  # of each sample have their depth and points judged; 0: all
-    )
+    config = base("vggt")
     config.data.depth = True
     config.optim.beta2 = 0.99
     config.train.phases = ((9, 7_000, 4),)  # (frames, steps, clips per device)

@@ -19,13 +19,7 @@ base = runpy.run_path(str(Path(__file__).parent / "base.py"))["get_config"]
 def get_config(preset: str = "") -> ConfigDict:
     if preset not in ("", "overfit"):
         raise ValueError(f"configs/nano/wan_vae.py has no preset {preset!r}; it has overfit")
-    config = base()
-    config.stage = "wan_vae"
-    config.model = dict(preset="nano", remat="none")
-    config.weights = dict(wan_vae="")  # weights to start from; empty: random ones
-    config.crops = dict(side=40, per_clip=1)  # random squares of every clip; 0: whole frames
-    config.losses = dict(square=1.0, absolute=0.0, gradient=0.0, kl=1e-5)
-    config.statistics = dict(clips=64)  # the last training clips, for mean and std of the exported latents
+    config = base("wan_vae")
     config.optim.learning_rate = 5e-3
     config.mesh.seq = 0
     config.train.phases = ((9, 9_000, 4),)  # (frames, steps, clips per device)

@@ -24,7 +24,7 @@ from gen3r_jax.data.sources import Source, open_source
 from gen3r_jax.data.workers import end_with_parent, unsignalled
 from gen3r_jax.errors import UserError
 from gen3r_jax.models.sizes import require_clip_length, require_side
-from gen3r_jax.options import read_options
+from gen3r_jax.options import Count, Natural, read_options
 from gen3r_jax.storage.remote import local_copy
 
 log = logging.getLogger(__name__)
@@ -56,16 +56,16 @@ class DataOptions:
 
     source: str | tuple = "procedural"
     sets: tuple = ()
-    max_stride: int = 2
+    max_stride: Count = 2
     official_crop: bool = False
     cameras: bool = False
     depth: bool = False
     normalize: bool = False
-    num_scenes: int = 10_000
+    num_scenes: Count = 10_000
     difficulty: Difficulty = "easy"
     kinds: tuple = KINDS
-    workers: int = 0
-    prefetch: int = 2
+    workers: Natural = 0
+    prefetch: Count = 2
 
 
 def make_loader(
@@ -99,7 +99,8 @@ def make_loader(
     options = config if isinstance(config, DataOptions) else read_options(DataOptions, config, "config.data")
     require_side(side)
     require_clip_length(num_frames)
-    _check_counts(options, batch_size)
+    if batch_size < 1:
+        raise UserError(f"batch_size must be at least 1, not {batch_size}")
     entries = _entries(options)
     sources = tuple(_open(entry, options, num_frames, side, split) for entry in entries)
     if len(sources) == len(sources[0]) == 1:  # of many scenes, short ones are filled up with their first and last frame
@@ -248,13 +249,3 @@ def _sets(options: DataOptions) -> list[_Entry]:
     if found and (missing := [each.name for each in sets if not (root / each.name).is_dir()]):
         log.warning("%s has no %s: the mixture goes without", options.source, ", ".join(missing))
     return found
-
-
-def _check_counts(options: DataOptions, batch_size: int) -> None:
-    counts = {"batch_size": batch_size}
-    counts |= {f"data.{key}": getattr(options, key) for key in ("max_stride", "num_scenes", "prefetch")}
-    for key, value in counts.items():
-        if value < 1:
-            raise UserError(f"{key} must be at least 1, not {value}")
-    if options.workers < 0:
-        raise UserError(f"data.workers must be at least 0, not {options.workers}")

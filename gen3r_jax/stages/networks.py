@@ -14,10 +14,11 @@ from jaxtyping import Array, Float, UInt8
 from gen3r_jax import module
 from gen3r_jax.errors import UserError
 from gen3r_jax.generation import networks
-from gen3r_jax.models.registry import EXACT, NETWORKS, PRESETS
+from gen3r_jax.models.registry import EXACT, NETWORKS
 from gen3r_jax.models.vggt import VGGT
 from gen3r_jax.module import Params
 from gen3r_jax.sharding import shard, shortfall
+from gen3r_jax.stages.options import NetworkOptions
 from gen3r_jax.stages.random_weights import random_network
 from gen3r_jax.storage.checkpoint import load_network, read_config
 
@@ -29,21 +30,24 @@ class Networks:
     """Networks by their names in :data:`gen3r_jax.models.registry.NETWORKS`.
 
     Args:
-      preset: of :data:`gen3r_jax.models.registry.PRESETS`.
+      model: says their sizes.
       directory: a folder of converted weights, whose configs have the last word; empty: random ones, with the preset
         "tiny" only.
+      fresh: names of those whose weights are not read, though `directory` may have them.
       changes: fields of configs that this training has otherwise, by network.
     """
 
-    def __init__(self, preset: str, directory: str, **changes: dict[str, Any]):
-        self._preset, self._directory, self._changes = preset, directory, changes
+    def __init__(
+        self, model: NetworkOptions, directory: str, *, fresh: tuple[str, ...] = (), **changes: dict[str, Any]
+    ):
+        self._model, self._directory, self._fresh, self._changes = model, directory, fresh, changes
 
     @cached_property
     def configs(self) -> dict[str, Any]:
         def config(name: str) -> Any:
             path = epath.Path(self._directory) / name
-            known = self._directory and path.exists()
-            found = read_config(path, NETWORKS[name]) if known else PRESETS[self._preset][name]
+            known = self._directory and name not in self._fresh and path.exists()
+            found = self._model.config(name, read_config(path, NETWORKS[name]) if known else None)
             return replace(found, **self._changes.get(name, {}))
 
         return {name: config(name) for name in NETWORKS}
@@ -64,9 +68,10 @@ class Networks:
         """Its weights. Raises UserError when they are missing or misfit."""
         if self._directory:
             return load_network(self.folder(name), NETWORKS[name], dtype=dtype, exact=EXACT.get(name, ()))[1]
-        if self._preset != "tiny":
+        if self._model.preset != "tiny":
             raise UserError(
-                f"preset {self._preset} needs trained weights of {name}, and weights.dir is empty: {_advice(name)}"
+                f"preset {self._model.preset} needs trained weights of {name}, and weights.dir is empty: "
+                f"{_advice(name)}"
             )
         params = random_network(NETWORKS[name], self.configs[name], SEEDS[name])
         return _held(name, params, lambda leaf: leaf.astype(dtype))

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -25,8 +25,10 @@ from gen3r_jax.models.geometry_adapter import unpack_tokens
 from gen3r_jax.models.rgb_head import RGBHead, RGBHeadConfig
 from gen3r_jax.models.vggt import VGGT
 from gen3r_jax.module import Params
+from gen3r_jax.options import Natural
 from gen3r_jax.sharding import fetch
 from gen3r_jax.stages.networks import Networks, video_tokens
+from gen3r_jax.stages.options import FolderOptions, FrozenNetworkOptions
 from gen3r_jax.storage.checkpoint import save_weights
 from gen3r_jax.training.stage import FRAMES, Batch, Encoder, Metrics, Stage
 
@@ -34,45 +36,19 @@ SHOWN = 4  # clips in the picture of a validation
 
 
 @dataclass(frozen=True)
-class ModelOptions:
-    """The networks.
-
-    Attributes:
-      preset: size of VGGT, unless its weights know their own; the head is as large as VGGT's.
-      remat: what the head recomputes for the gradient instead of keeping it.
-      frozen_dtype: of VGGT's aggregator.
-    """
-
-    preset: Literal["gen3r", "nano", "tiny"]
-    remat: Literal["none", "full", "dots"]
-    frozen_dtype: Literal["bfloat16", "float32"]
-
-
-@dataclass(frozen=True)
-class WeightsOptions:
-    """dir: folder with ``vggt``; empty with the preset "tiny" only: random weights."""
-
-    dir: str
-
-
-@dataclass(frozen=True)
 class SampleOptions:
     """frames: so many of each clip, drawn anew in every step, are judged; 0: all. VGGT sees all of them."""
 
-    frames: int
-
-    def __post_init__(self) -> None:
-        if self.frames < 0:
-            raise UserError(f"samples.frames {self.frames} is negative; give a number of frames, or 0 for all")
+    frames: Natural = 3
 
 
 @dataclass(frozen=True)
 class RGBHeadStage(Stage):
-    """Trains the head; it needs frames alone."""
+    """Trains the head, which is as large as VGGT's own; it needs frames alone."""
 
-    model: ModelOptions
-    weights: WeightsOptions
-    samples: SampleOptions
+    model: FrozenNetworkOptions = FrozenNetworkOptions()
+    weights: FolderOptions = FolderOptions()
+    samples: SampleOptions = SampleOptions()
 
     entries: ClassVar = {"frames": FRAMES}
     loss_reads: ClassVar = ("frames", "packed")
@@ -150,4 +126,4 @@ class RGBHeadStage(Stage):
 
     @cached_property
     def _networks(self) -> Networks:
-        return Networks(self.model.preset, self.weights.dir)
+        return Networks(self.model, self.weights.dir)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -23,12 +23,13 @@ from gen3r_jax import module
 from gen3r_jax.errors import UserError
 from gen3r_jax.export.grid import spread, write_grid
 from gen3r_jax.generation import networks
-from gen3r_jax.models.registry import PRESETS
 from gen3r_jax.models.sizes import PIXELS_PER_LATENT, require_multiple
 from gen3r_jax.models.wan_vae import WanVAE, WanVAEConfig
 from gen3r_jax.module import Params
+from gen3r_jax.options import Count, Natural, NonNegative
 from gen3r_jax.sharding import fetch
 from gen3r_jax.stages.adapter.losses import kl_divergence
+from gen3r_jax.stages.options import NetworkOptions
 from gen3r_jax.storage.checkpoint import load_network, read_config, save_weights
 from gen3r_jax.training.stage import Batch, Entry, Metrics, Stage
 
@@ -37,23 +38,10 @@ SHOWN = 4  # clips in the picture of a validation
 
 
 @dataclass(frozen=True)
-class ModelOptions:
-    """The network.
-
-    Attributes:
-      preset: its size, unless it starts from weights that know their own.
-      remat: what its blocks recompute for the gradient instead of keeping it.
-    """
-
-    preset: Literal["gen3r", "nano", "tiny"]
-    remat: Literal["none", "full", "dots"]
-
-
-@dataclass(frozen=True)
 class WeightsOptions:
     """wan_vae: folder of a network to start from; empty: random weights."""
 
-    wan_vae: str
+    wan_vae: str = ""
 
 
 @dataclass(frozen=True)
@@ -65,14 +53,14 @@ class CropOptions:
       per_clip: how many squares.
     """
 
-    side: int
-    per_clip: int = 1
+    side: Natural = 40
+    per_clip: Count = 1
 
     def __post_init__(self) -> None:
         if self.side:
             require_multiple("crops.side", self.side, PIXELS_PER_LATENT)
-        if self.per_clip < 1 or (self.per_clip > 1 and not self.side):
-            raise UserError(f"crops.per_clip {self.per_clip}: it must be at least 1, and 1 for whole frames (side 0)")
+        if self.per_clip > 1 and not self.side:
+            raise UserError(f"crops.per_clip {self.per_clip} must be 1 for whole frames (side 0)")
 
 
 @dataclass(frozen=True)
@@ -86,10 +74,10 @@ class LossOptions:
         the squared error.
     """
 
-    square: float
-    absolute: float
-    gradient: float
-    kl: float
+    square: NonNegative = 1.0
+    absolute: NonNegative = 0.0
+    gradient: NonNegative = 0.0
+    kl: NonNegative = 1e-5
 
 
 @dataclass(frozen=True)
@@ -97,22 +85,18 @@ class StatisticsOptions:
     """clips: the last so many clips that were seen give mean and standard deviation of the exported latents. After a
     resume that are those since then, with those of the validation, where training ends before there are enough."""
 
-    clips: int
-
-    def __post_init__(self) -> None:
-        if self.clips < 1:
-            raise UserError(f"statistics.clips must be at least 1, not {self.clips}")
+    clips: Count = 64
 
 
 @dataclass(frozen=True)
 class WanVAEStage(Stage):
     """Trains the video VAE; it needs frames alone."""
 
-    model: ModelOptions
-    weights: WeightsOptions
-    crops: CropOptions
-    losses: LossOptions
-    statistics: StatisticsOptions
+    model: NetworkOptions = NetworkOptions()
+    weights: WeightsOptions = WeightsOptions()
+    crops: CropOptions = CropOptions()
+    losses: LossOptions = LossOptions()
+    statistics: StatisticsOptions = StatisticsOptions()
 
     entries: ClassVar = {"frames": Entry("t h w 3", np.uint8)}
     loss_reads: ClassVar = ("frames",)
@@ -210,9 +194,8 @@ class WanVAEStage(Stage):
     @cached_property
     def _config(self) -> WanVAEConfig:
         """That of the network while it is trained: latents as they are."""
-        found = (
-            read_config(self.weights.wan_vae, WanVAE) if self.weights.wan_vae else PRESETS[self.model.preset]["wan_vae"]
-        )
+        start = self.weights.wan_vae
+        found = self.model.config("wan_vae", read_config(start, WanVAE) if start else None)
         plain = {"latent_mean": (0.0,) * found.latent_channels, "latent_std": (1.0,) * found.latent_channels}
         return replace(found, remat=self.model.remat, **plain)
 

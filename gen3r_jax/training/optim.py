@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import re
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +13,10 @@ from jaxtyping import Array, Float, Int
 
 from gen3r_jax import module
 from gen3r_jax.errors import UserError
+from gen3r_jax.options import Fraction, Natural, NonNegative, Positive, Range
 
 SLOW = 0.5
+Momentum = Annotated[float, Range(at_least=0, below=1)]
 
 ADAM_RMS = 0.2
 """Size of AdamW's updates, which Muon's are scaled to ("Muon is Scalable for LLM Training", section 2.2)."""
@@ -31,17 +33,17 @@ class OptimOptions:
     learning rates of AdamW fit, and all else by AdamW; small networks learn faster from scratch with it.
     """
 
-    learning_rate: float
-    final_fraction: float
-    warmup_steps: int
-    beta1: float
-    beta2: float
-    eps: float
-    weight_decay: float
-    clip_norm: float
-    clip_start: float
-    clip_decay: float
-    ema_decay: float
+    learning_rate: Positive = 1e-5
+    final_fraction: Fraction = 0.0
+    warmup_steps: Natural = 0
+    beta1: Momentum = 0.9
+    beta2: Momentum = 0.999
+    eps: Positive = 1e-8
+    weight_decay: NonNegative = 0.0
+    clip_norm: Positive = 1.0
+    clip_start: Positive = 1.0
+    clip_decay: Fraction = 0.1
+    ema_decay: Momentum = 0.0
     slow: str = ""
     optimizer: Literal["adamw", "muon"] = "adamw"
 

@@ -1,9 +1,10 @@
 """The groups of a config that are the same for every stage."""
 
 import dataclasses
-from typing import Literal
+from typing import Annotated, Literal
 
 from gen3r_jax.errors import UserError
+from gen3r_jax.options import Count, Natural, Range
 from gen3r_jax.sharding import MeshOptions
 from gen3r_jax.training.optim import OptimOptions
 
@@ -18,26 +19,26 @@ class TrainOptions:
     that a recipe can be tried in a part of its time.
     """
 
-    seed: int
-    batch_size: int
-    side: int
-    phases: tuple[tuple[int, int, int], ...]
-    dtype: Literal["float32", "bfloat16"]
-    compile_cache: str
-    profile: tuple[int, ...]
-    share: float = 1.0
+    seed: Natural = 42
+    batch_size: Count = 192
+    side: Count = 560
+    phases: tuple[tuple[int, int, int], ...] = ()
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    compile_cache: str = ""
+    profile: tuple[int, ...] = ()
+    share: Annotated[float, Range(above=0, at_most=1)] = 1.0
 
     def __post_init__(self) -> None:
-        if not 0 < self.share <= 1:
-            raise UserError(f"train.share must be above 0 and at most 1, not {self.share}")
+        if self.profile and (len(self.profile) != 2 or not 0 <= self.profile[0] < self.profile[1]):
+            raise UserError(f"train.profile must be (first, last) with first < last, or (), not {self.profile}")
 
 
 @dataclasses.dataclass(frozen=True)
 class ValidationOptions:
     """Before the first step and after every `every` steps, on `clips` clips of the `split`, "test" or "train"."""
 
-    every: int
-    clips: int
+    every: Count = 500
+    clips: Count = 1
     split: Literal["test", "train"] = "test"
 
 
@@ -45,30 +46,17 @@ class ValidationOptions:
 class CheckpointOptions:
     """After every `every` steps and at the end; the last `keep` stay, and the multiples of `keep_every` (0: none)."""
 
-    every: int
-    keep: int
-    keep_every: int
+    every: Count = 250
+    keep: Count = 3
+    keep_every: Natural = 0
 
 
 @dataclasses.dataclass(frozen=True)
 class LoopOptions:
-    train: TrainOptions
-    optim: OptimOptions
-    mesh: MeshOptions
-    validation: ValidationOptions
-    checkpoint: CheckpointOptions
+    """mesh: here `seq` is as small as lets the batch divide."""
 
-    def __post_init__(self) -> None:
-        train, validation, checkpoint = self.train, self.validation, self.checkpoint
-        positive = {
-            "train.batch_size": train.batch_size,
-            "validation.every": validation.every,
-            "validation.clips": validation.clips,
-            "checkpoint.every": checkpoint.every,
-            "checkpoint.keep": checkpoint.keep,
-        }
-        for name, value in positive.items():
-            if value < 1:
-                raise UserError(f"{name} must be at least 1, not {value}")
-        if train.profile and (len(train.profile) != 2 or not 0 <= train.profile[0] < train.profile[1]):
-            raise UserError(f"train.profile must be (first, last) with first < last, or (), not {train.profile}")
+    train: TrainOptions = TrainOptions()
+    optim: OptimOptions = OptimOptions()
+    mesh: MeshOptions = MeshOptions(seq=0)
+    validation: ValidationOptions = ValidationOptions()
+    checkpoint: CheckpointOptions = CheckpointOptions()

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from etils import epath
@@ -21,28 +21,41 @@ FREE_KEYS = (
     "data.workers",
     "data.prefetch",
 )
+CLIPS_PER_DEVICE = re.compile(r"train\.phases\.\d+\.2")
 
 
-def claim_workdir(workdir: epath.PathLike, config: Mapping[str, Any], free_keys: tuple[str, ...] = ()) -> None:
+def claim_workdir(
+    workdir: epath.PathLike,
+    config: Mapping[str, Any],
+    *,
+    free_keys: tuple[str, ...] = (),
+    with_defaults: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict,
+) -> None:
     """Makes `workdir` and writes its config.json; a workdir that holds checkpoints of another config is refused.
 
-    Raises UserError that lists the keys that differ (``FREE_KEYS`` and the stage's `free_keys` may), or says that
-    nothing can be written.
+    Args:
+      config: with all its keys.
+      free_keys: the stage's own, beside ``FREE_KEYS``.
+      with_defaults: adds the keys that a config lacks because it was written before there were such.
+
+    Raises:
+      UserError: keys differ that may not, all of which are listed, or nothing can be written.
     """
     workdir = epath.Path(workdir)
     path = workdir / "config.json"
     try:
         if path.exists() and any((workdir / "checkpoints").glob("[0-9]*")):
-            old, new = (_identity(json.loads(text), free_keys) for text in (path.read_text(), json.dumps(config)))
+            old, new = json.loads(path.read_text()), json.loads(json.dumps(config))
             if old.get("stage") != new.get("stage"):
                 raise UserError(
                     f"{workdir} holds a run of the stage {old.get('stage')}, this config is of the stage "
                     f"{new.get('stage')}; give another --workdir"
                 )
-            differing = [key for key in sorted(old | new) if old.get(key) != new.get(key)]
-            if differing:
-                changes = "; ".join(f"{key} was {old.get(key)!r}, is {new.get(key)!r}" for key in differing)
-                raise UserError(f"{workdir} belongs to a run of another config ({changes}); give another --workdir")
+            old, new = (_identity(settings, free_keys) for settings in (with_defaults(old), new))
+            if changes := [_change(key, old, new) for key in sorted(old | new) if old.get(key) != new.get(key)]:
+                raise UserError(
+                    f"{workdir} belongs to a run of another config ({'; '.join(changes)}); give another --workdir"
+                )
         workdir.mkdir(parents=True, exist_ok=True)
         partial = workdir / "config.json.partial"
         partial.write_text(json.dumps(config, indent=2) + "\n")
@@ -52,6 +65,10 @@ def claim_workdir(workdir: epath.PathLike, config: Mapping[str, Any], free_keys:
 
 
 def _identity(config: Mapping[str, Any], free_keys: tuple[str, ...]) -> dict[str, Any]:
-    flat = {"train.share": 1.0} | module.flatten(config)
-    flat = {key: value for key, value in flat.items() if not re.fullmatch(r"train\.phases\.\d+\.2", key)}
+    flat = {key: value for key, value in module.flatten(config).items() if not CLIPS_PER_DEVICE.fullmatch(key)}
     return {key: value for key, value in flat.items() if not key.startswith((*FREE_KEYS, *free_keys))}
+
+
+def _change(key: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    was, now = (repr(config[key]) if key in config else "not there" for config in (old, new))
+    return f"{key} was {was}, is {now}"

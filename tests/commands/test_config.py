@@ -2,11 +2,13 @@
 
 import copy
 import dataclasses
+import json
 import os
 import subprocess
 import sys
 from typing import Literal
 
+import jax
 import pytest
 
 from configs import adapter, dit
@@ -14,10 +16,12 @@ from configs.nano import adapter as nano_adapter
 from configs.nano import dit as nano_dit
 from configs.nano import rgb_head, vggt, wan_vae
 from gen3r_jax.errors import UserError
+from gen3r_jax.models.vggt import VGGTConfig
 from gen3r_jax.options import read_options
+from gen3r_jax.stages.config import read_config, with_defaults
 from gen3r_jax.stages.dit.stage import DiTStage
+from gen3r_jax.stages.options import Changes, NetworkOptions
 from gen3r_jax.stages.vggt.stage import VGGTStage
-from gen3r_jax.train import read_config
 from gen3r_jax.training.options import LoopOptions
 from gen3r_jax.training.step import make_phases
 from gen3r_jax.training.workdir import claim_workdir
@@ -99,17 +103,54 @@ def _tiny():
     return adapter.get_config("tiny").to_dict()
 
 
-def test_every_key_is_read_and_every_key_is_there():
+def test_a_key_that_is_absent_equals_its_default():
     config = _tiny()
-    config["optim"]["learning_rat"] = 1
-    del config["optim"]["beta1"], config["optim"]["eps"]
+    stage, options = read_config(config)
+    del config["optim"]["beta1"], config["weights"], config["model"]["changes"]
+    config["mesh"] = {"data": 2}
+    same, others = read_config(config)
+    assert dataclasses.replace(same, weights=stage.weights) == stage and same.weights.dir == "weights"
+    assert others.mesh == dataclasses.replace(options.mesh, data=2) and others.mesh.seq == 0, "that of trainings"
+    assert others.optim == options.optim
+
+
+def test_unknown_keys_are_told_with_the_nearest():
+    config = _tiny()
+    config["optim"] |= {"learning_rat": 1, "colour": 2}
     with pytest.raises(UserError) as caught:
         read_config(config)
     message = str(caught.value)
-    for problem in ("unknown key config.optim.learning_rat", "missing key config.optim.beta1", "config.optim.eps"):
-        assert problem in message
-    assert "learning_rate" in message, "what is allowed"
-    assert "\n" not in message
+    assert "config.optim.learning_rat (did you mean learning_rate?); unknown key config.optim.colour (" in message
+    assert "allowed in config.optim: learning_rate, final_fraction" in message and "\n" not in message
+
+
+CHANGES = [
+    ({"wan_dit": {"dim": 192, "num_heads": 6}}, None),
+    ({"wan_dit": {"dims": 192}}, r"unknown key config.model.changes.wan_dit.dims \(did you mean dim\?\)"),
+    ({"wan_dit": {"dim": "wide"}}, "config.model.changes.wan_dit.dim must be int, not 'wide'"),
+    ({"wan_dot": {"dim": 192}}, r"unknown key config.model.changes.wan_dot \(did you mean wan_dit\?\)"),
+]
+
+
+@pytest.mark.parametrize(("changes", "refused"), CHANGES, ids=str)
+def test_sizes_that_no_preset_names(changes, refused):
+    config = dit.get_config("tiny").to_dict()
+    config["model"]["changes"] = changes
+    if refused:
+        with pytest.raises(UserError, match=refused):
+            read_config(config)
+        return
+    stage, _ = read_config(config)
+    shapes = jax.eval_shape(stage.init, jax.random.key(0))
+    assert shapes["blocks"]["self_attn"]["q"]["kernel"].shape[1:] == (192, 192)
+    assert hash(stage) and stage.networks.configs["vggt"] == VGGTConfig.tiny()
+
+
+def test_weights_that_know_their_size_are_not_changed():
+    options = NetworkOptions(preset="tiny", changes=Changes(vggt={"depth": 2}))
+    assert options.config("vggt").depth == 2
+    with pytest.raises(UserError, match=r"changes\.vggt .*'depth': 2.* whose weights are read"):
+        options.config("vggt", VGGTConfig.tiny())
 
 
 @pytest.mark.parametrize("group", ["model", "losses", "weights", "data", "train"])
@@ -166,6 +207,12 @@ def test_a_wrong_type_says_what_is_allowed(key, value, message):
     ("group", "key", "value"),
     [
         ("train", "batch_size", 0),
+        ("train", "share", 1.5),
+        ("train", "share", 0.0),
+        ("optim", "learning_rate", float("nan")),
+        ("optim", "learning_rate", -1e-3),
+        ("optim", "ema_decay", 1.0),
+        ("optim", "clip_norm", float("inf")),
         ("validation", "every", 0),
         ("checkpoint", "keep", 0),
         ("train", "profile", (5,)),
@@ -175,7 +222,7 @@ def test_a_wrong_type_says_what_is_allowed(key, value, message):
 def test_values_that_make_no_sense_are_named(group, key, value):
     config = {name: _tiny()[name] for name in ("train", "optim", "mesh", "validation", "checkpoint")}
     config[group][key] = value
-    with pytest.raises(UserError, match=rf"^{group}\.{key} must be"):
+    with pytest.raises(UserError, match=rf"^(config\.)?{group}\.{key} must be"):
         read_options(LoopOptions, config)
 
 
@@ -208,6 +255,19 @@ def test_a_workdir_of_another_config_lists_the_differences(workdir):
     assert "batch_size" not in message
 
 
+def test_a_workdir_from_before_a_key_existed(workdir):
+    path = workdir / "config.json"
+    before = json.loads(path.read_text())
+    del before["train"]["share"], before["data"]["normalize"], before["model"]["changes"]
+    path.write_text(json.dumps(before))
+    claim_workdir(workdir, _tiny(), with_defaults=with_defaults)
+    path.write_text(json.dumps(before | {"optim": before["optim"] | {"nesterov": True}}))
+    changed = _tiny()
+    changed["train"]["share"] = 0.5
+    with pytest.raises(UserError, match=r"\(optim.nesterov was True, is not there; train.share was 1.0, is 0.5\)"):
+        claim_workdir(workdir, changed, with_defaults=with_defaults)
+
+
 def test_what_only_says_where_and_how_often_may_change(workdir):
     config = copy.deepcopy(_tiny())
     config["mesh"]["fsdp"] = 2
@@ -221,13 +281,13 @@ def test_samples_may_change_where_they_are_drawn_and_not_where_they_are_learnt(t
     (tmp_path / "dit" / "checkpoints" / "50").mkdir(parents=True)
     (tmp_path / "vggt" / "checkpoints" / "50").mkdir(parents=True)
     drawn, learnt = dit.get_config("tiny").to_dict(), vggt.get_config().to_dict()
-    claim_workdir(tmp_path / "dit", drawn, DiTStage.free_keys)
-    claim_workdir(tmp_path / "vggt", learnt, VGGTStage.free_keys)
+    claim_workdir(tmp_path / "dit", drawn, free_keys=DiTStage.free_keys)
+    claim_workdir(tmp_path / "vggt", learnt, free_keys=VGGTStage.free_keys)
     drawn["samples"]["steps"] = 3
     learnt["samples"]["frames"] = 0
-    claim_workdir(tmp_path / "dit", drawn, DiTStage.free_keys)
+    claim_workdir(tmp_path / "dit", drawn, free_keys=DiTStage.free_keys)
     with pytest.raises(UserError, match=r"samples.frames was 3, is 0"):
-        claim_workdir(tmp_path / "vggt", learnt, VGGTStage.free_keys)
+        claim_workdir(tmp_path / "vggt", learnt, free_keys=VGGTStage.free_keys)
 
 
 def test_a_workdir_without_checkpoints_is_free(tmp_path):
@@ -244,7 +304,12 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path):
 # The command line
 
 MISTAKES = {
-    "config key": (["--config.train.sead=1"], "unknown config key: sead. Did you mean seed"),
+    "config key": (["--config.train.sead=1"], "unknown key config.train.sead (did you mean seed?)"),
+    "group": (["--config.tarin.seed=1"], "unknown config key: tarin. Did you mean train"),
+    "size": (
+        ["--config.model.changes.vggt.depht=2"],
+        "unknown key config.model.changes.vggt.depht (did you mean depth?)",
+    ),
     "side": (["--config.train.side=500"], "side 500 is not a multiple of 112; nearest: 448, 560"),
     "weights": (["--config.model.preset=gen3r", "--config.weights.dir=nowhere"], "python -m conversion vggt"),
 }

@@ -45,15 +45,17 @@ class Numbers:
 def write(monkeypatch, tmp_path):
     """Writes a part of both splits."""
 
-    def samples(stage, frozen, batch):
+    def samples(encoder, frozen, batch):
         for number in batch:
             yield str(number), {"text": np.ones((1, 1)), "number": np.array(number)}
 
     def loader(options, *, num_frames, side, seed, batch_size, split):
         return Numbers(batch_size, split)
 
-    inputs = SimpleNamespace(encode_texts=lambda frozen, texts: np.zeros((len(texts), 1, 1)), frozen=())
-    stage = SimpleNamespace(samples=SimpleNamespace(negative_prompt="bad"), inputs=inputs, joint=True)
+    def encode_texts(frozen, texts):
+        return np.zeros((len(texts), 1, 1))
+
+    encoder = SimpleNamespace(frozen=(), texts=("", "bad"), joint=True, encode_texts=encode_texts)
     validation = SimpleNamespace(clips=CLIPS["test"], split="test")
     counts = {"train": SimpleNamespace(side=112, seed=0), "validation": validation}
     monkeypatch.setattr(encode, "samples", samples)
@@ -63,7 +65,7 @@ def write(monkeypatch, tmp_path):
     def run(part: tuple[int, int], data: DataOptions | None = None, **numbers: int) -> None:
         options = SimpleNamespace(data=data or DataOptions(), **counts)
         with flagsaver.flagsaver(**{"clips": CLIPS["train"], "batch": 2, "clips_per_file": 4, **numbers}):
-            encode.encode(stage, options, 9, {}, tmp_path, encode.BATCH.value, part)
+            encode.encode(encoder, options, 9, {}, tmp_path, encode.BATCH.value, part)
 
     return run
 

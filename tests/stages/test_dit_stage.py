@@ -17,6 +17,7 @@ from gen3r_jax.errors import UserError
 from gen3r_jax.geometry.cameras import plucker_map
 from gen3r_jax.models.wan_dit import WanDiT
 from gen3r_jax.sharding import MeshOptions, batch_sharding, make_mesh, param_shardings
+from gen3r_jax.stages.config import read_config
 from gen3r_jax.stages.dit import inputs as dit_inputs
 from gen3r_jax.stages.dit import tuning
 from gen3r_jax.stages.dit.inputs import StoredInputs, draw_tasks
@@ -24,10 +25,9 @@ from gen3r_jax.stages.dit.stage import ConditionOptions, DiTStage, ModelOptions,
 from gen3r_jax.stages.dit.tuning import TuningOptions
 from gen3r_jax.stages.dit.validation import SampleOptions
 from gen3r_jax.stages.random_weights import random_weights
-from gen3r_jax.train import read_config
 from tests.helpers.toy_training import run_encoders
 
-MODEL = ModelOptions("tiny", "joint", remat="none", vae_chunk_frames=0, frozen_dtype="float32")
+MODEL = ModelOptions("tiny", remat="none", vae_chunk_frames=0, frozen_dtype="float32")
 STAGE = DiTStage(
     MODEL,
     WeightsOptions(dir="", wan_dit="", encoded=""),

@@ -14,11 +14,12 @@ from gen3r_jax.errors import UserError
 from gen3r_jax.geometry.cameras import decode_pose, rebase_to_first
 from gen3r_jax.geometry.points import unproject_depth
 from gen3r_jax.models.vggt import VGGT, VGGTConfig
+from gen3r_jax.stages.options import NetworkOptions
 from gen3r_jax.stages.random_weights import random_network
 from gen3r_jax.stages.vggt import validation as vggt_validation
 from gen3r_jax.stages.vggt.clips import Clip, SampleOptions, change, draw_samples, make_targets, mirror
 from gen3r_jax.stages.vggt.losses import match_loss, places_in_first, track_loss
-from gen3r_jax.stages.vggt.stage import TRACK, LossOptions, ModelOptions, VGGTStage, WeightsOptions, vggt_loss
+from gen3r_jax.stages.vggt.stage import TRACK, LossOptions, VGGTStage, WeightsOptions, vggt_loss
 from gen3r_jax.storage.checkpoint import load_network
 
 SIDE = 56
@@ -34,7 +35,7 @@ LOSSES = LossOptions(
     track=0.4,
     dense_frames=1,
 )
-STAGE = VGGTStage(ModelOptions("tiny", remat="none"), WeightsOptions(vggt=""), SAMPLES, LOSSES)
+STAGE = VGGTStage(NetworkOptions("tiny", remat="none"), WeightsOptions(vggt=""), SAMPLES, LOSSES)
 KEYS = jax.random.split(jax.random.key(1), 1)
 
 

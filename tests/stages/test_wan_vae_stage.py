@@ -14,11 +14,11 @@ from gen3r_jax.generation import networks
 from gen3r_jax.models.registry import PRESETS
 from gen3r_jax.models.wan_vae import WanVAE, WanVAEConfig
 from gen3r_jax.stages import wan_vae
+from gen3r_jax.stages.options import NetworkOptions
 from gen3r_jax.stages.random_weights import random_weights
 from gen3r_jax.stages.wan_vae import (
     CropOptions,
     LossOptions,
-    ModelOptions,
     StatisticsOptions,
     WanVAEStage,
     WeightsOptions,
@@ -27,7 +27,7 @@ from gen3r_jax.stages.wan_vae import (
 from gen3r_jax.storage.checkpoint import load_network
 
 STAGE = WanVAEStage(
-    ModelOptions("nano", remat="none"),
+    NetworkOptions("nano", remat="none"),
     WeightsOptions(wan_vae=""),
     CropOptions(side=16, per_clip=2),
     LossOptions(square=1.0, absolute=0.1, gradient=0.2, kl=1e-4),

@@ -27,6 +27,7 @@ from gen3r_jax.models.sizes import clip_frames
 from gen3r_jax.models.vggt import VGGT
 from gen3r_jax.module import Params
 from gen3r_jax.ops.groups import map_groups
+from gen3r_jax.options import Count, Natural, NonNegative
 from gen3r_jax.sharding import fetch
 from gen3r_jax.stages.adapter import validation as adapter_validation
 from gen3r_jax.stages.adapter.losses import (
@@ -38,6 +39,7 @@ from gen3r_jax.stages.adapter.losses import (
     smooth_l1,
 )
 from gen3r_jax.stages.networks import Networks, video_tokens
+from gen3r_jax.stages.options import FolderOptions, FrozenNetworkOptions
 from gen3r_jax.storage.checkpoint import load_network, read_config, save_weights
 from gen3r_jax.training.stage import FRAMES, Batch, Encoder, Metrics, Stage
 
@@ -45,35 +47,27 @@ FROZEN = ("vggt", "wan_vae")
 
 
 @dataclass(frozen=True)
-class ModelOptions:
+class ModelOptions(FrozenNetworkOptions):
     """The networks.
 
     Attributes:
-      preset: their sizes. Weight folders know their own and have the last word.
-      remat: what the adapter's blocks recompute for the gradient instead of keeping it.
       frames_per_group: of the decoded tokens, which have 10240 channels, so many frames exist at a time.
       vae_chunk_frames: so many frames pass the video encoder at a time, a multiple of 4; 0 takes them all.
-      frozen_dtype: of VGGT's aggregator and the video encoder. VGGT's heads keep the precision they are stored in.
     """
 
-    preset: Literal["gen3r", "nano", "tiny"]
-    remat: Literal["none", "full", "dots"]
-    frames_per_group: int
-    vae_chunk_frames: int
-    frozen_dtype: Literal["bfloat16", "float32"]
+    frames_per_group: Count = 4
+    vae_chunk_frames: Natural = 4
 
 
 @dataclass(frozen=True)
-class WeightsOptions:
+class WeightsOptions(FolderOptions):
     """Where weights come from.
 
     Attributes:
-      dir: folder with the converted ``vggt`` and ``wan_vae``; empty with the preset "tiny" only: random ones.
       adapter: folder of an adapter to start from; empty: random weights.
     """
 
-    dir: str
-    adapter: str
+    adapter: str = ""
 
 
 @dataclass(frozen=True)
@@ -88,25 +82,25 @@ class LossOptions:
         how a batch is divided, or the means of a micro-"batch", as the released trainer does on each of its devices.
     """
 
-    reconstruction: float
-    image_token: float
-    camera_token: float
-    camera: float
-    depth: float
-    point: float
-    similarity: float
-    alignment: float
-    kl: Literal["align", "standard", "none"]
-    kl_weight_per: Literal["sample", "batch"]
+    reconstruction: NonNegative = 0.5
+    image_token: NonNegative = 1.0
+    camera_token: NonNegative = 1.0
+    camera: NonNegative = 10.0
+    depth: NonNegative = 2.0
+    point: NonNegative = 1.0
+    similarity: NonNegative = 0.1
+    alignment: NonNegative = 2.0
+    kl: Literal["align", "standard", "none"] = "align"
+    kl_weight_per: Literal["sample", "batch"] = "sample"
 
 
 @dataclass(frozen=True)
 class AdapterStage(Stage):
     """Trains the geometry adapter; it needs frames alone."""
 
-    model: ModelOptions
-    weights: WeightsOptions
-    losses: LossOptions
+    model: ModelOptions = ModelOptions()
+    weights: WeightsOptions = WeightsOptions()
+    losses: LossOptions = LossOptions()
 
     entries: ClassVar = {"frames": FRAMES}
     loss_reads: ClassVar = ("video_mean", "video_logvar", "packed", "pose_encs", "depth", "points")
@@ -195,7 +189,7 @@ class AdapterStage(Stage):
     @cached_property
     def _networks(self) -> Networks:
         changes = {"remat": self.model.remat}
-        packed = 10 * Networks(self.model.preset, self.weights.dir).configs["vggt"].embed_dim
+        packed = 10 * Networks(self.model, self.weights.dir).configs["vggt"].embed_dim
         if self.weights.adapter:
             trained = read_config(self.weights.adapter, GeometryAdapter)
             if trained.input_dim != packed:
@@ -206,7 +200,7 @@ class AdapterStage(Stage):
             changes = vars(trained) | changes
         else:
             changes["input_dim"] = packed
-        return Networks(self.model.preset, self.weights.dir, geometry_adapter=changes)
+        return Networks(self.model, self.weights.dir, geometry_adapter=changes)
 
 
 def adapter_loss(

@@ -29,6 +29,7 @@ from gen3r_jax.models.sizes import clip_frames
 from gen3r_jax.models.tokenizer import Tokenizer
 from gen3r_jax.models.wan_dit import WanDiT
 from gen3r_jax.module import Params
+from gen3r_jax.options import Count, Fraction, Natural, Positive
 from gen3r_jax.sharding import fetch
 from gen3r_jax.stages.dit import flow_matching, tuning
 from gen3r_jax.stages.dit import inputs as dit_inputs
@@ -36,7 +37,9 @@ from gen3r_jax.stages.dit import validation as dit_validation
 from gen3r_jax.stages.dit.generation import generation_programs
 from gen3r_jax.stages.dit.inputs import FrameInputs, Inputs, StoredInputs, draw_latents, draw_normal, draw_uniform
 from gen3r_jax.stages.dit.tuning import TuningOptions
+from gen3r_jax.stages.dit.validation import SampleOptions
 from gen3r_jax.stages.networks import Networks
+from gen3r_jax.stages.options import FolderOptions, FrozenNetworkOptions
 from gen3r_jax.stages.random_weights import narrow_posterior
 from gen3r_jax.storage.checkpoint import load_network, read_config, save_weights
 from gen3r_jax.storage.remote import local_copy
@@ -50,47 +53,41 @@ DECODERS = ("wan_vae", "vggt", "geometry_adapter")
 
 
 @dataclass(frozen=True)
-class ModelOptions:
+class ModelOptions(FrozenNetworkOptions):
     """The networks and what is made of them.
 
     Attributes:
-      preset: their sizes. Weight folders know their own and have the last word.
+      remat: as of every stage, or "offload".
       latents: "joint": appearance and geometry side by side; "appearance" alone: the paper's "2-Stage" ablation, whose
         geometry VGGT reads from the generated video.
-      remat: what the transformer's blocks recompute for the gradient instead of keeping it.
       vae_chunk_frames: so many frames pass the video encoder at a time, a multiple of 4; 0 takes them all.
-      frozen_dtype: of the frozen networks. VGGT's heads keep the precision they are stored in.
     """
 
-    preset: Literal["gen3r", "nano", "tiny"]
-    latents: Literal["joint", "appearance"]
-    remat: module.Remat
-    vae_chunk_frames: int
-    frozen_dtype: Literal["bfloat16", "float32"]
+    remat: module.Remat = "full"
+    latents: Literal["joint", "appearance"] = "joint"
+    vae_chunk_frames: Natural = 8
 
 
 @dataclass(frozen=True)
-class WeightsOptions:
+class WeightsOptions(FolderOptions):
     """Where weights come from.
 
     Attributes:
-      dir: folder of all converted networks; empty with the preset "tiny" only: random ones.
       wan_dit: folder of a transformer to start from; empty: that in `dir`; "random": none.
       encoded: folder of latents that were encoded before, which is then the data; empty: frames are encoded in each
         step.
     """
 
-    dir: str
-    wan_dit: str
-    encoded: str
+    wan_dit: str = ""
+    encoded: str = ""
 
 
 @dataclass(frozen=True)
 class ConditionOptions:
     """How often a sample is trained without its caption, and without its cameras."""
 
-    text_drop: float
-    camera_drop: float
+    text_drop: Fraction = 0.2
+    camera_drop: Fraction = 0.5
 
 
 @dataclass(frozen=True)
@@ -105,26 +102,24 @@ class NoiseOptions:
         so that a batch, a multiple of them, covers it evenly; 1: each from the whole. Of the density "none" only.
     """
 
-    shift: float
-    density: flow_matching.Density
-    weighting: flow_matching.Weighting
-    strata: int
-
-    def __post_init__(self) -> None:
-        if self.strata < 1:
-            raise UserError(f"noise.strata must be at least 1, not {self.strata}")
+    shift: Positive = 2.0
+    density: flow_matching.Density = "none"
+    weighting: flow_matching.Weighting = "none"
+    strata: Count = 8
 
 
 @dataclass(frozen=True)
 class DiTStage(Stage):
     """Trains the diffusion transformer."""
 
-    model: ModelOptions
-    weights: WeightsOptions
-    tuning: TuningOptions
-    conditions: ConditionOptions
-    noise: NoiseOptions
-    samples: dit_validation.SampleOptions
+    model: ModelOptions = ModelOptions()
+    weights: WeightsOptions = WeightsOptions()
+    tuning: TuningOptions = TuningOptions()
+    conditions: ConditionOptions = ConditionOptions()
+    noise: NoiseOptions = NoiseOptions()
+    samples: SampleOptions = SampleOptions(steps=50, guidance_scale=5.0, negative_prompt="bad detailed")
+
+    free_keys: ClassVar = ("samples.",)  # they are drawn in a validation alone
 
     free_keys: ClassVar = ("samples.",)  # they are drawn in a validation alone
 
@@ -353,7 +348,8 @@ class DiTStage(Stage):
 
     @cached_property
     def networks(self) -> Networks:
-        changes = {"shared_halves": self.joint, "remat": self.model.remat}
-        if self.weights.wan_dit not in ("", RANDOM):
-            changes = vars(read_config(self.weights.wan_dit, WanDiT)) | changes
-        return Networks(self.model.preset, self.weights.dir, wan_dit=changes)
+        start, changes = self.weights.wan_dit, {"shared_halves": self.joint, "remat": self.model.remat}
+        if start not in ("", RANDOM):
+            changes = vars(self.model.config("wan_dit", read_config(start, WanDiT))) | changes
+        fresh = ("wan_dit",) if start else ()
+        return Networks(self.model, self.weights.dir, fresh=fresh, wan_dit=changes)

@@ -14,6 +14,7 @@ from safetensors.numpy import save_file
 from gen3r_jax import module
 from gen3r_jax.errors import UserError
 from gen3r_jax.module import Params
+from gen3r_jax.options import Count
 from gen3r_jax.storage.files import replacing
 
 
@@ -28,13 +29,11 @@ class TuningOptions:
     """
 
     mode: Literal["full", "camera", "lora"] = "full"
-    rank: int = 16
+    rank: Count = 64
     scale: float = 1.0
     targets: str = r"blocks\.(self_attn|cross_attn|text_attn|image_attn|mlp)\..*"
 
     def __post_init__(self) -> None:
-        if self.rank < 1:
-            raise UserError(f"tuning.rank must be at least 1, not {self.rank}")
         try:
             re.compile(self.targets)
         except re.error as error:

@@ -13,6 +13,7 @@ from gen3r_jax.errors import UserError
 from gen3r_jax.generation import networks
 from gen3r_jax.geometry.cameras import encode_pose, invert_se3
 from gen3r_jax.geometry.points import unproject_depth
+from gen3r_jax.options import Count, Natural
 
 MIRROR = (-1.0, 1.0, 1.0, 1.0)  # x -> -x
 
@@ -30,18 +31,17 @@ class SampleOptions:
         and colour channels are exchanged.
     """
 
-    frames: int
-    per_clip: int
-    window: int
-    shuffle: bool
-    reverse: bool
-    flip: bool
-    permute_colors: bool
+    frames: Natural = 3
+    per_clip: Count = 2
+    window: Natural = 0
+    shuffle: bool = False
+    reverse: bool = True
+    flip: bool = True
+    permute_colors: bool = True
 
     def __post_init__(self) -> None:
-        if self.frames < 0 or self.frames == 1 or self.per_clip < 1:
-            given = f"samples.frames {self.frames}, samples.per_clip {self.per_clip}"
-            raise UserError(f"{given}: frames are 0 (all) or at least 2, per_clip is at least 1")
+        if self.frames == 1:
+            raise UserError("samples.frames 1: one frame has no relative pose; give at least 2, or 0 for all")
         if self.window and not self.window >= self.frames > 0:
             raise UserError(f"samples.window {self.window} must be 0 or at least samples.frames {self.frames}")
 

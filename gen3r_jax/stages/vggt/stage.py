@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -21,12 +21,13 @@ from jaxtyping import Array, Bool, Float, Key
 from gen3r_jax import module
 from gen3r_jax.errors import UserError
 from gen3r_jax.generation import networks
-from gen3r_jax.models.registry import PRESETS
 from gen3r_jax.models.vggt import SPECIAL_TOKENS, VGGT, VGGTConfig
 from gen3r_jax.models.vggt_heads import CameraHead
 from gen3r_jax.module import Params
+from gen3r_jax.options import Natural, NonNegative
 from gen3r_jax.sharding import fetch
 from gen3r_jax.stages.adapter.losses import Penalty, camera_loss
+from gen3r_jax.stages.options import NetworkOptions
 from gen3r_jax.stages.vggt import validation as vggt_validation
 from gen3r_jax.stages.vggt.clips import Clip, Sample, SampleOptions, draw_samples
 from gen3r_jax.stages.vggt.losses import confidence_loss, gradient_loss, match_loss, places_in_first, track_loss
@@ -38,23 +39,10 @@ TRACK = "track_head"  # the linear layer of that; it is trained along and thrown
 
 
 @dataclass(frozen=True)
-class ModelOptions:
-    """The network.
-
-    Attributes:
-      preset: its size, unless it starts from weights that know their own.
-      remat: what its blocks recompute for the gradient instead of keeping it.
-    """
-
-    preset: Literal["gen3r", "nano", "tiny"]
-    remat: Literal["none", "full", "dots"]
-
-
-@dataclass(frozen=True)
 class WeightsOptions:
     """vggt: folder of a network to start from; empty: random weights."""
 
-    vggt: str
+    vggt: str = ""
 
 
 @dataclass(frozen=True)
@@ -71,25 +59,25 @@ class LossOptions:
       dense_frames: depth and points are judged in so many frames of each sample, drawn at random; 0: in all.
     """
 
-    camera: float
-    camera_penalty: Penalty
-    depth: float
-    points: float
-    gradient: float
-    confidence: float
-    match: float
-    track: float
-    dense_frames: int
+    camera: NonNegative = 5.0
+    camera_penalty: Penalty = "l1"
+    depth: NonNegative = 1.0
+    points: NonNegative = 1.0
+    gradient: NonNegative = 0.5
+    confidence: NonNegative = 0.2
+    match: NonNegative = 1.0
+    track: NonNegative = 1.0
+    dense_frames: Natural = 1
 
 
 @dataclass(frozen=True)
 class VGGTStage(Stage):
     """Trains VGGT; it needs cameras and depth."""
 
-    model: ModelOptions
-    weights: WeightsOptions
-    samples: SampleOptions
-    losses: LossOptions
+    model: NetworkOptions = NetworkOptions()
+    weights: WeightsOptions = WeightsOptions()
+    samples: SampleOptions = SampleOptions()
+    losses: LossOptions = LossOptions()
 
     entries: ClassVar = {
         "frames": Entry("t h w 3", np.uint8),
@@ -167,7 +155,8 @@ class VGGTStage(Stage):
 
     @cached_property
     def _config(self) -> VGGTConfig:
-        found = read_config(self.weights.vggt, VGGT) if self.weights.vggt else PRESETS[self.model.preset]["vggt"]
+        start = self.weights.vggt
+        found = self.model.config("vggt", read_config(start, VGGT) if start else None)
         if self.losses.points and not found.point_head:
             raise UserError("losses.points needs a network with a point head; give --config.losses.points=0")
         return replace(found, remat=self.model.remat)

@@ -1,0 +1,71 @@
+"""A config of a training: which stage it is of, and the options of the stage and of the run.
+
+The defaults of all keys are those of the option dataclasses; a config file says what differs (:func:`default_config`).
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from gen3r_jax.data.loader import DataOptions
+from gen3r_jax.errors import UserError
+from gen3r_jax.options import read_options
+from gen3r_jax.stages.adapter.stage import AdapterStage
+from gen3r_jax.stages.dit.stage import DiTStage
+from gen3r_jax.stages.rgb_head import RGBHeadStage
+from gen3r_jax.stages.vggt.stage import VGGTStage
+from gen3r_jax.stages.wan_vae import WanVAEStage
+from gen3r_jax.training.options import LoopOptions
+from gen3r_jax.training.stage import Stage
+
+STAGES: dict[str, type[Stage]] = {
+    "adapter": AdapterStage,
+    "dit": DiTStage,
+    "rgb_head": RGBHeadStage,
+    "vggt": VGGTStage,
+    "wan_vae": WanVAEStage,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class RunOptions(LoopOptions):
+    """All groups of a config that are the same for every stage. data: `source` must be given."""
+
+    data: DataOptions = DataOptions(source="", workers=8)
+
+
+def default_config(stage: str) -> ConfigDict:
+    """Every key of a config of the stage, with its default, for a config file to change."""
+    return ConfigDict(with_defaults({"stage": stage}))
+
+
+def with_defaults(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A config with the defaults of its stage where it has no key. Raises UserError where there is no such stage."""
+    if (name := config.get("stage")) not in STAGES:
+        raise UserError(f"config.stage is {name!r}; it must be one of {', '.join(STAGES)}")
+    return _merged(dataclasses.asdict(STAGES[name]()) | dataclasses.asdict(RunOptions()), config)
+
+
+def read_config(config: Mapping[str, Any]) -> tuple[Stage, RunOptions]:
+    """Turns a config into the stage, which reads its own groups, and the options of the run, which are all the others.
+
+    Raises UserError that lists unknown keys, names a value that does not fit, or asks for data.
+    """
+    groups = with_defaults(config)
+    stage_class = STAGES[groups.pop("stage")]
+    own = {field.name for field in dataclasses.fields(stage_class)}
+    stage = read_options(stage_class, {group: groups[group] for group in groups if group in own})
+    options = read_options(RunOptions, {group: groups[group] for group in groups if group not in own})
+    if not options.data.source and not stage.encoded:
+        raise UserError("no data: give --config.data.source=PATH (a video, a folder, a data set root) or =procedural")
+    stage.check(options)
+    return stage, options
+
+
+def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    def merge(old: Any, new: Any) -> Any:
+        return _merged(old, new) if isinstance(old, Mapping) and isinstance(new, Mapping) else new
+
+    return {**base, **{key: merge(base.get(key), value) for key, value in changes.items()}}
