@@ -5,7 +5,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from gen3r_jax.data.images import Video
+from gen3r_jax.data.video import Video
 from gen3r_jax.errors import UserError
 from gen3r_jax.geometry.camera_files.official import read_cameras
 from gen3r_jax.geometry.points import unproject_depth

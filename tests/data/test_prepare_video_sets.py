@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gen3r_jax.data.images import Video
 from gen3r_jax.data.prepare.realestate10k import _Frames
 from gen3r_jax.data.prepare.scenes import hashed_split
+from gen3r_jax.data.video import Video
 from gen3r_jax.errors import UserError
 from tests.helpers.raw_sets import acid, dl3dv, realestate10k, shared
 from tests.helpers.raw_sets.prepared import PreparedScene, prepare_set, read_scene_folder, run

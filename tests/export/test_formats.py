@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import trimesh
 
-from gen3r_jax.data.images import Video
+from gen3r_jax.data.video import Video
 from gen3r_jax.errors import UserError
 from gen3r_jax.export.folder import FORMATS, scene_folder, unique_folder, write_scene
 from gen3r_jax.export.gaussians import SH_C0

@@ -4,13 +4,14 @@ import dataclasses
 import json
 import os
 
+import av
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import trimesh
 
-from gen3r_jax.data.images import Video
+from gen3r_jax.data.video import Video
 from gen3r_jax.errors import UserError
 from gen3r_jax.export.folder import write_scene
 from gen3r_jax.export.pointcloud import CloudFilter, scene_cloud
@@ -87,6 +88,18 @@ def test_videos_keep_their_frames_and_pad_odd_sides(scene, tmp_path):
     assert frames.shape == (3, HEIGHT, WIDTH + 1, 3)
     assert np.abs(frames[:, :, :WIDTH].astype(int) - scene.rgb).mean() < 3  # measured 1.6
     np.testing.assert_allclose(frames[:, :, WIDTH], frames[:, :, WIDTH - 1], atol=8)
+
+
+def test_videos_say_their_colours_and_keep_them(tmp_path):
+    colours = np.concatenate(
+        [np.arange(0, 256, 15)[:, None].repeat(3, 1), np.random.default_rng(0).integers(0, 256, (20, 3))]
+    )
+    write_video(tmp_path / "clip.mp4", np.tile(colours.astype(np.uint8)[:, None, None], (1, 32, 32, 1)))
+    frames = np.array(Video(tmp_path / "clip.mp4").read(range(len(colours))), int)
+    assert np.abs(frames - colours[:, None, None]).max() <= 1
+    with av.open(tmp_path / "clip.mp4") as container:
+        codec = container.streams.video[0].codec_context
+        assert (codec.colorspace, codec.color_primaries, codec.color_trc, codec.color_range) == (1, 1, 1, 1)
 
 
 def test_depth_colours_are_bright_where_it_is_near_and_hold_for_the_clip():

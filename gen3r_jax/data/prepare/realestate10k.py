@@ -19,9 +19,10 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from gen3r_jax.data.images import VIDEO_SUFFIXES, Picture, Video, list_images
+from gen3r_jax.data.images import Picture, list_images
 from gen3r_jax.data.prepare.readers import read_lines, read_table
 from gen3r_jax.data.prepare.recording import DataSet, RawFrame, ReadOptions, Recording, Unit
+from gen3r_jax.data.video import VIDEO_SUFFIXES, Video
 from gen3r_jax.errors import UserError
 from gen3r_jax.geometry.cameras import invert_se3
 
