@@ -65,15 +65,15 @@ class Gen3RPipelineOutput:
     evaluations: int = 0
 
     def scene(self, sample: int = 0, prompt: str = "") -> Scene:
-        """One sample as exporters take it."""
-        w2c, intrinsics = (x[sample] for x in self.cameras)
+        """One sample as exporters take it: its points are at the centres of pixels, unlike `pcds`."""
+        depth, (w2c, intrinsics) = self.depth_maps[sample, ..., 0], (x[sample] for x in self.cameras)
         return Scene(
             rgb=np.floor(255 * self.rgbs[sample]).astype(np.uint8),
-            depth=self.depth_maps[sample, ..., 0],
+            depth=depth,
             confidence=self.depth_confidence[sample],
             w2c=homogeneous(w2c),
             intrinsics=intrinsics,
-            points=self.pcds[sample],
+            points=unproject_depth(depth, w2c, intrinsics, offset=0.5),
             prompt=prompt,
         )
 
