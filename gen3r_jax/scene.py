@@ -16,7 +16,7 @@ class Scene:
       confidence: of the depth, at least 1 and unbounded above (VGGT's ``1 + exp``).
       w2c: world-to-camera matrices; the world is the first camera's frame unless stated otherwise.
       intrinsics: pinhole matrices in pixels of these frames.
-      points: world coordinates of every pixel.
+      points: world coordinates of what every pixel's centre (+0.5) shows.
       prompt: the text the scene was made from, if any.
 
     Raises:

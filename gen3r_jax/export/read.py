@@ -43,7 +43,7 @@ def read_scene(directory: Path | str) -> Scene:
             confidence=confidence,
             w2c=w2c,
             intrinsics=intrinsics,
-            points=unproject_depth(depth, w2c, intrinsics),
+            points=unproject_depth(depth, w2c, intrinsics, offset=0.5),
             prompt=prompt.read_text(encoding="utf-8").strip() if prompt.exists() else "",
         )
     except ValueError as error:

@@ -72,10 +72,10 @@ def decode_tokens(vggt: VGGT, packed: Float[Array, "b t hp wp c"], with_points: 
 
 
 def to_scene(frames: UInt8[np.ndarray, "t h w 3"], geometry: Geometry, sample: int = 0, prompt: str = "") -> Scene:
-    """Puts frames and the geometry of one sample of a batch together; points are its depth, unprojected."""
+    """Puts frames and the geometry of one sample of a batch together; points are its depth at pixel centres."""
     w2c, intrinsics = decode_pose(geometry.pose_encs[-1, sample], frames.shape[1:3])
     depth = geometry.depth[sample]
-    points = unproject_depth(depth, w2c, intrinsics)
+    points = unproject_depth(depth, w2c, intrinsics, offset=0.5)
     return Scene(
         rgb=frames,
         depth=np.asarray(depth),

@@ -13,6 +13,7 @@ from gen3r_jax.export.folder import scene_folder, write_scene
 from gen3r_jax.export.pointcloud import DEFAULT_FILTER, CloudFilter
 from gen3r_jax.export.run_report import RunReport
 from gen3r_jax.geometry.cameras import homogeneous
+from gen3r_jax.geometry.points import unproject_depth
 from gen3r_jax.scene import Scene
 
 
@@ -47,15 +48,18 @@ class Gen3RPipelineOutput:
     report: RunReport | None = None
 
     def scene(self, sample: int = 0, prompt: str = "") -> Scene:
-        """One sample as exporters take it; `prompt` is by default that of the sample."""
-        w2c, intrinsics = (x[sample] for x in self.cameras)
+        """One sample as exporters take it; `prompt` is by default that of the sample.
+
+        The points are at the centres of pixels, unlike `pcds`, which are at the corners, as in the official pipeline.
+        """
+        depth, (w2c, intrinsics) = self.depth_maps[sample, ..., 0], (x[sample] for x in self.cameras)
         return Scene(
             rgb=np.floor(255 * self.rgbs[sample]).astype(np.uint8),
-            depth=self.depth_maps[sample, ..., 0],
+            depth=depth,
             confidence=self.depth_confidence[sample],
             w2c=homogeneous(w2c),
             intrinsics=intrinsics,
-            points=self.pcds[sample],
+            points=unproject_depth(depth, w2c, intrinsics, offset=0.5),
             prompt=prompt or (self.prompts[sample] if self.prompts else ""),
         )
 

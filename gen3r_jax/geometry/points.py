@@ -14,23 +14,27 @@ _QUERY_CHUNK = 1_000_000
 
 
 def unproject_depth(
-    depth: Float[Array, "... h w"], w2c: Float[Array, "... 3 4"], intrinsics: Float[Array, "... 3 3"]
+    depth: Float[Array, "... h w"],
+    w2c: Float[Array, "... 3 4"],
+    intrinsics: Float[Array, "... 3 3"],
+    offset: float = 0.0,
 ) -> Float[Array, "... h w 3"]:
     """World points of a depth map: ``R^T (K^-1 [u, v, 1] depth - t)``.
 
-    Pixel ``(row v, column u)`` sits at the integer coordinates ``(u, v)`` with no half-pixel offset, as VGGT does
-    (its rays, in contrast, pass through pixel centres at +0.5). Skew is ignored. JAX in, JAX out; NumPy in, NumPy out.
+    Pixel ``(row v, column u)`` sits at the integer coordinates ``(u, v)``, as VGGT does (its rays, in contrast, pass
+    through pixel centres at +0.5), or at `offset` from them. Skew is ignored. JAX in, JAX out; NumPy in, NumPy out.
 
     Args:
         depth: distance along the optical axis, in units of the cameras' translations.
         w2c: world-to-camera, OpenCV axes, ``[..., 3, 4]`` or ``[..., 4, 4]``.
         intrinsics: pinhole matrices in pixels of the depth map.
+        offset: 0.5 for the centres of pixels, where other tools have the points of what we write.
     """
     xp = np if isinstance(depth, np.ndarray) else jnp
     h, w = depth.shape[-2:]
     u, v = xp.arange(w), xp.arange(h)[:, None]
     fx, fy, cx, cy = (intrinsics[..., i, j, None, None] for i, j in ((0, 0), (1, 1), (0, 2), (1, 2)))
-    camera = xp.stack([(u - cx) * depth / fx, (v - cy) * depth / fy, depth], axis=-1)
+    camera = xp.stack([(u - (cx - offset)) * depth / fx, (v - (cy - offset)) * depth / fy, depth], axis=-1)
     offset = camera - w2c[..., None, None, :3, 3]
     # A sum rather than a matrix product, which accelerators would round to fewer digits.
     points = sum(offset[..., i, None] * w2c[..., None, None, i, :3] for i in range(3))

@@ -330,7 +330,7 @@ def test_wildrgbd_intrinsics_go_down_the_columns(tmp_path):
     raw = wildrgbd.write(tmp_path / "raw", intrinsics=(50, 0, 33, 0, 50, 23.5, 0, 0, 1))
     outcome = run("wildrgbd", raw, tmp_path / "out")
     assert not outcome.scenes
-    assert "the principal point is outside the picture" in outcome.examples["picture or depth cannot be used"]
+    assert "needs intrinsics [[fx, 0, cx], [0, fy, cy], [0, 0, 1]]" in outcome.skipped[0][1]
 
 
 def test_wildrgbd_frames_without_a_picture_or_pose(tmp_path):

@@ -50,9 +50,10 @@ def _numbers(root: Path, outcome) -> list[list[int]]:
 # RealEstate10K
 
 
-@pytest.mark.parametrize("media", ["frames", "video"])
-def test_realestate10k(tmp_path, media):
-    scene = _scene("re10k", realestate10k.write(tmp_path / "raw", media=media), tmp_path / "out")
+@pytest.mark.parametrize(("media", "start"), [("frames", 0), ("video", 0), ("video", 1_000_000)])
+def test_realestate10k(tmp_path, media, start):
+    """Stamps count from the first frame that a video shows, wherever its file begins."""
+    scene = _scene("re10k", realestate10k.write(tmp_path / "raw", media=media, start=start), tmp_path / "out")
     _assert_scene(scene)
     assert scene.description["source_frames"] == ["1000000", "1033367", "1066734"]
     assert scene.description["group"] == "a_b-c" and scene.description["source_id"] == "0000000000000001"

@@ -40,7 +40,7 @@ def scene():
         confidence=(1 + 10 * np.random.default_rng(0).random(depth.shape)).astype(np.float32),
         w2c=w2c,
         intrinsics=intrinsics,
-        points=unproject_depth(depth, w2c, intrinsics),
+        points=unproject_depth(depth, w2c, intrinsics, offset=0.5),
         prompt="a wall <script>",
     )
 
@@ -90,7 +90,7 @@ def test_cameras_are_the_same_in_every_format(scene, folder, name, form):
     np.testing.assert_array_equal(unnamed, c2w)
 
 
-def test_points_fall_on_their_pixels(scene, folder):
+def test_points_fall_on_the_centres_of_their_pixels(scene, folder):
     cloud = trimesh.load(folder / "points.ply")
     points, colors = np.asarray(cloud.vertices), np.asarray(cloud.colors)[:, :3]
     assert len(points) == FRAMES * SIZE[0] * SIZE[1]
@@ -99,7 +99,9 @@ def test_points_fall_on_their_pixels(scene, folder):
     for index in range(FRAMES):
         local = (points[per_frame[index]] - c2w[index, :3, 3]) @ c2w[index, :3, :3]
         pixels = local @ intrinsics[index].T
-        pixels = np.rint(pixels[:, :2] / pixels[:, 2:]).astype(int)
+        pixels = pixels[:, :2] / pixels[:, 2:]
+        np.testing.assert_allclose(pixels % 1, 0.5, atol=0.01)
+        pixels = np.floor(pixels).astype(int)
         assert pixels.min() >= 0 and (pixels < (SIZE[1], SIZE[0])).all()
         np.testing.assert_array_equal(colors[per_frame[index]], scene.rgb[index][pixels[:, 1], pixels[:, 0]])
 

@@ -54,8 +54,8 @@ def test_points_of_a_scene_lie_behind_their_pixels(scene, frames):
     np.testing.assert_allclose(camera[..., 2], scene.depth, rtol=1e-4)
     pixels = np.einsum("tij,thwj->thwi", scene.intrinsics, camera / camera[..., 2:])
     u, v = np.meshgrid(np.arange(56), np.arange(56))
-    np.testing.assert_allclose(pixels[..., 0], np.broadcast_to(u, (5, 56, 56)), atol=1e-2)
-    np.testing.assert_allclose(pixels[..., 1], np.broadcast_to(v, (5, 56, 56)), atol=1e-2)
+    np.testing.assert_allclose(pixels[..., 0], np.broadcast_to(u + 0.5, (5, 56, 56)), atol=1e-2)
+    np.testing.assert_allclose(pixels[..., 1], np.broadcast_to(v + 0.5, (5, 56, 56)), atol=1e-2)
     np.testing.assert_allclose(scene.w2c[:, :3, :3] @ scene.w2c[:, :3, :3].swapaxes(1, 2), [np.eye(3)] * 5, atol=1e-5)
 
 

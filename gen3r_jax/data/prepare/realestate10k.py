@@ -4,9 +4,9 @@
     {train,test}/<clip>/<stamp>.{png,jpg}       frames cut out of the videos; may be in frames/{train,test}/, too
     videos/<YouTube id>.{mp4,mkv,webm,...}      or the videos, from which frames are read by their time
 
-The first line of a text is the video's address, the others are frames: a stamp in microseconds; fx fy cx cy as parts
-of the picture's width and height, from its corner; two zeros; three rows of the pose, world to camera in OpenCV axes,
-in a unit of the clip's own. ACID has the same format.
+The first line of a text is the video's address, the others are frames: a stamp in microseconds from the first frame
+that the video shows; fx fy cx cy as parts of the picture's width and height, from its corner; two zeros; three rows of
+the pose, world to camera in OpenCV axes, in a unit of the clip's own. ACID has the same format.
 """
 
 import math

@@ -3,8 +3,9 @@
     <category>/scenes/<scene>/{rgb/00000.png,depth/00000.png,masks/00000.png,metadata,cam_poses.txt}
 
 Lines of ``cam_poses.txt`` are a frame's number and its pose, camera to world in OpenCV axes and metres. The nine
-numbers of K in ``metadata`` go down the columns. Depth is in millimetres; 0 is unknown, and beyond 5 m the sensor
-guesses. The masks of the objects are not used.
+numbers of K in ``metadata`` go down the columns; the set's own reader hands it to Open3D, whose pixels have their
+centres at integers, so principal points are moved by half a pixel to count from the picture's corner. Depth is in
+millimetres; 0 is unknown, and beyond 5 m the sensor guesses. The masks of the objects are not used.
 """
 
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from gen3r_jax.data.depth import read_depth_bits
 from gen3r_jax.data.prepare.readers import read_json, read_table
 from gen3r_jax.data.prepare.recording import DataSet, RawFrame, ReadOptions, Recording, Unit, successive
 from gen3r_jax.errors import UserError
+from gen3r_jax.geometry.cameras import intrinsics_fault
 
 FARTHEST = 5000
 """Millimetres."""
@@ -37,7 +39,8 @@ def read(unit: Unit, options: ReadOptions) -> Iterator[Recording]:
     if unit.key in BAD_SCENES:
         yield Recording(scene, scene, (), unfit="known to be bad")
         return
-    size, focal, centre = _read_camera(folder / "metadata")
+    size, focal, (cx, cy) = _read_camera(folder / "metadata")
+    centre = (cx + 0.5, cy + 0.5) if options.half_pixel else (cx, cy)
     frames, missing = [], 0
     for number, *c2w in read_table(folder / "cam_poses.txt", 17):
         name = f"{number:05.0f}.png"
@@ -60,6 +63,8 @@ def _read_camera(path: Path) -> tuple[tuple[float, float], tuple[float, float], 
         size = (float(metadata["h"]), float(metadata["w"]))
     except (KeyError, TypeError, ValueError):
         raise UserError(f"{path} does not hold w, h and the nine numbers of K") from None
+    if fault := intrinsics_fault(intrinsics, size):
+        raise UserError(f"{path}: its camera {fault}")
     return size, (intrinsics[0, 0], intrinsics[1, 1]), (intrinsics[0, 2], intrinsics[1, 2])
 
 

@@ -64,10 +64,9 @@ def read_cameras(path: Path | str) -> FoundCameras:
     if document.get("convention", CONVENTION) != CONVENTION:
         raise UserError(f"{path} says convention {str(document['convention'])[:40]!r}; only {CONVENTION!r} can be read")
     sides = [document[side] for side in ("height", "width") if side in document]
-    size = to_numbers(sides)
-    if size is None or size.ndim != 1 or any(isinstance(side, str) for side in sides):
+    if to_numbers(sides) is None or not all(isinstance(side, int | float) for side in sides):
         raise UserError(f"{path}: width and height must be numbers of pixels")
-    return FoundCameras(poses, intrinsics, tuple(size.tolist()) if len(size) == 2 else None)
+    return FoundCameras(poses, intrinsics, tuple(sides) if len(sides) == 2 else None)
 
 
 def read_official(path: Path) -> CameraFile:

@@ -121,8 +121,6 @@ class DiTStage(Stage):
 
     free_keys: ClassVar = ("samples.",)  # they are drawn in a validation alone
 
-    free_keys: ClassVar = ("samples.",)  # they are drawn in a validation alone
-
     @property
     def entries(self) -> Mapping[str, Entry]:
         return self.inputs.entries

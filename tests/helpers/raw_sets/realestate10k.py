@@ -28,8 +28,10 @@ def write(
     media: str = "frames",
     size: tuple[int, int] = shared.SIZE,
     step: int = STEP,
+    start: int = 0,
 ) -> Path:
-    """media: "frames", "video" or "" for none. size: of the pictures; the intrinsics are parts of it."""
+    """media: "frames", "video" or "" for none. size: of the pictures; the intrinsics are parts of it. start: when the
+    video shows its first frame, in microseconds."""
     text = raw / folder / f"{clip}.txt"
     text.parent.mkdir(parents=True, exist_ok=True)
     lines = [f"https://www.youtube.com/watch?v={video}"]
@@ -40,12 +42,15 @@ def write(
             shared.write_picture(raw / folder / clip / f"{FIRST + step * i}.png", i, size=size)
     text.write_text("\n".join(lines) + "\n")
     if media == "video":
-        write_video(raw / "videos" / f"{video}.mp4", frames)
+        write_video(raw / "videos" / f"{video}.mp4", frames, start)
     return raw
 
 
-def write_video(path: Path, frames: int) -> None:
-    """Without loss; frames of the clip among grey ones, several key frames, decoded in another order than shown."""
+def write_video(path: Path, frames: int, start: int = 0) -> None:
+    """Without loss; frames of the clip among grey ones, several key frames, decoded in another order than shown.
+
+    The first frame is shown at `start`, from which stamps count.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(path, "w", options={"movie_timescale": "90000"}) as container:
         stream = container.add_stream("libx264rgb", rate=30, options={"crf": "0", "g": "7", "bf": "2"})
@@ -56,6 +61,6 @@ def write_video(path: Path, frames: int) -> None:
             grey = np.full((*shared.SIZE, 3), 128, np.uint8)
             frame = av.VideoFrame.from_ndarray(shared.picture(i) if 0 <= i < frames else grey, format="rgb24")
             shown = FIRST + STEP * i + LATE if i > -AROUND else 0  # stamps count from the first frame
-            frame.pts, frame.time_base = round(shown * 0.09), Fraction(1, 90000)
+            frame.pts, frame.time_base = round((start + shown) * 0.09), Fraction(1, 90000)
             container.mux(stream.encode(frame))
         container.mux(stream.encode())

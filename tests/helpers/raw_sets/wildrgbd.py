@@ -14,7 +14,7 @@ def write(
     *,
     frames: int = shared.FRAMES,
     scene: str = "apple/scenes/scene_000",
-    intrinsics: tuple[float, ...] = (50, 0, 0, 0, 50, 0, 33, 23.5, 1),
+    intrinsics: tuple[float, ...] = (50, 0, 0, 0, 50, 0, 32.5, 23, 1),
 ) -> Path:
     folder = raw / scene
     for i in range(frames):
