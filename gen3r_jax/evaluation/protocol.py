@@ -29,11 +29,11 @@ class MetricOptions:
     lpips: folder of converted weights; empty: there is no LPIPS. farthest: true depth beyond it is unknown; 0: none is.
     """
 
-    lpips: str
-    scale: Literal["variance", "least_squares"]
-    voxel_size: float
-    num_points: int
-    farthest: float
+    lpips: str = ""
+    scale: Literal["variance", "least_squares"] = "variance"
+    voxel_size: float = 0.005
+    num_points: int = 20_000
+    farthest: float = 80.0
 
     def __post_init__(self) -> None:
         if not self.voxel_size > 0 or self.num_points < 1:
