@@ -210,7 +210,11 @@ def _restore_params(
 
 
 def read_config(path: epath.PathLike, network_class: type[nnx.Module]) -> Any:
-    """The config of the network in the folder `path`. Raises UserError if it holds none, or another network."""
+    """The config of the network in the folder `path`.
+
+    Fields that it lacks have their defaults; those that the config class names in ``RETIRED`` are not read.
+    Raises UserError if the folder holds none, another network, or unknown fields.
+    """
     path = epath.Path(path).absolute()
     name = network_class.__name__
     if not path.exists():
@@ -224,7 +228,9 @@ def read_config(path: epath.PathLike, network_class: type[nnx.Module]) -> Any:
         raise UserError(f'{path / "config.json"} must hold {{"network": ..., "config": ...}}') from error
     if network != name:
         raise UserError(f"{path} holds weights of {network}, not of {name}")
-    return read_options(network_class.Config, config, f"{path}/config.json config")
+    retired = getattr(network_class.Config, "RETIRED", ())
+    kept = {key: value for key, value in config.items() if key not in retired}
+    return read_options(network_class.Config, kept, f"{path}/config.json config")
 
 
 def stored_leaves(path: epath.PathLike) -> dict[str, jax.ShapeDtypeStruct]:
