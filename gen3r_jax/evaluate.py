@@ -17,29 +17,29 @@ import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from absl import app, flags, logging
 from tqdm import tqdm
 
-from gen3r_jax import command_line
+from gen3r_jax import command_line, module
 from gen3r_jax.command_line import CONFIG, parse_flags, read_part, shared_work_flags
 from gen3r_jax.data.clip_maker import ClipMaker
 from gen3r_jax.data.sources import NoScenes, Source, open_source
 from gen3r_jax.errors import UserError, main_guard
 from gen3r_jax.evaluation.appearance import Lpips, load_lpips
-from gen3r_jax.evaluation.protocol import MetricOptions, Truth, score
+from gen3r_jax.evaluation.options import DataOptions, EvaluationOptions
+from gen3r_jax.evaluation.protocol import Truth, score
 from gen3r_jax.evaluation.report import write_report
-from gen3r_jax.evaluation.rows import RowOptions, SamplingOptions, predict
+from gen3r_jax.evaluation.rows import predict
 from gen3r_jax.export.grid import spread, write_grid
 from gen3r_jax.generation.networks import Network
 from gen3r_jax.generation.pipeline import Gen3RPipeline, default_dtype
 from gen3r_jax.models.rgb_head import RGBHead
-from gen3r_jax.models.sizes import require_clip_length, require_side
-from gen3r_jax.options import read_options
+from gen3r_jax.options import merged, read_options
 from gen3r_jax.storage.checkpoint import load_network
 from gen3r_jax.storage.files import replacing
 from gen3r_jax.storage.remote import is_remote
@@ -53,48 +53,6 @@ SAMPLE = 1 << 20
 """Bytes of a file that are hashed on both ends."""
 
 
-@dataclass(frozen=True)
-class DataOptions:
-    """The config group ``data``.
-
-    split: "eval" or "test"; where there is none, what comes next of eval, test and train is taken, with a notice.
-    num_scenes: at most. cameras: whether they are read; then each scene must have them. normalize: whether the unit of
-    lengths is VGGT's instead of the data's own (where there is depth), as it was when the weights were trained.
-    difficulty: of procedural scenes.
-    """
-
-    split: Literal["eval", "test"]
-    num_frames: int
-    side: int
-    num_scenes: int
-    cameras: bool
-    normalize: bool
-    difficulty: str
-
-    def __post_init__(self) -> None:
-        require_side(self.side)
-        require_clip_length(self.num_frames)
-        if self.num_frames < 5 or self.num_scenes < 1:
-            raise UserError("data.num_frames must be at least 5, data.num_scenes at least 1")
-
-
-@dataclass(frozen=True)
-class OutputOptions:
-    """pictures: scenes on the contact sheet. dtype: of the weights, "" by the device."""
-
-    pictures: int
-    dtype: Literal["", "bfloat16", "float16", "float32"]
-
-
-@dataclass(frozen=True)
-class EvaluationOptions:
-    data: DataOptions
-    rows: RowOptions
-    sampling: SamplingOptions
-    metrics: MetricOptions
-    output: OutputOptions
-
-
 def main(arguments: Sequence[str]) -> None:
     if len(arguments) > 1:
         raise UserError(f"unexpected argument {arguments[1]!r}; try --help")
@@ -105,8 +63,7 @@ def main(arguments: Sequence[str]) -> None:
         if is_remote(needed[name].value):
             raise UserError(f"--{name} {needed[name].value}: a folder on a disk is needed; mount the bucket or copy it")
     logging.set_verbosity(logging.WARNING)
-    config = CONFIG.value.to_dict()
-    options = read_options(EvaluationOptions, config)
+    options = read_options(EvaluationOptions, CONFIG.value.to_dict())
     output = Path(OUTPUT.value)
     part = read_part(PART.value)
     source, split = _open(DATA.value, options.data)
@@ -121,7 +78,7 @@ def main(arguments: Sequence[str]) -> None:
         "split": split,
         "scenes": len(source),
     }
-    _claim(output, config | place)
+    _claim(output, asdict(options) | place)
     evaluate(pipeline, source, options, output, part, lpips, _rgb_head(Path(WEIGHTS.value)))
     if part[0] >= min(len(source), options.data.num_scenes) and not any((output / "scenes").glob("*.json")):
         print(f"part {PART.value}: there are fewer scenes than parts, and none for this one")
@@ -223,14 +180,18 @@ def _fingerprint(weights: Path) -> str:
 
 
 def _claim(output: Path, config: Mapping[str, Any]) -> None:
-    """A folder belongs to one evaluation: numbers of two configs must not mix."""
-    file, text = output / "config.json", json.dumps(config, indent=1)
-    if file.exists() and file.read_text() != text:
+    """A folder belongs to one evaluation: numbers of two configs must not mix. Keys that are absent have defaults."""
+    file = output / "config.json"
+
+    def filled(config: Mapping[str, Any]) -> dict[str, Any]:
+        return module.flatten(merged(asdict(EvaluationOptions()), config))
+
+    if file.exists() and filled(json.loads(file.read_text())) != filled(config):
         raise UserError(
             f"{output} holds an evaluation with another config, weights or data; delete it or give another --output"
         )
     with replacing(file) as partial:
-        partial.write_text(text)
+        partial.write_text(json.dumps(config, indent=1))
 
 
 if __name__ == "__main__":

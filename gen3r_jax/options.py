@@ -76,6 +76,15 @@ def read_options(options: type[T], values: Mapping[str, Any], name: str = "confi
     return options(**filled) if base is None else dataclasses.replace(base, **filled)
 
 
+def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with the values of `changes`, group by group."""
+
+    def merge(old: Any, new: Any) -> Any:
+        return merged(old, new) if isinstance(old, Mapping) and isinstance(new, Mapping) else new
+
+    return {**base, **{key: merge(base.get(key), value) for key, value in changes.items()}}
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """A hint at the known name that is most alike: ``" (did you mean ...?)"``; empty where none is."""
     found = difflib.get_close_matches(name, known, n=1)

@@ -15,8 +15,8 @@ from gen3r_jax import evaluate
 from gen3r_jax.data.clip_maker import ClipMaker
 from gen3r_jax.data.procedural import render_clip
 from gen3r_jax.errors import UserError
-from gen3r_jax.evaluate import EvaluationOptions
 from gen3r_jax.evaluation import rows
+from gen3r_jax.evaluation.options import EvaluationOptions
 from gen3r_jax.evaluation.paper import reported
 from gen3r_jax.evaluation.protocol import GEOMETRY, MetricOptions, Prediction, Truth, score
 from gen3r_jax.evaluation.report import write_report
@@ -102,7 +102,7 @@ def test_true_cameras_that_stand_still(truth):
     [
         ("rows", "tasks", ("3view",), "3view; they are some of 1view, 2view, allview"),
         ("output", "dtype", "foo", "must be one of '', 'bfloat16'"),
-        ("metrics", "num_points", 0, "num_points at least 1"),
+        ("metrics", "num_points", 0, "num_points must be at least 1"),
         ("sampling", "solver", "heun", "none of euler"),
         ("sampling", "steps", 0, "at least 1"),
         ("data", "num_frames", 1, "at least 5"),
@@ -292,9 +292,10 @@ def test_other_weights_are_other_numbers(tmp_path):
         file.seek(-7, 2)
         file.write(b"1")
     assert evaluate._fingerprint(tmp_path / "b") != first
-    evaluate._claim(tmp_path / "out", {"weights_are": first})
+    evaluate._claim(tmp_path / "out", {"weights_are": first, "data": {"num_frames": 49}})  # the default
     with pytest.raises(UserError, match="another config, weights or data; delete it or"):
         evaluate._claim(tmp_path / "out", {"weights_are": "else"})
+    evaluate._claim(tmp_path / "out", {"weights_are": first})
 
 
 def test_a_report_says_what_it_is_of(tmp_path):

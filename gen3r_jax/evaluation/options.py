@@ -1,0 +1,53 @@
+"""The config of an evaluation, whose defaults are the paper's protocol (section 4.2)."""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from gen3r_jax.data.procedural import Difficulty
+from gen3r_jax.evaluation.protocol import MetricOptions
+from gen3r_jax.evaluation.rows import RowOptions, SamplingOptions
+from gen3r_jax.models.sizes import require_clip_length, require_side
+from gen3r_jax.options import Count, Natural, Range
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """The config group ``data``.
+
+    split: "eval" (the lists of ``gen3r prepare``) or "test"; where there is none, what comes next of eval, test and
+    train is taken, with a notice.
+    num_scenes: at most; by default as many as the longest list of a set has. cameras: whether they are read; then each
+    scene must have them. normalize: whether the unit of lengths is VGGT's (the mean distance of the points) instead of
+    the data's own (where there is depth), as it was when the weights were trained. difficulty: of procedural scenes.
+    """
+
+    split: Literal["eval", "test"] = "eval"
+    num_frames: Annotated[int, Range(at_least=5)] = 49
+    side: int = 560
+    num_scenes: Count = 300
+    cameras: bool = True
+    normalize: bool = False
+    difficulty: Difficulty = "easy"
+
+    def __post_init__(self) -> None:
+        require_side(self.side)
+        require_clip_length(self.num_frames)
+
+
+@dataclass(frozen=True)
+class OutputOptions:
+    """pictures: scenes on the contact sheet. dtype: of the weights, "" by the device."""
+
+    pictures: Natural = 12
+    dtype: Literal["", "bfloat16", "float16", "float32"] = ""
+
+
+@dataclass(frozen=True)
+class EvaluationOptions:
+    data: DataOptions = DataOptions()
+    rows: RowOptions = RowOptions()
+    sampling: SamplingOptions = SamplingOptions(
+        steps=50, guidance_scale=5.0, negative_prompt="bad detailed", solver="euler", seed=42
+    )
+    metrics: MetricOptions = MetricOptions()
+    output: OutputOptions = OutputOptions()
