@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float, Num
 from PIL import Image
 
-from gen3r_jax.data.clips import resize_crop
+from gen3r_jax.data.clips import resize_crop, tell_fit
 from gen3r_jax.data.images import is_image, read_frames, read_image
 from gen3r_jax.diffusion.conditioning import frame_mask
 from gen3r_jax.errors import UserError, notice
@@ -118,6 +118,7 @@ def _picture(image: Any) -> Picture:
 
 
 def _fit(picture: Picture, size: Size) -> Float[np.ndarray, "h w 3"]:
+    tell_fit(picture.shape[:2], size)
     scaled = resize_crop(picture, size)
     return (scaled / 255 if picture.dtype == np.uint8 else np.clip(scaled, 0, 1)).astype(np.float32)
 
