@@ -128,8 +128,8 @@ class Videos:
 class Folders:
     """Folders of images, each a scene, with or without cameras.
 
-    With `use_cameras` the frames are those of ``transforms.json``, otherwise all images of the folder; in either case in
-    the order of their names.
+    With `use_cameras` the frames are those of ``transforms.json``, otherwise all images of the folder, in the order of
+    their names.
     """
 
     scenes: tuple[SceneFiles, ...] = field(repr=False)
