@@ -14,6 +14,7 @@ from PIL import Image
 from gen3r_jax.data.colour import Picture, to_srgb
 from gen3r_jax.data.video import VIDEO_SUFFIXES, Video, is_video
 from gen3r_jax.errors import UserError, notice, one_line
+from gen3r_jax.geometry.camera_files.orientation import UPRIGHT, StoredPicture
 from gen3r_jax.storage.files import natural_key
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
@@ -53,6 +54,33 @@ def read_image(source: Path | bytes | Image.Image, upright: bool = True) -> Pict
     Raises UserError for anything that cannot be decoded whole, floating-point pixels and more than MOST_PIXELS.
     """
     return read_image_and_mask(source, upright)[0]
+
+
+def read_posed_image(source: Path | bytes, camera_size: Sequence[float] | None = None) -> Picture:
+    """Reads an image file (or its bytes) whose pose was found on the pixels as they are stored: EXIF does not turn it.
+
+    Args:
+      camera_size: height and width that its camera is for. A picture that fits them only as EXIF turns it is turned.
+    """
+    picture = read_orientation(source)
+    as_shown = picture.as_shown(camera_size) if camera_size else False
+    if as_shown is None and picture.tag != UPRIGHT:
+        told = "EXIF turns it, and its size does not tell whether its pose is for the stored pixels, as is assumed"
+        notice(f"{picture.name}: {told}", kind="EXIF of posed pictures")
+    return read_image(source, upright=bool(as_shown))
+
+
+def read_orientation(source: Path | bytes) -> StoredPicture:
+    """The size of an image file (or of its bytes) as it is stored, and how EXIF says that it is shown."""
+    name = "image" if isinstance(source, bytes) else source
+    try:
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as file:
+            tag = _orientation(file, name)
+            return StoredPicture(str(name), (file.height, file.width), tag if tag in TURNS else UPRIGHT)
+    except FileNotFoundError:
+        raise UserError(f"{name} does not exist") from None
+    except Exception as error:  # damaged files make Pillow raise nearly anything, SyntaxError included
+        raise UserError(f"cannot read {name}: {one_line(error)}") from None
 
 
 def read_image_and_mask(source: Path | bytes | Image.Image, upright: bool = True) -> tuple[Picture, Mask | None]:
