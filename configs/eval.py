@@ -1,12 +1,12 @@
 """Evaluation by the paper's protocol (section 4.2): `configs/eval.py` at full size, `:nano` for the nano model.
 
-What a config does not say is as in the option dataclasses of `gen3r_jax/evaluation/run.py`; sizes and sampling are as
-the weights' generation.json says. Every key can be changed on the command line.
+What a config does not say is as in the option dataclasses of `gen3r_jax/evaluation/options.py`; sizes and sampling are
+as the weights' generation.json says. Every key can be changed on the command line.
 """
 
 from ml_collections import ConfigDict
 
-from gen3r_jax.evaluation.run import default_config
+from gen3r_jax.evaluation.options import default_config
 
 
 def get_config(preset: str = "") -> ConfigDict:

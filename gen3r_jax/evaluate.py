@@ -35,8 +35,9 @@ def main(arguments: Sequence[str]) -> None:
         raise UserError(f"--{missing[0]} is needed; try --help")
     # What takes seconds to import waits until the flags are read.
     from gen3r_jax.evaluation.appearance import load_lpips
+    from gen3r_jax.evaluation.options import read_evaluation
     from gen3r_jax.evaluation.report import write_report
-    from gen3r_jax.evaluation.run import claim, evaluate, fingerprint, load_rgb_head, open_data, read_evaluation
+    from gen3r_jax.evaluation.run import claim, evaluate, fingerprint, load_rgb_head, open_data
     from gen3r_jax.generation.pipeline import Gen3RPipeline, default_dtype
     from gen3r_jax.generation.settings import read_settings
     from gen3r_jax.storage.remote import is_remote

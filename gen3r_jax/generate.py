@@ -28,7 +28,8 @@ def main(arguments: list[str] | None = None) -> int:
     from gen3r_jax.generation.settings import read_settings
     from gen3r_jax.sharding import make_mesh, read_mesh
 
-    require_fps(options.fps)
+    if options.fps is not None:
+        require_fps(options.fps)
     mesh = read_mesh(options.mesh) if options.mesh else None
     settings = read_settings(options.weights)
     flags = {name: getattr(options, name) for name in FIELDS if getattr(options, name, None) is not None}
@@ -102,6 +103,9 @@ def _parser() -> argparse.ArgumentParser:
         "reconstruct a video")  # fmt: skip
     add("--frame_index", nargs="+", type=int, metavar="N", help="which frames the images are, from 0 (default: by "
         "task); of a longer video or folder these are taken")  # fmt: skip
+    add("--stride", type=int, metavar="N", help="allview: every N-th frame of a longer video or folder, instead of an "
+        "even spread")  # fmt: skip
+    add("--first", type=int, metavar="N", help="allview: number of the first frame to use, from 0")
     add("--negative_prompt", metavar="TEXT", help="what it should not be (default: bad detailed)")
     add("--cameras", metavar="PATH_OR_PRESET", help=f"a camera file, or one of {', '.join(PRESETS)} (default: free)")
     add("--camera_format", metavar="FORMAT", help="format of a camera file whose form does not tell (docs/cameras.md)")
@@ -144,7 +148,8 @@ def _parser() -> argparse.ArgumentParser:
         "DIR/TASK/DATE-TIME (default: results)")  # fmt: skip
     add("--format", nargs="+", choices=FORMATS, metavar="NAME", help=f"write only these of {', '.join(FORMATS)}")
     add("--remove_far_points", action="store_true", help="leave the farthest fifth out of the point cloud, as upstream")
-    add("--fps", type=float, default=12, help="speed of the written videos (default: 12)")
+    add("--fps", type=float, help="speed of the written videos (default: as a video of allview shows its frames, or "
+        "12)")  # fmt: skip
     return parser
 
 

@@ -6,7 +6,7 @@ optimizers, checkpoints, sharding rules and converters work on; a dotted path su
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import jax
@@ -75,6 +75,18 @@ def flatten(params: Params) -> dict[str, Any]:
     """``{"a": {"b": leaf}}`` -> ``{"a.b": leaf}``; the keys of lists and tuples are their indices."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(params)
     return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
+
+
+def nest(flat: Mapping[str, Any]) -> Params:
+    """The inverse of :func:`flatten` for nested dicts."""
+    params: Params = {}
+    for name, leaf in flat.items():
+        *parents, key = name.split(".")
+        part = params
+        for parent in parents:
+            part = part.setdefault(parent, {})
+        part[key] = leaf
+    return params
 
 
 def fingerprint(params: Params) -> str:

@@ -5,14 +5,15 @@ the space Gen3R generates in: what is lost on that way is what the adapter costs
 """
 
 import argparse
+import dataclasses
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from gen3r_jax.data.clips import quantize, resize_crop
-from gen3r_jax.data.images import read_frames
+from gen3r_jax.data.clips import quantize, resize_crop, tell_fit
+from gen3r_jax.data.images import Mask, read_clip, require_choice
 from gen3r_jax.errors import UserError, main_guard
 from gen3r_jax.export.folder import FORMATS, write_scene
 from gen3r_jax.export.pointcloud import CloudFilter
@@ -21,6 +22,7 @@ from gen3r_jax.export.video import require_fps
 from gen3r_jax.generation import networks
 from gen3r_jax.generation.pipeline import default_dtype
 from gen3r_jax.generation.settings import read_settings
+from gen3r_jax.geometry.cameras import Size
 from gen3r_jax.models.geometry_adapter import GeometryAdapter
 from gen3r_jax.models.registry import EXACT
 from gen3r_jax.models.sizes import SIDE_MULTIPLE, longest_clip, require_side
@@ -35,10 +37,16 @@ def main(arguments: list[str] | None = None) -> int:
     _check(options)
     report = RunReport(vars(options))
     with report.stage("Reading frames"):
-        pictures = read_frames(options.frames, options.num_frames, stride=options.stride, at_most=MOST_FRAMES)
+        clip = read_clip(
+            options.frames, options.num_frames, stride=options.stride, first=options.first, at_most=MOST_FRAMES
+        )
+        pictures, size = clip.frames, (options.side, options.side)
         if options.through_adapter and (below := longest_clip(len(pictures))) < len(pictures):
             raise UserError(f"--through_adapter takes 4k+1 frames, not {len(pictures)}; add --num_frames {below}")
-        frames = np.stack([quantize(resize_crop(picture, (options.side, options.side))) for picture in pictures])
+        tell_fit(pictures[0].shape[:2], size)
+        frames = np.stack([quantize(resize_crop(picture, size)) for picture in pictures])
+        known = np.stack([_crop_mask(mask, size) for mask in clip.masks])
+        fps = report.results["fps"] = options.fps or clip.fps or 12
     with report.stage("Loading weights"):
         dtype = default_dtype(options.dtype)
         vggt = load_network(options.weights / "vggt", VGGT, dtype=dtype, exact=EXACT["vggt"])
@@ -48,9 +56,11 @@ def main(arguments: list[str] | None = None) -> int:
     through = " through the adapter" if options.through_adapter else ""
     with report.stage(f"Reconstructing {len(frames)} frames of {options.side} x {options.side}{through}"):
         scene = networks.reconstruct(frames, vggt, adapter)
+        if not known.all():
+            scene = dataclasses.replace(scene, confidence=np.where(known, scene.confidence, np.float32(0)))
     with report.stage(f"Writing {options.output}"):
         keep = CloudFilter.official() if options.points == "official" else CloudFilter()
-        write_scene(scene, options.output, options.fps, keep, formats=options.format)
+        write_scene(scene, options.output, fps, keep, formats=options.format)
     report.write(options.output / "run.json")
     return 0
 
@@ -66,8 +76,14 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--weights", type=Path, required=True, metavar="DIR", help="converted weights: DIR/vggt, DIR/geometry_adapter")
     add("--output", type=Path, required=True, metavar="DIR", help="folder for the results, new or empty")
     add("--through_adapter", action="store_true", help="pass VGGT's tokens through the geometry adapter's latents")
-    add("--num_frames", type=int, metavar="N", help=f"frames to use (default: all, at most {MOST_FRAMES})")
-    add("--stride", type=int, default=1, metavar="N", help="use every N-th frame (default: 1)")
+    add(
+        "--num_frames",
+        type=int,
+        metavar="N",
+        help=f"frames to use, spread evenly over all there are (default: all, at most {MOST_FRAMES})",
+    )
+    add("--stride", type=int, metavar="N", help="use every N-th frame instead of an even spread")
+    add("--first", type=int, metavar="N", help="number of the first frame to use, from 0; without --stride every one")
     add(
         "--side",
         type=int,
@@ -77,7 +93,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     )
     add("--dtype", choices=("float32", "bfloat16"), help="of the weights (default: float32 on CPU, else bfloat16)")
     add("--format", nargs="+", choices=FORMATS, metavar="NAME", help=f"write only these of {', '.join(FORMATS)}")
-    add("--fps", type=float, default=12, help="speed of the written videos (default: 12)")
+    add("--fps", type=float, help="speed of the written videos (default: as the given video shows the frames, or 12)")
     add(
         "--points",
         choices=("clean", "official"),
@@ -94,10 +110,11 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
 def _check(options: argparse.Namespace) -> None:
     """Refuses what cannot work before anything slow begins."""
     require_side(options.side)
-    for name in ("num_frames", "stride"):
-        if getattr(options, name) is not None and getattr(options, name) < 1:
-            raise UserError(f"--{name} {getattr(options, name)} is not a positive number")
-    require_fps(options.fps)
+    if options.num_frames is not None and options.num_frames < 1:
+        raise UserError(f"--num_frames {options.num_frames} is not a positive number")
+    require_choice(options.stride, options.first)
+    if options.fps is not None:
+        require_fps(options.fps)
     vggt = _network_config(options.weights, "vggt", VGGT)
     if options.through_adapter:
         adapter = _network_config(options.weights, "geometry_adapter", GeometryAdapter)
@@ -113,6 +130,11 @@ def _check(options: argparse.Namespace) -> None:
         tempfile.TemporaryFile(dir=options.output).close()
     except OSError as error:
         raise UserError(f"cannot write to {options.output}: {error.strerror}; choose another --output") from None
+
+
+def _crop_mask(mask: Mask | None, size: Size) -> Mask:
+    """Where a cropped picture is known."""
+    return np.ones(size, bool) if mask is None else resize_crop(mask[..., None] * np.uint8(255), size)[..., 0] >= 128
 
 
 def _network_config(weights: Path, name: str, network: type[VGGT] | type[GeometryAdapter]) -> Any:

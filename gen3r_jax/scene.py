@@ -13,7 +13,8 @@ class Scene:
     Attributes:
       rgb: colours.
       depth: distance along each camera's optical axis.
-      confidence: of the depth, at least 1 and unbounded above (VGGT's ``1 + exp``).
+      confidence: of the depth, at least 1 and unbounded above (VGGT's ``1 + exp``); 0 where nothing is known, as where
+        a picture is transparent.
       w2c: world-to-camera matrices; the world is the first camera's frame unless stated otherwise.
       intrinsics: pinhole matrices in pixels of these frames.
       points: world coordinates of what every pixel's centre (+0.5) shows.

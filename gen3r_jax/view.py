@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from gen3r_jax.errors import UserError, main_guard
+from gen3r_jax.export.pointcloud import confident_pixels
 from gen3r_jax.export.read import read_scene
 from gen3r_jax.geometry.cameras import invert_se3, matrix_to_quaternion
 from gen3r_jax.scene import Scene
@@ -29,11 +30,11 @@ def serve(scene: Scene, port: int, host: str = "127.0.0.1") -> Any:
     server = viser.ViserServer(host=host, port=port, verbose=False)
     server.scene.set_up_direction("-y")
     frames, height, width = scene.depth.shape
-    confident = np.percentile(scene.confidence, 20)
+    confident = confident_pixels(scene, 20)
     rng = np.random.default_rng(0)
     clouds = []
     for index in range(frames):
-        kept = np.flatnonzero((scene.confidence[index] >= confident) & np.isfinite(scene.points[index]).all(axis=-1))
+        kept = np.flatnonzero(confident[index])
         if len(kept) > POINTS_A_FRAME:
             kept = rng.choice(kept, POINTS_A_FRAME, replace=False, shuffle=False)
         points, colors = (x[index].reshape(-1, 3)[kept] for x in (scene.points, scene.rgb))

@@ -30,6 +30,7 @@ else:
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
+from gen3r_jax import errors  # noqa: E402
 from tests.helpers.paths import RECORDED  # noqa: E402
 
 jax.config.update("jax_default_matmul_precision", "highest")
@@ -44,3 +45,9 @@ def pytest_unconfigure() -> None:
 def recorded() -> Path:
     """Folder of tensors recorded from the official implementation: the compact copy kept with the tests."""
     return RECORDED
+
+
+@pytest.fixture(autouse=True)
+def nothing_told(monkeypatch) -> None:
+    """Notices that are told once a process are told once a test."""
+    monkeypatch.setattr(errors, "_TOLD", set())

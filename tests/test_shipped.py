@@ -9,7 +9,8 @@ import pytest
 from configs.eval import get_config
 from gen3r_jax import generate
 from gen3r_jax.data.sources import open_source
-from gen3r_jax.evaluation.run import evaluate, read_evaluation
+from gen3r_jax.evaluation.options import read_evaluation
+from gen3r_jax.evaluation.run import evaluate
 from gen3r_jax.evaluation.tables import METRICS
 from gen3r_jax.export.read import read_scene
 from gen3r_jax.generation.pipeline import Gen3RPipeline

@@ -2,7 +2,7 @@
 
 Samples of three frames from anywhere in the clip are cheap: a thousand steps take 20 minutes of one CPU core.
 Rotations left the identity after about three minutes (pairs of frames, cameras alone) with `losses.match` and
-`losses.track` together with attention that begins by comparing (`VGGTConfig.matching`), which were tried as one.
+`losses.track` together with attention that begins by comparing (`stages/vggt/start.py`), which were tried as one.
 
 `:overfit` learns 16 rendered clips by heart, which shows whether the network can learn at all.
 """

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 from PIL import Image
 
+from gen3r_jax.errors import notice
 from gen3r_jax.geometry.cameras import Size, cover_size
 
 
@@ -80,6 +81,19 @@ def resize_crop(image: UInt8[np.ndarray, "h w c"], target: Size) -> Float[np.nda
         ],
         axis=-1,
     )
+
+
+def tell_fit(size: Size, target: Size) -> None:
+    """Tells on standard error what :func:`resize_crop` to `target` takes from a picture, and how it enlarges it."""
+    height, width = cover_size(size, target)
+    done = []
+    if height > size[0]:
+        done.append(f"enlarged by {height / size[0]:.2f}")
+    if (height, width) != tuple(target):
+        lost = 1 - target[0] * target[1] / (height * width)
+        done.append(f"scaled to {width} x {height} and cut to {target[1]} x {target[0]}, which loses {lost:.1%}")
+    if done:
+        notice(f"pictures of {size[1]} x {size[0]} are {' and '.join(done)}", kind=f"fit to {target}")
 
 
 def quantize(frames: Float[np.ndarray, "*b"]) -> UInt8[np.ndarray, "*b"]:

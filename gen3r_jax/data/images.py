@@ -4,6 +4,7 @@ import io
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 from warnings import filterwarnings
 
 import numpy as np
@@ -13,6 +14,7 @@ from PIL import Image
 from gen3r_jax.data.colour import Picture, to_srgb
 from gen3r_jax.data.video import VIDEO_SUFFIXES, Video, is_video
 from gen3r_jax.errors import UserError, notice, one_line
+from gen3r_jax.geometry.camera_files.orientation import UPRIGHT, StoredPicture
 from gen3r_jax.storage.files import natural_key
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
@@ -52,6 +54,33 @@ def read_image(source: Path | bytes | Image.Image, upright: bool = True) -> Pict
     Raises UserError for anything that cannot be decoded whole, floating-point pixels and more than MOST_PIXELS.
     """
     return read_image_and_mask(source, upright)[0]
+
+
+def read_posed_image(source: Path | bytes, camera_size: Sequence[float] | None = None) -> Picture:
+    """Reads an image file (or its bytes) whose pose was found on the pixels as they are stored: EXIF does not turn it.
+
+    Args:
+      camera_size: height and width that its camera is for. A picture that fits them only as EXIF turns it is turned.
+    """
+    picture = read_orientation(source)
+    as_shown = picture.as_shown(camera_size) if camera_size else False
+    if as_shown is None and picture.tag != UPRIGHT:
+        told = "EXIF turns it, and its size does not tell whether its pose is for the stored pixels, as is assumed"
+        notice(f"{picture.name}: {told}", kind="EXIF of posed pictures")
+    return read_image(source, upright=bool(as_shown))
+
+
+def read_orientation(source: Path | bytes) -> StoredPicture:
+    """The size of an image file (or of its bytes) as it is stored, and how EXIF says that it is shown."""
+    name = "image" if isinstance(source, bytes) else source
+    try:
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as file:
+            tag = _orientation(file, name)
+            return StoredPicture(str(name), (file.height, file.width), tag if tag in TURNS else UPRIGHT)
+    except FileNotFoundError:
+        raise UserError(f"{name} does not exist") from None
+    except Exception as error:  # damaged files make Pillow raise nearly anything, SyntaxError included
+        raise UserError(f"cannot read {name}: {one_line(error)}") from None
 
 
 def read_image_and_mask(source: Path | bytes | Image.Image, upright: bool = True) -> tuple[Picture, Mask | None]:
@@ -167,19 +196,49 @@ def is_image(path: Path) -> bool:
     return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()
 
 
+class Clip(NamedTuple):
+    """Frames that a user named.
+
+    masks: where a picture is known, None where it is known everywhere.
+    fps: how many of these frames a video shows in a second; None where they are not a row of a video's frames.
+    """
+
+    frames: list[Picture]
+    masks: list[Mask | None]
+    fps: float | None
+
+
 def read_frames(
     inputs: Sequence[Path],
     num_frames: int | None = None,
     *,
-    stride: int = 1,
+    stride: int | None = None,
+    first: int | None = None,
     at_most: int | None = None,
     at: Sequence[int] | None = None,
 ) -> list[Picture]:
+    """The frames of :func:`read_clip` alone."""
+    return read_clip(inputs, num_frames, stride=stride, first=first, at_most=at_most, at=at).frames
+
+
+def read_clip(
+    inputs: Sequence[Path],
+    num_frames: int | None = None,
+    *,
+    stride: int | None = None,
+    first: int | None = None,
+    at_most: int | None = None,
+    at: Sequence[int] | None = None,
+) -> Clip:
     """Reads what a user names as frames: one video, one folder of images, or images in the given order.
 
+    Where not all frames are read, a line on standard error tells which.
+
     Args:
-      num_frames: how many to read, `stride` apart, from the beginning; by default all there are, up to `at_most`.
-      at: which are read instead; -1 is the last. All where there are just as many.
+      num_frames: how many to read; by default all there are, up to `at_most`.
+      stride, first: read every `stride`-th from number `first` on. Without both the frames are spread evenly, from the
+        first there is to the last.
+      at: the numbers of those to read instead; -1 is the last. All are read where there are just as many.
 
     Returns:
       RGB images, whose sizes may differ. Raises UserError when there are fewer than asked for or one is unreadable.
@@ -188,12 +247,10 @@ def read_frames(
     name = str(inputs[0]) if len(inputs) == 1 else f"{len(inputs)} images"
 
     def choose(available: int) -> Sequence[int]:
-        if at is not None and len(at) < available:
-            require_frames(name, available, max(at) + 1)
-            return [index % available for index in at]
-        chosen = range(0, available, stride)
-        require_frames(name if stride == 1 else f"{name}, {stride} frames apart,", len(chosen), num_frames)
-        return chosen[: num_frames or at_most]
+        chosen, how = _choose(name, available, num_frames, stride, first, at_most, at)
+        if len(chosen) < available:
+            notice(f"{name}: {len(chosen)} of {available} frames are used, {how}")
+        return chosen
 
     if len(inputs) == 1 and not inputs[0].exists():
         raise UserError(f"{name} does not exist")
@@ -204,7 +261,9 @@ def read_frames(
         damaged = [index for index, frame in zip(chosen, frames, strict=True) if frame is None]
         if damaged:
             raise UserError(f"{name}: frame {damaged[0]} is damaged; re-encode the video")
-        return frames
+        shown = video.times[list(chosen)]
+        is_row = at is None and len(shown) > 1
+        return Clip(frames, [None] * len(frames), float((len(shown) - 1) / (shown[-1] - shown[0])) if is_row else None)
     files = inputs
     if len(inputs) == 1 and inputs[0].is_dir():
         files = list_images(inputs[0])
@@ -214,7 +273,42 @@ def read_frames(
         if path.exists() and not is_image(path):
             kinds = " ".join(IMAGE_SUFFIXES if len(files) > 1 else VIDEO_SUFFIXES + IMAGE_SUFFIXES)
             raise UserError(f"{path} is of a kind that cannot be read; known are {kinds}")
-    return [read_image(files[index]) for index in choose(len(files))]
+    frames, masks = zip(*(read_image_and_mask(files[index]) for index in choose(len(files))), strict=True)
+    return Clip(list(frames), list(masks), None)
+
+
+def _choose(
+    name: str,
+    available: int,
+    num_frames: int | None,
+    stride: int | None,
+    first: int | None,
+    at_most: int | None,
+    at: Sequence[int] | None,
+) -> tuple[Sequence[int], str]:
+    """The numbers of the frames that :func:`read_clip` reads, and which they are in words."""
+    if at is not None and len(at) < available:
+        require_frames(name, available, max(at) + 1)
+        chosen = [index % available for index in at]
+        return chosen, f"those with the numbers {' '.join(map(str, chosen[:9]))}{' ...' * (len(chosen) > 9)}"
+    if at is None and (stride, first) != (None, None):
+        stride, first = stride or 1, first or 0
+        chosen = range(first, available, stride)
+        how = f"{stride} apart from number {first} on"
+        require_frames(name if len(chosen) == available else f"{name}, {how},", len(chosen), num_frames or 1)
+        return chosen[: num_frames or at_most], how
+    count = num_frames or min(available, at_most or available)
+    require_frames(name, available, count)
+    spread = [round(i * (available - 1) / max(count - 1, 1)) for i in range(count)]
+    return spread, "spread evenly from the first to the last; --stride and --first choose others"
+
+
+def require_choice(stride: int | None, first: int | None) -> None:
+    """Raises UserError for numbers that no frames can be chosen by."""
+    if stride is not None and stride < 1:
+        raise UserError(f"--stride {stride} is not a positive number")
+    if first is not None and first < 0:
+        raise UserError(f"--first {first} is negative; frames are numbered from 0")
 
 
 def require_frames(name: object, available: int, needed: int | None) -> None:

@@ -18,7 +18,7 @@ from gen3r_jax.data import shards
 from gen3r_jax.data.captions import read_captions
 from gen3r_jax.data.depth import read_depth
 from gen3r_jax.data.format import SceneFiles, find_scenes
-from gen3r_jax.data.images import IMAGE_SUFFIXES, Picture, is_image, list_images, read_image
+from gen3r_jax.data.images import IMAGE_SUFFIXES, Picture, is_image, list_images, read_image, read_posed_image
 from gen3r_jax.data.procedural import KINDS, Difficulty, make_scene, require_choices
 from gen3r_jax.data.video import VIDEO_SUFFIXES, Video, is_video, list_videos
 from gen3r_jax.errors import UserError
@@ -128,8 +128,8 @@ class Videos:
 class Folders:
     """Folders of images, each a scene, with or without cameras.
 
-    With `use_cameras` the frames are those of ``transforms.json`` in its order; otherwise all images of the folder in
-    the order of their names.
+    With `use_cameras` the frames are those of ``transforms.json``, otherwise all images of the folder, in the order of
+    their names.
     """
 
     scenes: tuple[SceneFiles, ...] = field(repr=False)
@@ -152,7 +152,7 @@ class Folders:
             paths = list_images(files.images)
             if not paths:
                 raise UserError(f"{files.images} holds no images ({' '.join(IMAGE_SUFFIXES)})")
-        read = functools.partial(_each_once, lambda i: read_image(paths[i]))
+        read = functools.partial(_each_once, lambda i: _read_picture(paths[i], cameras, i))
         depths = [files.images.parent / "depth" / f"{path.stem}.png" for path in paths]
         depth = (lambda i: read_depth(depths[i])) if depths[0].is_file() else None
         return Capture(
@@ -175,7 +175,7 @@ class Shards:
         captions, cameras, has_depth = shards.read_description(place)
         depth = (lambda i: read_depth(shards.read_depth_file(place, i))) if has_depth else None
         encoded = functools.partial(shards.read_frame, place)
-        read = functools.partial(_each_once, lambda i: read_image(encoded(i)))
+        read = functools.partial(_each_once, lambda i: _read_picture(encoded(i), cameras, i))
         return Capture(place.id, place.length, read, cameras, captions, encoded, depth=depth)
 
 
@@ -261,6 +261,10 @@ def _long_enough(path: Path, scenes: Sequence[shards.ShardScene], min_frames: in
 @functools.lru_cache(maxsize=1024)
 def _video(path: Path) -> Video:
     return Video(path)
+
+
+def _read_picture(source: Path | bytes, cameras: Cameras | None, index: int) -> Picture:
+    return read_posed_image(source, cameras.sizes[index].tolist()) if cameras else read_image(source)
 
 
 def _each_once(read: Callable[[int], Picture], indices: Sequence[int]) -> list[Picture | None]:

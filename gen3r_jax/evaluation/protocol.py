@@ -8,13 +8,13 @@ from typing import Literal, NamedTuple
 import numpy as np
 from jaxtyping import Float, Float32, UInt8
 
-from gen3r_jax.errors import UserError
 from gen3r_jax.evaluation.appearance import Lpips, psnr, ssim
 from gen3r_jax.evaluation.depth import depth_errors
 from gen3r_jax.evaluation.geometry import aligned_chamfer, thin
 from gen3r_jax.evaluation.poses import pose_errors
 from gen3r_jax.geometry.cameras import invert_se3
 from gen3r_jax.geometry.points import unproject_depth
+from gen3r_jax.options import Count, NonNegative, Positive
 
 APPEARANCE = ("psnr", "ssim", "lpips")
 GEOMETRY = ("accuracy", "completeness", "chamfer", "relative_percent")
@@ -26,20 +26,17 @@ DEPTH = ("abs_rel", "delta_1_25")
 class MetricOptions:
     """The config group ``metrics``; see :func:`gen3r_jax.evaluation.geometry.aligned_chamfer`.
 
-    lpips: folder of converted weights; empty: there is no LPIPS. farthest: true depth beyond it is unknown; 0: none is.
+    lpips: folder of converted weights; empty: there is no LPIPS.
+    scale: of the alignment: "variance", as the released code, or "least_squares", as Umeyama.
+    voxel_size: in units of the true points; clouds are thinned to one point a voxel, then to `num_points`.
+    farthest: true depth beyond it is unknown; 0: none is. TartanAir's reaches 1000 m, and far points would say all.
     """
 
     lpips: str = ""
     scale: Literal["variance", "least_squares"] = "variance"
-    voxel_size: float = 0.005
-    num_points: int = 20_000
-    farthest: float = 80.0
-
-    def __post_init__(self) -> None:
-        if not self.voxel_size > 0 or self.num_points < 1:
-            raise UserError("metrics.voxel_size must be above 0, metrics.num_points at least 1")
-        if not self.farthest >= 0:
-            raise UserError(f"metrics.farthest must be 0 (no limit) or more, not {self.farthest}")
+    voxel_size: Positive = 0.005
+    num_points: Count = 20_000
+    farthest: NonNegative = 80.0
 
 
 @dataclass(frozen=True, eq=False)  # by identity, so that what was made of one can be kept

@@ -34,7 +34,12 @@ from gen3r_jax.sharding import fetch
 
 @dataclass(frozen=True)
 class RowOptions:
-    """The config group ``rows``: which tasks, with and without cameras, and which methods beside the generation."""
+    """The config group ``rows``: what is judged beside the truth.
+
+    tasks, cameras: which generations; whether their cameras are given, which reconstruction ("allview") never gets.
+    autoencoders: the rows "VAE only". vggt: VGGT, of all frames and of the given ones alone.
+    baselines: the first frame repeated, cameras that stand still, one depth everywhere.
+    """
 
     tasks: tuple[str, ...] = TASKS
     cameras: tuple[bool, ...] = (True, False)

@@ -1,103 +1,36 @@
 """An evaluation: which scenes are judged, and what is written of each."""
 
-import dataclasses
 import hashlib
 import json
 import os
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-from ml_collections import ConfigDict
-from ml_collections.config_dict import placeholder
 from tqdm import tqdm
 
+from gen3r_jax import module
 from gen3r_jax.data.clip_maker import ClipMaker
 from gen3r_jax.data.sources import NoScenes, Source, open_source
 from gen3r_jax.errors import UserError
 from gen3r_jax.evaluation.appearance import Lpips
-from gen3r_jax.evaluation.protocol import MetricOptions, Truth, score
-from gen3r_jax.evaluation.rows import RowOptions, predict
+from gen3r_jax.evaluation.options import DataOptions, EvaluationOptions
+from gen3r_jax.evaluation.protocol import Truth, score
+from gen3r_jax.evaluation.rows import predict
 from gen3r_jax.export.grid import spread, write_grid
 from gen3r_jax.generation.networks import Network
 from gen3r_jax.generation.pipeline import Gen3RPipeline
-from gen3r_jax.generation.settings import GenerationSettings
 from gen3r_jax.models.rgb_head import RGBHead
-from gen3r_jax.models.sizes import require_clip_length, require_side
-from gen3r_jax.options import Count, Natural, read_options
+from gen3r_jax.options import merged
 from gen3r_jax.storage.checkpoint import load_network
 from gen3r_jax.storage.files import replacing
 
 SAMPLE = 1 << 20
 """Bytes of a file that are hashed on both ends."""
-
-
-@dataclass(frozen=True)
-class DataOptions:
-    """The config group ``data``.
-
-    split: "eval" or "test"; where there is none, what comes next of eval, test and train is taken, with a notice.
-    num_frames, side: of the clips; in a config, None is as the weights' folder says.
-    num_scenes: at most. cameras: whether they are read; then each scene must have them. normalize: whether the unit of
-    lengths is VGGT's instead of the data's own (where there is depth), as it was when the weights were trained.
-    difficulty: of procedural scenes.
-    """
-
-    split: Literal["eval", "test"] = "eval"
-    num_frames: int = 49
-    side: int = 560
-    num_scenes: Count = 300
-    cameras: bool = True
-    normalize: bool = False
-    difficulty: str = "easy"
-
-    def __post_init__(self) -> None:
-        require_side(self.side)
-        require_clip_length(self.num_frames)
-        if self.num_frames < 5:
-            raise UserError(f"data.num_frames must be at least 5, not {self.num_frames}")
-
-
-@dataclass(frozen=True)
-class OutputOptions:
-    """pictures: scenes on the contact sheet. dtype: of the weights, "" by the device."""
-
-    pictures: Natural = 12
-    dtype: Literal["", "bfloat16", "float16", "float32"] = ""
-
-
-@dataclass(frozen=True)
-class EvaluationOptions:
-    data: DataOptions = DataOptions()
-    rows: RowOptions = RowOptions()
-    sampling: GenerationSettings = GenerationSettings()
-    metrics: MetricOptions = MetricOptions()
-    output: OutputOptions = OutputOptions()
-
-
-def default_config() -> ConfigDict:
-    """Every key of a config of an evaluation, with its default; None is as the weights' folder says."""
-    groups = dataclasses.asdict(EvaluationOptions())
-    sizes, sampling = ("num_frames", "height", "width"), groups["sampling"]
-    groups["sampling"] = {name: placeholder(type(x)) for name, x in sampling.items() if name not in sizes}
-    groups["sampling"]["shift"] = placeholder(float)
-    groups["data"] |= {"num_frames": placeholder(int), "side": placeholder(int)}
-    return ConfigDict(groups)
-
-
-def read_evaluation(config: Mapping[str, Any], settings: GenerationSettings) -> EvaluationOptions:
-    """The options of a config; sizes and sampling that it does not say, or says to be None, are as in `settings`."""
-    groups = {name: dict(group) for name, group in config.items()}
-    for name in ("data", "sampling"):
-        groups[name] = {key: value for key, value in groups.get(name, {}).items() if value is not None}
-    frames = {"num_frames": settings.num_frames, "side": settings.height}
-    groups["data"] = frames | groups["data"]
-    base = EvaluationOptions(sampling=settings)
-    return read_options(EvaluationOptions, groups, base=base)
 
 
 def evaluate(
@@ -194,11 +127,18 @@ def fingerprint(weights: Path) -> str:
 
 
 def claim(output: Path, config: Mapping[str, Any]) -> None:
-    """A folder belongs to one evaluation: numbers of two configs must not mix."""
-    file, text = output / "config.json", json.dumps(config, indent=1)
-    if file.exists() and file.read_text() != text:
+    """A folder belongs to one evaluation: numbers of two configs must not mix. Keys that are absent have defaults.
+
+    Raises UserError where the folder holds an evaluation with another config.
+    """
+    file = output / "config.json"
+
+    def filled(config: Mapping[str, Any]) -> dict[str, Any]:
+        return module.flatten(merged(asdict(EvaluationOptions()), config))
+
+    if file.exists() and filled(json.loads(file.read_text())) != filled(json.loads(json.dumps(config))):
         raise UserError(
             f"{output} holds an evaluation with another config, weights or data; delete it or give another --output"
         )
     with replacing(file) as partial:
-        partial.write_text(text)
+        partial.write_text(json.dumps(config, indent=1))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from gen3r_jax.export.pointcloud import confident_pixels
 from gen3r_jax.scene import Scene
 from gen3r_jax.storage.files import replacing
 
@@ -24,9 +25,7 @@ def write_gaussians(path: Path | str, scene: Scene, confidence_percentile: float
 
     The least confident pixels are left out, and of the others at most ``MOST_GAUSSIANS`` are taken at random.
     """
-    valid = np.isfinite(scene.points).all(axis=-1) & (scene.depth > 0)
-    valid &= scene.confidence >= np.percentile(scene.confidence, confidence_percentile)
-    chosen = np.flatnonzero(valid)
+    chosen = np.flatnonzero(confident_pixels(scene, confidence_percentile))
     if len(chosen) > MOST_GAUSSIANS:
         chosen = np.sort(np.random.default_rng(seed).choice(chosen, MOST_GAUSSIANS, replace=False, shuffle=False))
     focal = np.sqrt(scene.intrinsics[:, 0, 0] * scene.intrinsics[:, 1, 1])

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 
 from gen3r_jax.geometry.points import radius_inliers, statistical_inliers, voxel_downsample
 from gen3r_jax.scene import Scene
@@ -51,13 +51,19 @@ class CloudFilter:
 DEFAULT_FILTER = CloudFilter()
 
 
+def confident_pixels(scene: Scene, percentile: float) -> Bool[np.ndarray, "t h w"]:
+    """The pixels that are known, without the least confident of them (in percent)."""
+    known = np.isfinite(scene.points).all(axis=-1) & (scene.depth > 0) & (scene.confidence > 0)
+    if percentile > 0 and known.any():
+        known &= scene.confidence >= np.percentile(scene.confidence[known], percentile)
+    return known
+
+
 def scene_cloud(
     scene: Scene, keep: CloudFilter = DEFAULT_FILTER
 ) -> tuple[Float[np.ndarray, "n 3"], UInt8[np.ndarray, "n 3"]]:
     """The points and colours of a scene that `keep` lets through, in world coordinates."""
-    valid = np.isfinite(scene.points).all(axis=-1)
-    if keep.confidence_percentile > 0:
-        valid &= scene.confidence >= np.percentile(scene.confidence, keep.confidence_percentile)
+    valid = confident_pixels(scene, keep.confidence_percentile)
     voxel_size = keep.voxel_size
     if voxel_size == "auto":
         voxel_size = 0.005 * float(np.median(scene.depth[valid])) if valid.any() else None

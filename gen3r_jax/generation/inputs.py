@@ -14,8 +14,8 @@ import numpy as np
 from jaxtyping import Float, Num
 from PIL import Image
 
-from gen3r_jax.data.clips import resize_crop
-from gen3r_jax.data.images import is_image, read_frames, read_image
+from gen3r_jax.data.clips import resize_crop, tell_fit
+from gen3r_jax.data.images import is_image, list_images, read_frames, read_image, read_orientation
 from gen3r_jax.diffusion.conditioning import frame_mask
 from gen3r_jax.errors import UserError, notice
 from gen3r_jax.geometry.camera_files import read_camera_file
@@ -24,7 +24,6 @@ from gen3r_jax.geometry.cameras import Cameras, Size, crop_intrinsics, plucker_m
 from gen3r_jax.geometry.trajectories import PRESETS, camera_path
 from gen3r_jax.models.sizes import require_side
 
-ORIENTATION = 0x0112  # the tag of EXIF
 VGGT_WIDTH, VGGT_PATCH = 518, 14
 """The width that VGGT's own loader scales pictures to, and the multiple that their height is cut to."""
 
@@ -118,17 +117,19 @@ def _picture(image: Any) -> Picture:
 
 
 def _fit(picture: Picture, size: Size) -> Float[np.ndarray, "h w 3"]:
+    tell_fit(picture.shape[:2], size)
     scaled = resize_crop(picture, size)
     return (scaled / 255 if picture.dtype == np.uint8 else np.clip(scaled, 0, 1)).astype(np.float32)
 
 
 def stored_picture(images: Images) -> StoredPicture | None:
-    """The first picture as its file stores it, if it is a file."""
+    """The first picture as its file stores it, if it is a file or lies in a folder."""
     first = images[0] if isinstance(images, (list, tuple)) and images else images
-    if not isinstance(first, (str, os.PathLike)) or not is_image(Path(first)):
+    if not isinstance(first, (str, os.PathLike)):
         return None
-    with Image.open(first) as file:
-        return StoredPicture(Path(first).name, (file.height, file.width), file.getexif().get(ORIENTATION, 1))
+    path = Path(first)
+    path = next(iter(list_images(path)), path) if path.is_dir() else path
+    return read_orientation(path) if is_image(path) else None
 
 
 def given_images(

@@ -61,8 +61,10 @@ def _generate(pipeline: Gen3RPipeline, request: Request, options: argparse.Names
         cameras = "free"
     if options.preview_cameras:
         return _preview(pipeline, request, cameras, options)
+    pictures, speed = request.pictures()
+    fps = options.fps or speed or 12
     arguments = {
-        "images": request.pictures(),
+        "images": pictures,
         "cameras": cameras,
         "control_frames": request.given,
         "size": request.size,
@@ -81,6 +83,7 @@ def _generate(pipeline: Gen3RPipeline, request: Request, options: argparse.Names
         result = pipeline(request.text(), step_cache=request.step_cache, **arguments)
         report = result.report
         report.options = {**vars(options), **dataclasses.asdict(request)}
+        report.results["fps"] = fps
         if request.step_cache:
             report.results["evaluated_steps"] = result.evaluations
             print(f"{result.evaluations} of {request.num_inference_steps} steps ran the transformer", file=sys.stderr)
@@ -88,7 +91,7 @@ def _generate(pipeline: Gen3RPipeline, request: Request, options: argparse.Names
             report.results |= _deviation(result, pipeline(request.text(), step_cache=0.0, **arguments))
             print(f"against every step: {report.results}", file=sys.stderr)
         cloud = CloudFilter.official(remove_far_points=True) if options.remove_far_points else CloudFilter()
-        result.write(partial, fps=options.fps, cloud=cloud, formats=options.format)
+        result.write(partial, fps=fps, cloud=cloud, formats=options.format)
     made = report.programs()
     print(
         f"{made['compiled']} programs compiled in {made['compile_seconds']:.1f} s, {made['kept']} kept from before",
@@ -105,7 +108,7 @@ def _preview(pipeline: Gen3RPipeline, request: Request, cameras: str, options: a
         raise UserError(f"--preview_cameras: the cameras are free, there is no path to draw; {advice}")
     inputs = pipeline.prepare(
         [request.text()],
-        request.pictures(),
+        request.pictures()[0],
         cameras,
         request.num_frames,
         request.size,

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from gen3r_jax.data.images import is_image, read_frames
+from gen3r_jax.data.images import is_image, read_clip, require_choice
 from gen3r_jax.diffusion.conditioning import TASKS, frame_mask, given_frames
 from gen3r_jax.errors import UserError, notice
 from gen3r_jax.generation.inputs import as_size, refuse_other_options
@@ -37,6 +37,8 @@ class Request(GenerationSettings):
       prompt: the text, or a file whose first line it is.
       task: which frames the images are: the first, the first and the last, or all.
       frame_index: which frames of the clip the images are, instead of what `task` says.
+      stride, first: for "allview" of a longer video or folder, every `stride`-th frame from number `first` on, instead
+        of frames spread evenly over all.
       cameras: "free", a preset, or a file.
       name: sub-folder of the output.
     """
@@ -45,6 +47,8 @@ class Request(GenerationSettings):
     prompt: str
     task: str = "1view"
     frame_index: tuple[int, ...] | None = None
+    stride: int | None = None
+    first: int | None = None
     cameras: str = "free"
     camera_format: str | None = None
     camera_angle: float | None = None
@@ -64,6 +68,9 @@ class Request(GenerationSettings):
             raise UserError(f"cameras {self.cameras!r} is neither a file nor one of {', '.join(PRESETS)}")
         if not self.images:
             raise UserError("images is empty; give an image, a folder or a video")
+        if (self.stride, self.first) != (None, None) and (self.task != "allview" or self.frame_index is not None):
+            raise UserError("stride and first choose frames for the task allview without frame_index")
+        require_choice(self.stride, self.first)
         refuse_other_options(self.cameras, **self.camera_options)
         self.text()
 
@@ -94,8 +101,9 @@ class Request(GenerationSettings):
         names = ("camera_format", "camera_angle", "camera_distance")
         return {name: getattr(self, name) for name in names}
 
-    def pictures(self) -> list[Path] | list[UInt8[np.ndarray, "h w 3"]]:
-        """The files of the given frames, or their pixels where they are frames of a video or of a folder.
+    def pictures(self) -> tuple[list[Path] | list[UInt8[np.ndarray, "h w 3"]], float | None]:
+        """The files of the given frames, or their pixels where they are frames of a video or of a folder; and how many
+        of them a video shows in a second, where they are a row of its frames.
 
         Raises UserError unless there are as many as needed.
         """
@@ -103,13 +111,16 @@ class Request(GenerationSettings):
         if len(paths) > 1 and len(paths) != len(given):
             raise UserError(f"{len(paths)} images for {self.task}, which takes {len(given)}{self._places()}")
         if len(paths) == len(given) and all(map(is_image, paths)):
-            return paths
-        ends = self.task == "2view" and self.frame_index is None  # of a video or a folder
-        pictures = read_frames(paths, at=(0, -1) if ends else given)
-        if len(pictures) != len(given):
-            found = f"{paths[0]} has {len(pictures)} frame{'s' * (len(pictures) != 1)}"
+            return paths, None
+        if self.task == "allview" and self.frame_index is None:
+            clip = read_clip(paths, at_most=self.num_frames, stride=self.stride, first=self.first)
+        else:
+            ends = self.task == "2view" and self.frame_index is None  # of a video or a folder
+            clip = read_clip(paths, at=(0, -1) if ends else given)
+        if len(clip.frames) != len(given):
+            found = f"{paths[0]} has {len(clip.frames)} frame{'s' * (len(clip.frames) != 1)}"
             raise UserError(f"{found}, {self.task} takes {len(given)}{self._places()}")
-        return pictures
+        return clip.frames, clip.fps
 
     def _places(self) -> str:
         return "" if self.frame_index is None else f" (--frame_index {' '.join(map(str, self.frame_index))})"

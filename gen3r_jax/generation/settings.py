@@ -13,7 +13,7 @@ from typing import Any, Self
 
 from gen3r_jax.diffusion.solvers import SOLVERS
 from gen3r_jax.errors import UserError
-from gen3r_jax.options import Fraction, Natural, NonNegative, Positive, read_options
+from gen3r_jax.options import read_options
 
 
 @dataclass(frozen=True)
@@ -23,14 +23,14 @@ class SamplingOptions:
     See :class:`GenerationSettings` for what each means.
     """
 
-    num_inference_steps: Natural | None = None
-    guidance_scale: NonNegative | None = None
+    num_inference_steps: int | None = None
+    guidance_scale: float | None = None
     negative_prompt: str | None = None
-    guidance_skip: Fraction | None = None
-    step_cache: NonNegative | None = None
+    guidance_skip: float | None = None
+    step_cache: float | None = None
     solver: str | None = None
-    shift: Positive | None = None
-    seed: Natural | None = None
+    shift: float | None = None
+    seed: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

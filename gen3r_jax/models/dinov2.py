@@ -4,7 +4,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
@@ -27,8 +26,6 @@ class Block(nnx.Module):
       epsilon: of the two layer norms.
       branch_scale: initial value of both scales.
       qk_norm: layer norms of queries and keys over the features of a head, before the rotation.
-      matching: whether tokens begin with looking for tokens like them, which are then subtracted: queries and keys have
-        equal kernels, values and output inverse ones.
     """
 
     def __init__(
@@ -39,11 +36,10 @@ class Block(nnx.Module):
         epsilon: float,
         branch_scale: float,
         qk_norm: bool = False,
-        matching: bool = False,
         rngs: nnx.Rngs,
     ):
         self.norm1 = layer_norm(dim, epsilon, rngs)
-        self.attn = Attention(dim, heads, qk_norm, matching, rngs=rngs)
+        self.attn = Attention(dim, heads, qk_norm, rngs=rngs)
         self.scale1 = nnx.Param(jnp.full(dim, branch_scale))
         self.norm2 = layer_norm(dim, epsilon, rngs)
         self.mlp = MLP(dim, 4 * dim, dim, rngs=rngs)
@@ -65,17 +61,12 @@ class Block(nnx.Module):
 class Attention(nnx.Module):
     """Self-attention; one product gives queries, keys and values (in this order, each by heads)."""
 
-    def __init__(self, dim: int, heads: int, qk_norm: bool, matching: bool = False, *, rngs: nnx.Rngs):
+    def __init__(self, dim: int, heads: int, qk_norm: bool, *, rngs: nnx.Rngs):
         self.heads = heads
         self.qkv = Linear(dim, 3 * dim, rngs=rngs)
         self.q_norm = layer_norm(dim // heads, 1e-5, rngs) if qk_norm else None
         self.k_norm = layer_norm(dim // heads, 1e-5, rngs) if qk_norm else None
         self.proj = Linear(dim, dim, rngs=rngs)
-        if matching:
-            values = jax.random.orthogonal(rngs.params(), dim)
-            query = self.qkv.kernel[:, :dim]
-            self.qkv.kernel[...] = jnp.concatenate([query, query, values], axis=1)
-            self.proj.kernel[...] = -values.T
 
     def __call__(
         self, x: Float[Array, "b n c"], rotation: Rotation | None, layout: Layout = "frames", seen: int | None = None
@@ -115,7 +106,6 @@ class DINOv2(nnx.Module):
         depth: int,
         heads: int,
         remat: Remat,
-        position_waves: float = 0.0,
         rngs: nnx.Rngs,
     ):
         self.patch_size = patch_size
@@ -126,8 +116,6 @@ class DINOv2(nnx.Module):
         self.cls_token = nnx.Param(1e-6 * rngs.normal((1, 1, dim)))
         self.register_tokens = nnx.Param(1e-6 * rngs.normal((1, REGISTERS, dim)))
         self.pos_embed = nnx.Param(0.02 * rngs.truncated_normal(-2, 2, (1, 1 + self.table_side**2, dim)))
-        if position_waves:
-            self.pos_embed[:, 1:] = position_waves * waves(self.table_side, dim)
         self.blocks = module.stack(lambda r: Block(dim, heads, epsilon=1e-6, branch_scale=1.0, rngs=r), rngs, depth)
         self.norm = layer_norm(dim, 1e-6, rngs)
 
@@ -162,15 +150,6 @@ class DINOv2(nnx.Module):
             return table
         patches = resize_bicubic(table[:, 1:].reshape(1, side, side, -1), grid)
         return jnp.concatenate([table[:, :1], patches.reshape(1, grid[0] * grid[1], -1)], axis=1)
-
-
-def waves(side: int, channels: int) -> Float[np.ndarray, "1 p c"]:
-    """Sines and cosines of the column, then of the row, over a square grid; from half a period a side to four."""
-    places = (np.arange(side) + 0.5) / side * 2 - 1
-    angles = places[:, None] * np.pi * 2.0 ** np.linspace(-1, 2, channels // 4)
-    code = np.concatenate([np.sin(angles), np.cos(angles)], axis=-1)
-    across, down = np.broadcast_to(code[None], (side, side, channels // 2)), np.repeat(code[:, None], side, axis=1)
-    return np.concatenate([across, down], axis=-1).reshape(1, side**2, channels).astype(np.float32)
 
 
 def layer_norm(dim: int, epsilon: float, rngs: nnx.Rngs, **options: Any) -> nnx.LayerNorm:

@@ -5,8 +5,7 @@ the whole clip in turn. Heads read the tokens of four layers; the same tokens ar
 """
 
 from dataclasses import dataclass
-from functools import partial
-from typing import Self
+from typing import ClassVar, Self
 
 import jax
 import jax.numpy as jnp
@@ -37,12 +36,10 @@ class VGGTConfig:
     camera_depth, camera_heads: blocks and attention heads of the camera head.
     dpt_features, dpt_channels: of the dense heads, see :class:`DPTHead`.
     point_head: whether there is a head for points; depth and cameras give points without it.
-    branch_scale: initial value of LayerScale in the aggregator and the camera head.
-    token_std: initial spread of the special tokens.
-    position_waves: initial amplitude of the table of positions as sines and cosines; 0: small random numbers.
-    matching: whether attention over the clip begins with looking for what is alike, and with subtracting it: how a
-      place moves from frame to frame is then seen before anything is learned.
     """
+
+    RETIRED: ClassVar = ("branch_scale", "token_std", "position_waves", "matching")
+    """Keys of older folders, which said how their training began."""
 
     image_size: int = 518
     patch_size: int = 14
@@ -57,10 +54,6 @@ class VGGTConfig:
     dpt_features: int = 256
     dpt_channels: tuple[int, int, int, int] = (256, 512, 1024, 1024)
     point_head: bool = True
-    branch_scale: float = 0.01
-    token_std: float = 1e-6
-    position_waves: float = 0.0
-    matching: bool = False
     remat: Remat = "none"
 
     @classmethod
@@ -69,7 +62,6 @@ class VGGTConfig:
 
     @classmethod
     def nano(cls) -> Self:
-        """Small, and initialised to learn from nothing: all branches count and tokens differ from the first step on."""
         return cls(
             image_size=112,
             embed_dim=128,
@@ -82,10 +74,6 @@ class VGGTConfig:
             camera_heads=8,
             dpt_features=32,
             dpt_channels=(32, 48, 64, 64),
-            branch_scale=1.0,
-            token_std=0.5,
-            position_waves=0.5,
-            matching=True,
         )
 
     @classmethod
@@ -133,9 +121,7 @@ class VGGT(nnx.Module):
         self.config = config
         dim = 2 * config.embed_dim
         self.aggregator = Aggregator(config, rngs=rngs)
-        self.camera_head = CameraHead(
-            dim, config.camera_depth, config.camera_heads, config.remat, config.branch_scale, rngs=rngs
-        )
+        self.camera_head = CameraHead(dim, config.camera_depth, config.camera_heads, config.remat, rngs=rngs)
 
         def dpt_head(outputs: int, activation) -> DPTHead:
             channels, features = config.dpt_channels, config.dpt_features
@@ -195,21 +181,17 @@ class Aggregator(nnx.Module):
             depth=config.dino_depth,
             heads=config.dino_heads,
             remat=config.remat,
-            position_waves=config.position_waves,
             rngs=rngs,
         )
         # Row 0 is for the first frame, which sets the coordinates, row 1 for all others.
-        self.camera_token = nnx.Param(config.token_std * rngs.normal((1, 2, 1, dim)))
-        self.register_token = nnx.Param(config.token_std * rngs.normal((1, 2, REGISTERS, dim)))
+        self.camera_token = nnx.Param(1e-6 * rngs.normal((1, 2, 1, dim)))
+        self.register_token = nnx.Param(1e-6 * rngs.normal((1, 2, REGISTERS, dim)))
 
-        def block(matching: bool, rngs: nnx.Rngs) -> Block:
-            scale = config.branch_scale
-            return Block(
-                dim, config.num_heads, epsilon=1e-5, branch_scale=scale, qk_norm=True, matching=matching, rngs=rngs
-            )
+        def block(rngs: nnx.Rngs) -> Block:
+            return Block(dim, config.num_heads, epsilon=1e-5, branch_scale=0.01, qk_norm=True, rngs=rngs)
 
-        self.frame_blocks = module.stack(partial(block, False), rngs, config.depth)
-        self.global_blocks = module.stack(partial(block, config.matching), rngs, config.depth)
+        self.frame_blocks = module.stack(block, rngs, config.depth)
+        self.global_blocks = module.stack(block, rngs, config.depth)
 
     def __call__(self, images: Float[Array, "b t h w 3"]) -> Float[Array, "l b t n c"]:
         """See :meth:`VGGT.aggregate`."""
@@ -243,20 +225,6 @@ class Aggregator(nnx.Module):
         kept = shard(jnp.zeros((len(config.layers), b, t, n, 2 * c), x.dtype), None, "batch", "frames")
         (_, kept), _ = jax.lax.scan(body, (x, kept), (frame_blocks, global_blocks, slots))
         return kept[:, :, :frames]
-
-    def scores(
-        self, within: Float[Array, "b t n c"], layer: int, image_size: tuple[int, int]
-    ) -> Float[Array, "b k tn tn"]:
-        """Attention scores of the block over the clip of a layer, before their softmax over the last axis.
-
-        within: tokens that enter the block: the first half of the channels of that layer's tokens.
-        """
-        b, t, n, c = within.shape
-        block = jax.tree.map(lambda p: p[layer], self.global_blocks)
-        rotation = rotation_2d(self.positions(image_size), c // self.config.num_heads)
-        rotation = jax.tree.map(lambda table: jnp.tile(table, (t, 1, 1)), rotation)
-        q, k, _ = block.attn.queries_keys_values(block.norm1(within.reshape(b, t * n, c)), rotation)
-        return jnp.einsum("bnkd,bmkd->bknm", q, k, preferred_element_type=jnp.float32) * q.shape[-1] ** -0.5
 
     def embed(self, images: Float[Array, "b t h w 3"]) -> Float[Array, "b t n c"]:
         """Special tokens and encoded patches of every frame."""

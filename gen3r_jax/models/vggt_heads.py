@@ -30,7 +30,7 @@ class CameraHead(nnx.Module):
 
     ITERATIONS = 4
 
-    def __init__(self, dim: int, depth: int, heads: int, remat: Remat, branch_scale: float = 0.01, *, rngs: nnx.Rngs):
+    def __init__(self, dim: int, depth: int, heads: int, remat: Remat, *, rngs: nnx.Rngs):
         self.remat = remat
         self.token_norm = layer_norm(dim, 1e-5, rngs)
         self.empty_pose = nnx.Param(jnp.zeros((1, 1, POSE_DIM)))
@@ -38,9 +38,7 @@ class CameraHead(nnx.Module):
         self.modulation = Linear(dim, 3 * dim, rngs=rngs)
         self.modulated_norm = layer_norm(dim, 1e-6, rngs, use_scale=False, use_bias=False)
         # A list, not a stack: for a few tokens, copying the slices of a stack would cost more than using them.
-        self.trunk = nnx.List(
-            [Block(dim, heads, epsilon=1e-5, branch_scale=branch_scale, rngs=rngs) for _ in range(depth)]
-        )
+        self.trunk = nnx.List([Block(dim, heads, epsilon=1e-5, branch_scale=0.01, rngs=rngs) for _ in range(depth)])
         self.trunk_norm = layer_norm(dim, 1e-5, rngs)
         self.pose_branch = MLP(dim, dim // 2, POSE_DIM, rngs=rngs)
 

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from gen3r_jax.data.loader import DataOptions
 from gen3r_jax.errors import UserError
-from gen3r_jax.options import read_options
+from gen3r_jax.options import merged, read_options, to_config
 from gen3r_jax.stages.adapter.stage import AdapterStage
 from gen3r_jax.stages.dit.stage import DiTStage
 from gen3r_jax.stages.rgb_head import RGBHeadStage
@@ -38,14 +38,17 @@ class RunOptions(LoopOptions):
 
 def default_config(stage: str) -> ConfigDict:
     """Every key of a config of the stage, with its default, for a config file to change."""
-    return ConfigDict(with_defaults({"stage": stage}))
+    config = to_config(STAGES[stage]())
+    config.update(to_config(RunOptions()))
+    config.stage = stage
+    return config
 
 
 def with_defaults(config: Mapping[str, Any]) -> dict[str, Any]:
     """A config with the defaults of its stage where it has no key. Raises UserError where there is no such stage."""
     if (name := config.get("stage")) not in STAGES:
         raise UserError(f"config.stage is {name!r}; it must be one of {', '.join(STAGES)}")
-    return _merged(dataclasses.asdict(STAGES[name]()) | dataclasses.asdict(RunOptions()), config)
+    return merged(dataclasses.asdict(STAGES[name]()) | dataclasses.asdict(RunOptions()), config)
 
 
 def read_config(config: Mapping[str, Any]) -> tuple[Stage, RunOptions]:
@@ -62,10 +65,3 @@ def read_config(config: Mapping[str, Any]) -> tuple[Stage, RunOptions]:
         raise UserError("no data: give --config.data.source=PATH (a video, a folder, a data set root) or =procedural")
     stage.check(options)
     return stage, options
-
-
-def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    def merge(old: Any, new: Any) -> Any:
-        return _merged(old, new) if isinstance(old, Mapping) and isinstance(new, Mapping) else new
-
-    return {**base, **{key: merge(base.get(key), value) for key, value in changes.items()}}

@@ -10,7 +10,8 @@ import dataclasses
 import json
 import logging
 import re
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import grain
@@ -104,19 +105,43 @@ def load_network(
     dtype: Any = None,
     exact: Sequence[str] = (),
     shardings: Any = None,
+    missing: str = "",
 ) -> tuple[nnx.GraphDef, Params]:
     """Reads a folder written by :func:`save_network` -> (graphdef, params) for ``module.merge``.
 
-    dtype: of the floating-point parameters (default: as stored). exact: parts of the network to which `dtype` does not
-    apply. shardings: a tree like the parameters (default: by the rules of :mod:`gen3r_jax.sharding` under
-    ``jax.set_mesh``, else all on the first device).
-    Raises UserError that names every missing, extra and misshapen tensor, a wrong network or a missing folder.
+    Args:
+      dtype: of the floating-point parameters (default: as stored).
+      exact: parts of the network to which `dtype` does not apply.
+      shardings: a tree like the parameters (default: by the rules of :mod:`gen3r_jax.sharding` under ``jax.set_mesh``,
+        else all on the first device).
+      missing: a regular expression. Parameters that the folder lacks and whose whole dotted names match are drawn by
+        the network's initialisers, from a fixed key, and one line on standard error says which.
+
+    Raises:
+      UserError: a missing folder or another network; or tensors that are missing, extra or misshapen, all of which are
+        named.
     """
-    path = epath.Path(path).absolute()
+    path, name = epath.Path(path).absolute(), network_class.__name__
     config = read_config(path, network_class)
-    graphdef, wanted = module.abstract(lambda rngs: network_class(config, rngs=rngs))
+
+    def build(rngs: nnx.Rngs) -> nnx.Module:
+        return network_class(config, rngs=rngs)
+
+    graphdef, wanted = module.abstract(build)
+    shardings = shardings or _default_shardings(wanted)
     try:
-        return graphdef, _restore_params(path, network_class.__name__, wanted, dtype, exact, shardings)
+        new = _lacking(path, wanted, missing) if missing else set()
+        here, places = (
+            module.nest({key: leaf for key, leaf in module.flatten(tree).items() if key not in new})
+            for tree in (wanted, shardings)
+        )
+        params = _restore_params(path, name, here, dtype, exact, places)
+        if new:
+            examples = ", ".join(sorted(new)[:3]) + ", ..." * (len(new) > 3)
+            print(f"{path} lacks {len(new)} parameters of {name}, which are drawn: {examples}", file=sys.stderr)
+            drawn = _draw(build, new, dtype, exact, module.flatten(shardings))
+            params = module.nest(module.flatten(params) | drawn)
+        return graphdef, params
     except UserError:
         raise
     except Exception as error:  # Orbax and TensorStore each raise their own kinds
@@ -125,14 +150,41 @@ def load_network(
         raise UserError(f"weights in {path} are damaged ({_reason(error)}); make them again") from error
 
 
+def _lacking(path: epath.Path, wanted: Params, pattern: str) -> set[str]:
+    """Names of the parameters that match and are not in the folder."""
+    try:
+        names = {name for name in module.flatten(wanted) if re.fullmatch(pattern, name)}
+    except re.error as error:
+        raise UserError(f"missing={pattern!r} is no regular expression: {error}") from None
+    return names - set(stored_leaves(path))
+
+
+def _draw(
+    build: Callable[[nnx.Rngs], nnx.Module],
+    names: Iterable[str],
+    dtype: Any,
+    exact: Sequence[str],
+    shardings: Mapping[str, jax.sharding.Sharding],
+) -> dict[str, jax.Array]:
+    """The parameters of these dotted names as the network's initialisers draw them; the others are not computed."""
+
+    def draw() -> dict[str, jax.Array]:
+        params = module.flatten(module.split(build(nnx.Rngs(0)))[1])
+        return {name: params[name].astype(_dtype_of(name, params[name].dtype, dtype, exact)) for name in names}
+
+    return jax.jit(draw, out_shardings={name: shardings[name] for name in names})()
+
+
+def _dtype_of(name: str, stored: Any, dtype: Any, exact: Sequence[str]) -> Any:
+    keep = dtype is None or name.split(".")[0] in exact or not jnp.issubdtype(stored, jnp.floating)
+    return stored if keep else dtype
+
+
 def _restore_params(
     path: epath.Path, name: str, wanted: Params, dtype: Any, exact: Sequence[str], shardings: Any
 ) -> Params:
-    shardings = shardings or _default_shardings(wanted)
-
     def cast(key: str, stored: Any) -> Any:
-        keep = dtype is None or key.split(".")[0] in exact or not jnp.issubdtype(stored, jnp.floating)
-        return stored if keep else dtype
+        return _dtype_of(key, stored, dtype, exact)
 
     if not (path / "params").exists():
         with safe_open(path / COMPACT, "flax") as file:
@@ -158,7 +210,11 @@ def _restore_params(
 
 
 def read_config(path: epath.PathLike, network_class: type[nnx.Module]) -> Any:
-    """The config of the network in the folder `path`. Raises UserError if it holds none, or another network."""
+    """The config of the network in the folder `path`.
+
+    Fields that it lacks have their defaults; those that the config class names in ``RETIRED`` are not read.
+    Raises UserError if the folder holds none, another network, or unknown fields.
+    """
     path = epath.Path(path).absolute()
     name = network_class.__name__
     if not path.exists():
@@ -172,7 +228,9 @@ def read_config(path: epath.PathLike, network_class: type[nnx.Module]) -> Any:
         raise UserError(f'{path / "config.json"} must hold {{"network": ..., "config": ...}}') from error
     if network != name:
         raise UserError(f"{path} holds weights of {network}, not of {name}")
-    return read_options(network_class.Config, config, f"{path}/config.json config")
+    retired = getattr(network_class.Config, "RETIRED", ())
+    kept = {key: value for key, value in config.items() if key not in retired}
+    return read_options(network_class.Config, kept, f"{path}/config.json config")
 
 
 def stored_leaves(path: epath.PathLike) -> dict[str, jax.ShapeDtypeStruct]:

@@ -4,7 +4,7 @@ import csv
 import json
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -16,10 +16,10 @@ from gen3r_jax.data.procedural import render_clip
 from gen3r_jax.errors import UserError
 from gen3r_jax.evaluation import rows
 from gen3r_jax.evaluation import run as evaluation
+from gen3r_jax.evaluation.options import EvaluationOptions, read_evaluation
 from gen3r_jax.evaluation.paper import reported
 from gen3r_jax.evaluation.protocol import GEOMETRY, MetricOptions, Prediction, Truth, score
 from gen3r_jax.evaluation.report import write_report
-from gen3r_jax.evaluation.run import EvaluationOptions, read_evaluation
 from gen3r_jax.generation import programs
 from gen3r_jax.generation.settings import GenerationSettings
 from gen3r_jax.geometry.cameras import invert_se3, rebase_to_first
@@ -105,7 +105,7 @@ def test_true_cameras_that_stand_still(truth):
     [
         ("rows", "tasks", ("3view",), "3view; they are some of 1view, 2view, allview"),
         ("output", "dtype", "foo", "must be one of '', 'bfloat16'"),
-        ("metrics", "num_points", 0, "num_points at least 1"),
+        ("metrics", "num_points", 0, "num_points must be at least 1"),
         ("sampling", "solver", "heun", "none of euler"),
         ("sampling", "num_inference_steps", -1, "at least 1"),
         ("data", "num_frames", 1, "at least 5"),
@@ -302,7 +302,8 @@ def test_other_weights_are_other_numbers(tmp_path):
 
 def test_a_report_says_what_it_is_of(tmp_path):
     """Which split, what is still to come; the paper's lengths only beside lengths in the same unit."""
-    config = get_config("nano").to_dict() | {"weights": "w", "data_source": "x/co3d", "split": "test", "scenes": 9}
+    options = asdict(read_evaluation(get_config("nano").to_dict(), SETTINGS))
+    config = options | {"weights": "w", "data_source": "x/co3d", "split": "test", "scenes": 9}
     config["data"]["num_scenes"], config["lpips_backbone"], config["metrics"]["farthest"] = 4, "alex", 80
     (tmp_path / "scenes").mkdir()
     values = {"values": {"psnr": 20.0, "chamfer": 0.5}, "reasons": {}}

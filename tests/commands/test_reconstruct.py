@@ -18,6 +18,7 @@ from gen3r_jax.geometry.camera_files.official import read_cameras
 from gen3r_jax.models.geometry_adapter import GeometryAdapter, GeometryAdapterConfig
 from gen3r_jax.models.vggt import VGGT, VGGTConfig
 from gen3r_jax.reconstruct import main
+from gen3r_jax.scene import Scene
 from gen3r_jax.storage.checkpoint import save_weights
 
 SIDE = "112"
@@ -103,7 +104,7 @@ def test_a_folder_whose_writing_was_cut_short_does_not_look_complete(weights, im
     def stop(*_, **__):
         raise Stop
 
-    monkeypatch.setattr(networks, "reconstruct", lambda *_: None)
+    monkeypatch.setattr(networks, "reconstruct", lambda frames, *_: _flat_scene(frames))
     monkeypatch.setattr("gen3r_jax.reconstruct.write_scene", stop)
     with pytest.raises(Stop):
         run(weights, tmp_path / "out", "--frames", images)
@@ -130,11 +131,45 @@ def test_frames_and_precision_can_be_chosen(weights, tmp_path, network_input):
     assert network_input["dtypes"] == [{jnp.dtype("float32")}] * 2  # the default on a CPU
 
 
-def test_long_clips_are_cut_at_49_frames(weights, tmp_path, network_input):
-    write_video(tmp_path / "clip.mp4", np.zeros((60, 32, 32, 3), np.uint8))
+def test_of_long_clips_49_frames_are_used_and_told(weights, tmp_path, network_input, capsys):
+    ramp = np.arange(97, dtype=np.uint8)[:, None, None, None]
+    write_video(tmp_path / "clip.mp4", np.broadcast_to(2 * ramp, (97, 32, 64, 3)))
+    arguments = ["--frames", tmp_path / "clip.mp4", "--through_adapter"]
     with pytest.raises(Stop):
-        run(weights, tmp_path / "out", "--frames", tmp_path / "clip.mp4", "--through_adapter")
+        run(weights, tmp_path / "out", *arguments)
     assert network_input["frames"].shape == (49, 112, 112, 3)
+    np.testing.assert_allclose(network_input["frames"].mean(axis=(1, 2, 3)), 4 * np.arange(49), atol=1)
+    told = capsys.readouterr().err
+    assert "clip.mp4: 49 of 97 frames are used, spread evenly from the first to the last" in told
+    assert "64 x 32 are enlarged by 3.50 and scaled to 224 x 112 and cut to 112 x 112, which loses 50.0%" in told
+    with pytest.raises(Stop):
+        run(weights, tmp_path / "out", *arguments, "--first", 40, "--num_frames", 5)
+    np.testing.assert_allclose(network_input["frames"].mean(axis=(1, 2, 3)), 80 + 2 * np.arange(5), atol=1)
+
+
+def test_transparent_pixels_have_no_confidence_and_a_video_keeps_its_speed(weights, tmp_path, monkeypatch):
+    """From what the networks give to what is written."""
+    written = []
+    monkeypatch.setattr(networks, "reconstruct", lambda frames, *_: _flat_scene(frames))
+    monkeypatch.setattr("gen3r_jax.reconstruct.write_scene", lambda *arguments, **_: written.append(arguments))
+    picture = np.full((112, 112, 4), 255, np.uint8)
+    picture[:, :60, 3] = 0
+    Image.fromarray(picture).save(tmp_path / "cut.png")
+    assert run(weights, tmp_path / "out", "--frames", tmp_path / "cut.png") == 0
+    scene, _, fps, _ = written.pop()
+    assert fps == 12 and (scene.confidence[0, :, :60] == 0).all() and (scene.confidence[0, :, 60:] == 2).all()
+    (tmp_path / "out" / "run.json").unlink()
+    write_video(tmp_path / "clip.mp4", np.zeros((9, 32, 32, 3), np.uint8), fps=24)
+    assert run(weights, tmp_path / "out", "--frames", tmp_path / "clip.mp4", "--stride", 4) == 0
+    assert written.pop()[2] == pytest.approx(6, rel=1e-3)
+    assert json.loads((tmp_path / "out" / "run.json").read_text())["results"]["fps"] == pytest.approx(6, rel=1e-3)
+
+
+def _flat_scene(frames):
+    shape = frames.shape[:3]
+    c2w = np.tile(np.eye(4, dtype=np.float32), (len(frames), 1, 1))
+    ones = np.ones(shape, np.float32)
+    return Scene(frames, ones, 2 * ones, c2w, c2w[:, :3, :3], np.ones((*shape, 3), np.float32))
 
 
 @pytest.mark.parametrize(

@@ -7,18 +7,12 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from gen3r_jax import errors
 from gen3r_jax.data.images import read_image
 from gen3r_jax.data.video import Video
 from tests.helpers.icc import D50, D65, PRIMARIES, cmyk_profile, grey_profile, matrix_to_d50, rgb_profile
 
 SRGB = ((0.64, 0.33), (0.30, 0.60), (0.15, 0.06))
 COLOURS = np.array([(200, 80, 60), (60, 160, 70), (50, 90, 190), (128, 128, 128), (220, 180, 150), (240, 200, 40)])
-
-
-@pytest.fixture(autouse=True)
-def untold(monkeypatch):
-    monkeypatch.setattr(errors, "_TOLD", set())
 
 
 def to_linear(levels):

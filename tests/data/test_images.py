@@ -7,16 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gen3r_jax import errors
 from gen3r_jax.data import images
-from gen3r_jax.data.images import encode_image, list_images, read_frames, read_image, read_image_and_mask
+from gen3r_jax.data.images import encode_image, list_images, read_clip, read_frames, read_image, read_image_and_mask
 from gen3r_jax.errors import UserError
-from tests.helpers.toy_videos import numbered_frames, write_video
-
-
-@pytest.fixture(autouse=True)
-def untold(monkeypatch):
-    monkeypatch.setattr(errors, "_TOLD", set())
+from tests.helpers.toy_videos import number_of, numbered_frames, write_video
 
 
 @pytest.fixture
@@ -185,6 +179,39 @@ def test_read_frames(tmp_path, ramp):
     ]:
         with pytest.raises(UserError, match=message):
             read_frames(inputs, count)
+    with pytest.raises(UserError, match="2 apart from number 1 on, has 1 frames, 2 are needed"):
+        read_frames([folder], 2, stride=2, first=1)
     (tmp_path / "notes.txt").write_text("words")
     with pytest.raises(UserError, match="of a kind that cannot be read"):
         read_frames([tmp_path / "notes.txt"])
+
+
+@pytest.mark.parametrize(
+    "choice, chosen, how",
+    [
+        ({"at_most": 5}, [0, 5, 10, 14, 19], "5 of 20 frames are used, spread evenly from the first to the last"),
+        ({"num_frames": 2}, [0, 19], "2 of 20 frames are used, spread evenly"),
+        ({"num_frames": 1}, [0], "1 of 20 frames are used"),
+        ({"at_most": 3, "stride": 4}, [0, 4, 8], "3 of 20 frames are used, 4 apart from number 0 on"),
+        ({"num_frames": 3, "first": 7}, [7, 8, 9], "3 of 20 frames are used, 1 apart from number 7 on"),
+        ({"first": 15, "stride": 2}, [15, 17, 19], "3 of 20 frames are used, 2 apart from number 15 on"),
+        ({"at": (0, -1)}, [0, 19], "2 of 20 frames are used, those with the numbers 0 19"),
+        ({}, list(range(20)), ""),
+        ({"at_most": 20}, list(range(20)), ""),
+    ],
+)
+def test_which_frames_of_many_are_used_is_told(tmp_path, capsys, choice, chosen, how):
+    write_video(tmp_path / "clip.mp4", numbered_frames(20))
+    clip = read_clip([tmp_path / "clip.mp4"], **choice)
+    assert [number_of(frame) for frame in clip.frames] == chosen
+    told = capsys.readouterr().err
+    assert how in told and bool(told) == bool(how)
+    speed = 12 * (len(chosen) - 1) / (chosen[-1] - chosen[0]) if len(chosen) > 1 and "at" not in choice else None
+    assert clip.fps == (None if speed is None else pytest.approx(speed, rel=1e-3))
+
+
+def test_a_clip_of_pictures_has_masks_and_no_speed(tmp_path, ramp):
+    Image.fromarray(ramp).save(tmp_path / "1.png")
+    _cut_out("RGBA")[0].save(tmp_path / "2.png")
+    clip = read_clip([tmp_path])
+    assert clip.fps is None and clip.masks[0] is None and clip.masks[1].sum() == 16

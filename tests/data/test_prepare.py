@@ -1,5 +1,6 @@
 """Preparing data sets: what all sets share, tried on Virtual KITTI 2."""
 
+import io
 import json
 import os
 import signal
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from gen3r_jax.data.format import find_scenes
 from gen3r_jax.data.images import read_image
@@ -119,6 +121,17 @@ def test_a_bad_frame_is_dropped_with_a_reason(tmp_path, changes, reason):
     np.testing.assert_array_equal(scenes[0].cameras.c2w, [shared.c2w(0), shared.c2w(2)])
     np.testing.assert_array_equal(scenes[0].frames[1], shared.picture(2))
     assert scenes[0].description["source_frames"] == ["f0", "f2"]
+
+
+@pytest.mark.parametrize("fits_as_shown", [False, True])
+def test_pictures_with_poses_stay_as_they_are_stored(tmp_path, fits_as_shown):
+    """Unless their camera's size says that poses are of the shown ones; what is written carries no EXIF tag."""
+    exif, buffer = Image.Exif(), io.BytesIO()
+    exif[0x0112] = 6
+    picture = np.rot90(shared.picture(1)) if fits_as_shown else shared.picture(1)
+    Image.fromarray(picture).save(buffer, "JPEG", quality=100, subsampling=0, exif=exif)
+    _, scenes = _write(tmp_path, [_frame(0), _frame(1, image=buffer.getvalue, size=shared.SIZE), _frame(2)])
+    assert np.abs(scenes[0].frames[1].astype(int) - shared.picture(1)).max() < 12
 
 
 def test_frames_are_put_in_the_order_of_time(tmp_path):

@@ -333,9 +333,9 @@ def test_dl3dv_scenes_end_at_gaps(tmp_path):
     "damage, reason",
     [
         (lambda folder: (folder / "transforms.json").unlink(), "no transforms.json"),
-        (lambda folder: (folder / "transforms.json").write_text('{"w": 256, '), "cannot read"),
-        (lambda folder: (folder / "transforms.json").write_text("[]"), "is not that of a DL3DV scene"),
-        (lambda folder: (folder / "transforms.json").write_text('{"frames": []}'), "KeyError('fl_x')"),
+        (lambda folder: (folder / "transforms.json").write_text('{"w": 256, '), "is not a JSON file"),
+        (lambda folder: (folder / "transforms.json").write_text("[]"), "lists no frames"),
+        (lambda folder: (folder / "transforms.json").write_text('{"frames": [{}]}'), "frame 0 lacks w, h, fl_x"),
         (lambda folder: shutil.rmtree(folder / "images_4"), "no pictures (images_4, images_2, images, images_8)"),
         (lambda folder: folder.rename(folder.parents[1] / "problem" / folder.name), "of the batch of problems"),
     ],
@@ -355,7 +355,7 @@ def test_dl3dv_with_another_lens_is_skipped(tmp_path):
     raw = dl3dv.write(tmp_path / "raw")
     _edit_transforms(raw, lambda content: content.update(camera_model="OPENCV_FISHEYE"))
     (skipped,) = run("dl3dv", raw, tmp_path / "out").skipped
-    assert "the camera is OPENCV_FISHEYE, not OPENCV" in skipped[1]
+    assert "its camera is no pinhole (OPENCV_FISHEYE)" in skipped[1]
 
 
 def test_dl3dv_is_given_once(tmp_path):

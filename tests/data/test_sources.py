@@ -16,7 +16,8 @@ from gen3r_jax.data.pack import pack
 from gen3r_jax.data.shards import ShardWriter, list_shards, read_index
 from gen3r_jax.data.sources import Folders, Procedural, Shards, Videos, open_source
 from gen3r_jax.errors import UserError
-from gen3r_jax.geometry.camera_files.transforms import read_transforms, write_transforms
+from gen3r_jax.geometry.camera_files.transforms import picture_name, read_transforms, write_transforms
+from gen3r_jax.geometry.cameras import OPENGL_AXES
 from tests.helpers.toy_scenes import SIZE, frame_number, write_root, write_scene
 from tests.helpers.toy_videos import number_of, numbered_frames, write_video
 
@@ -73,6 +74,38 @@ def test_wrong_transforms(tmp_path, content, message):
     with pytest.raises(UserError, match=message) as error:
         read_transforms(tmp_path / "transforms.json")
     assert "\n" not in str(error.value)
+
+
+def test_the_axes_of_a_scene_are_those_that_it_declares(tmp_path):
+    cameras = write_scene(tmp_path / "scene", frames=3)
+    path = tmp_path / "scene" / "transforms.json"
+    document = json.loads(path.read_text())
+
+    def read(**entries):
+        path.write_text(json.dumps({key: value for key, value in (document | entries).items() if value is not None}))
+        return read_transforms(path)[1].c2w
+
+    np.testing.assert_array_equal(read(camera_convention=None), cameras.c2w)  # Gen3R's own layout
+    np.testing.assert_array_equal(read(), cameras.c2w)
+    np.testing.assert_array_equal(read(camera_convention="opengl_c2w"), cameras.c2w @ OPENGL_AXES)
+    np.testing.assert_array_equal(read(camera_model="OPENCV", applied_transform=[]), cameras.c2w)
+    for marks in ({"applied_transform": []}, {"camera_model": "OPENCV"}, {"ply_file_path": "points.ply"}):
+        with pytest.raises(UserError, match=r"but does not say its axes; add .*opengl_c2w.* or .*opencv_c2w"):
+            read(camera_convention=None, **marks)
+    for entries, message in (
+        ({"camera_convention": "blender"}, "says camera_convention 'blender'; known are"),
+        ({"k1": -0.2}, "has a distorted lens"),
+        ({"camera_model": "OPENCV_FISHEYE"}, "is no pinhole"),
+        ({"is_fisheye": True}, "is no pinhole"),
+        ({"frames": [{**frame, "p2": 0.01} for frame in document["frames"]]}, "has a distorted lens"),
+    ):
+        with pytest.raises(UserError, match=message):
+            read(**entries)
+
+
+def test_names_below_images_keep_their_folders():
+    names = ("images/a/1.png", "/data/s/images/1.png", "elsewhere/1.png", "1.png", "my_images/a/1.png")
+    assert [picture_name(name) for name in names] == ["a/1.png", "1.png", "1.png", "1.png", "1.png"]
 
 
 def test_a_root_with_lists(tmp_path):

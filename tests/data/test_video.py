@@ -8,17 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gen3r_jax import errors
 from gen3r_jax.data.colour import FrameColours
 from gen3r_jax.data.video import Video
 from gen3r_jax.errors import UserError
 from tests.helpers.toy_videos import moving_frames, number_of, numbered_frames, write_video
-
-
-@pytest.fixture(autouse=True)
-def untold(monkeypatch):
-    monkeypatch.setattr(errors, "_TOLD", set())
-
 
 X264 = {"codec": "libx264", "max_b_frames": 2}
 KINDS = {  # suffix, options

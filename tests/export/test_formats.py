@@ -11,9 +11,9 @@ import trimesh
 from gen3r_jax.data.video import Video
 from gen3r_jax.errors import UserError
 from gen3r_jax.export.folder import FORMATS, scene_folder, unique_folder, write_scene
-from gen3r_jax.export.gaussians import SH_C0
+from gen3r_jax.export.gaussians import SH_C0, write_gaussians
 from gen3r_jax.export.glb import to_linear
-from gen3r_jax.export.pointcloud import CloudFilter, scene_cloud
+from gen3r_jax.export.pointcloud import CloudFilter, confident_pixels, scene_cloud
 from gen3r_jax.export.read import read_scene
 from gen3r_jax.geometry.camera_files.read import read_camera_file
 from gen3r_jax.geometry.cameras import invert_se3
@@ -148,6 +148,20 @@ def test_gaussians_have_the_columns_of_the_original(scene, folder):
     opacity = 1 / (1 + np.exp(-data["opacity"]))
     assert 0.1 <= opacity.min() < opacity.max() < 0.95
     np.testing.assert_allclose(np.exp(data["scale_0"]), scene.depth[kept] / np.sqrt(50 * 52), rtol=1e-5)
+
+
+@pytest.mark.parametrize("hole", ["confidence", "depth", "points"])
+def test_unknown_pixels_are_no_points(scene, tmp_path, hole):
+    """However many they are: more than the share that is left out for its confidence."""
+    value = {"confidence": 0, "depth": -1, "points": np.nan}[hole]
+    array = getattr(scene, hole).copy()
+    array[:, :, 16:] = value
+    scene = dataclasses.replace(scene, **{hole: array})
+    known = confident_pixels(scene, 20)
+    assert not known[:, :, 16:].any() and 0.7 < known[:, :, :16].mean() < 0.85
+    write_gaussians(tmp_path / "gaussians.ply", scene)
+    assert len(trimesh.load(tmp_path / "gaussians.ply").vertices) == known.sum()
+    assert 0 < len(scene_cloud(scene, EVERYTHING)[0]) == scene.depth[:, :, :16].size
 
 
 def test_videos_keep_frames_and_their_order(scene, folder):

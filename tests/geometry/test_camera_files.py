@@ -10,12 +10,20 @@ from gen3r_jax.export.camera_plot import plot_cameras
 from gen3r_jax.geometry.camera_files.official import write_cameras
 from gen3r_jax.geometry.camera_files.read import FORMATS, read_camera_file
 from gen3r_jax.geometry.camera_files.transforms import write_transforms
+from gen3r_jax.geometry.camera_files.tum import read_tum, write_tum
 from gen3r_jax.geometry.cameras import OPENGL_AXES, Cameras, matrix_to_quaternion
 from gen3r_jax.geometry.trajectories import camera_path
+from tests.helpers.raw_sets import mvimgnet, shared
 
 SIZE = (112, 224)  # height, width
 C2W = camera_path("spiral", 6, 2.0)
+MANY = Cameras(
+    camera_path("spiral", 12, 2.0),
+    np.tile(np.array([[200.0, 0, 110], [0, 190.0, 57], [0, 0, 1]]), (12, 1, 1)),
+    np.tile(SIZE, (12, 1)),
+)
 K = np.tile(np.array([[200.0, 0, 110], [0, 190.0, 57], [0, 0, 1]]), (6, 1, 1))
+MANY = Cameras(camera_path("spiral", 12, 2.0), np.tile(K[0], (12, 1, 1)), np.tile(SIZE, (12, 1)))
 
 
 def transforms(path, c2w, statement=False):
@@ -108,6 +116,83 @@ def test_colmap_files_as_people_write_them(tmp_path):
         read_camera_file(folder, 1, SIZE)
 
 
+def shuffled(path, change=lambda frames: frames):
+    """The frames of a transforms.json, called 1.png to 12.png, in another order."""
+    write_transforms(path, [f"{i + 1}.png" for i in range(12)], MANY)
+    document = json.loads(path.read_text())
+    document["frames"] = change([document["frames"][i] for i in (10, 3, 0, 11, 7, 1, 2, 9, 4, 6, 5, 8)])
+    path.write_text(json.dumps(document))
+    return path
+
+
+def test_frames_come_by_their_names(tmp_path, capsys):
+    """Numbers count as numbers, folders belong to names, and what is missing is said."""
+    np.testing.assert_allclose(read_camera_file(shuffled(tmp_path / "a.json"), 12, SIZE)[0], MANY.c2w, atol=1e-12)
+    assert not capsys.readouterr().err
+
+    def without_5_and_6(frames):
+        return [frame for frame in frames if frame["file_path"] not in ("images/5.png", "images/6.png")]
+
+    c2w, _ = read_camera_file(shuffled(tmp_path / "b.json", without_5_and_6), 10, SIZE)
+    np.testing.assert_allclose(c2w, MANY.c2w[[0, 1, 2, 3, *range(6, 12)]], atol=1e-12)
+    assert "b.json: its frames are not evenly spaced: images/7.png follows images/4.png" in capsys.readouterr().err
+
+    def in_two_folders(frames):
+        names = {f"images/{i + 1}.png": f"images/{'left' if i < 6 else 'right'}/{i % 6}.png" for i in range(12)}
+        return [{**frame, "file_path": names[frame["file_path"]]} for frame in frames]
+
+    c2w, _ = read_camera_file(shuffled(tmp_path / "c.json", in_two_folders), 12, SIZE)
+    np.testing.assert_allclose(c2w, MANY.c2w, atol=1e-12)
+    assert "images/right/0.png follows images/left/5.png;" in capsys.readouterr().err
+
+
+def test_trajectories_come_by_their_times(tmp_path, capsys):
+    path = tum(tmp_path / "poses.txt")
+    first, *lines = path.read_text().splitlines()
+    path.write_text("\n".join([first, *lines[::-1]]))
+    np.testing.assert_allclose(read_camera_file(path, 6, SIZE)[0], C2W, atol=1e-12)
+    assert not capsys.readouterr().err
+    path.write_text("\n".join(lines[:2] + lines[3:]))
+    read_camera_file(path, 5, SIZE)
+    assert "0.25 s follows 0.0833333 s" in capsys.readouterr().err
+
+
+def test_a_trajectory_is_read_back(tmp_path):
+    stamps = np.arange(6) / 7
+    write_tum(tmp_path / "poses.txt", stamps, C2W)
+    read = read_tum(tmp_path / "poses.txt")
+    np.testing.assert_array_equal(read.stamps, stamps)
+    np.testing.assert_allclose(read.c2w, C2W, atol=1e-12)
+
+
+@pytest.mark.parametrize("inner", ["", "0", "sparse/0", "colmap/sparse/0"])
+def test_colmap_models_where_they_lie(tmp_path, inner):
+    """In the folder, or where projects have them; as text or as binary files."""
+    text, binary = tmp_path / "text" / inner, tmp_path / "binary" / inner
+    for folder in (text, binary):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    colmap(text)
+    np.testing.assert_allclose(read_camera_file(tmp_path / "text", 6, SIZE)[0], C2W, atol=1e-12)
+    binary.mkdir()
+    (binary / "cameras.bin").write_bytes(mvimgnet.cameras_file(2, (50, 33, 23.5, 0)))
+    (binary / "images.bin").write_bytes(mvimgnet.images_file([2, 0, 1]))
+    c2w, intrinsics = read_camera_file(tmp_path / "binary", 3, shared.SIZE)
+    np.testing.assert_allclose(c2w, [shared.c2w(i) for i in range(3)], atol=1e-7)
+    np.testing.assert_array_equal(intrinsics[0], shared.intrinsics())
+
+
+def test_lenses_of_colmap(tmp_path):
+    """Terms of zero are a pinhole's."""
+    folder = colmap(tmp_path / "model", model="OPENCV")
+    for terms, message in (("0 0 0 0", ""), ("0 -0.1 0 0", "distorted lens"), ("0 0 0", "needs fx, fy, cx, cy, k1")):
+        (folder / "cameras.txt").write_text(f"7 OPENCV 224 112 200 190 110 57 {terms}\n")
+        if not message:
+            np.testing.assert_allclose(read_camera_file(folder, 6, SIZE)[1], K, atol=1e-9)
+            continue
+        with pytest.raises(UserError, match=message):
+            read_camera_file(folder, 6, SIZE)
+
+
 def without_size(path):
     document = json.loads(path.read_text())
     for key in ("width", "height"):
@@ -162,6 +247,7 @@ def test_files_that_do_not_fit(tmp_path):
         ("few", "cameras.txt", "7 PINHOLE 224 112 200 110\n", "PINHOLE with 2 parameters"),
         ("lost", "images.txt", "1 1 0 0 0 0 0 0 8 a.png\n", "has camera 8, which cameras.txt lacks"),
         ("cut", "images.txt", "1 1 0 0\n", "4 columns"),
+        ("dense", "images.txt", "1 1 0 0 0 0 0 0 7 a.png\n2 1 0 0 0 0 0 0 7 b.png\n", "needs a line of points"),
         ("words", "images.txt", "1 one 0 0 0 0 0 0 7 a.png\n", "are not numbers"),
     ):
         (colmap(tmp_path / name) / file).write_text(text)

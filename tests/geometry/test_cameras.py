@@ -8,9 +8,12 @@ import pytest
 from gen3r_jax.geometry.cameras import (
     decode_pose,
     encode_pose,
+    intrinsics_fault,
     invert_se3,
     matrix_to_quaternion,
+    nearest_rotation,
     plucker_map,
+    pose_fault,
     quaternion_to_matrix,
     rays,
     rebase_to_first,
@@ -123,3 +126,56 @@ def test_a_head_that_sees_nothing_gives_finite_cameras():
     with np.errstate(all="raise"):
         _, intrinsics = decode_pose(pose, (100, 200))
     assert np.isfinite(intrinsics).all() and intrinsics[0, 0] > 1e5
+
+
+def _posed(rotation=None, translation=(0, 0, 0), last=(0, 0, 0, 1)) -> np.ndarray:
+    turned = quaternion_to_matrix(np.array([0.1, 0.2, 0.3, 0.9])) if rotation is None else rotation
+    return np.vstack([np.column_stack([turned, translation]), last])
+
+
+@pytest.mark.parametrize(
+    ("matrix", "fault"),
+    [
+        (_posed(translation=(1e6, -5e6, 0)), ""),  # earth-centred metres
+        (_posed(translation=(0, 1e38, 0)), "is 1e+38 away from the origin; at most 1e+07 can be meant"),
+        (_posed(translation=(1, 2, 3)).T, "is transposed: its last row is not 0 0 0 1"),
+        (_posed(translation=(1, 2, 3), last=(0, 0, 0, 2)), "is no pose: its last row is not 0 0 0 1"),
+        (_posed(np.diag([1.0, -1, 1])), "is mirrored (its determinant is -1)"),
+        (_posed(2.5 * np.eye(3)), "is scaled by 2.5"),
+        (_posed(np.diag([1.0, 1, 1.01])), "is no rotation with a translation"),
+        (np.zeros((4, 4)), "is no rotation with a translation"),
+        (np.full((4, 4), 1e300), "is no rotation with a translation"),
+        (_posed(translation=(0, np.inf, 0)), "has numbers that are not finite"),
+    ],
+)
+def test_faults_of_poses_are_named(matrix, fault):
+    found = pose_fault(matrix)
+    assert found.startswith(fault) and bool(found) == bool(fault)
+
+
+def test_nearly_rotations():
+    nearly = _posed(quaternion_to_matrix(np.array([0.1, 0.2, 0.3, 0.9])) * [1, 1, 1.003])
+    assert pose_fault(nearly) and not pose_fault(nearly, 1e-2)
+    assert not pose_fault(_posed(nearest_rotation(nearly[:3, :3])))
+
+
+@pytest.mark.parametrize(
+    ("entries", "size", "fault"),
+    [
+        ({}, (30, 40), ""),
+        ({(0, 0): 1e30}, (30, 40), "has focal lengths of 1e+30 and 50 for 40 x 30 pixels; 0.01 to 1000 times"),
+        ({(1, 1): 1e-20}, (30, 40), "has focal lengths"),
+        ({(0, 0): -50}, (30, 40), "needs finite intrinsics with positive focal lengths"),
+        ({(0, 2): np.nan}, (30, 40), "needs finite intrinsics"),
+        ({(0, 1): 0.5}, (30, 40), "needs intrinsics [[fx, 0, cx], [0, fy, cy], [0, 0, 1]], without skew"),
+        ({}, (30, 1e9), "needs an image size of positive numbers up to 100000, not 1e+09 x 30"),
+        ({}, (0, 40), "needs an image size"),
+        ({}, (np.nan, 40), "needs an image size"),
+    ],
+)
+def test_faults_of_intrinsics_are_named(entries, size, fault):
+    intrinsics = np.array([[50.0, 0, 20], [0, 50, 15], [0, 0, 1]])
+    for place, value in entries.items():
+        intrinsics[place] = value
+    found = intrinsics_fault(intrinsics, size)
+    assert found.startswith(fault) and bool(found) == bool(fault)

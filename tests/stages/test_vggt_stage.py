@@ -18,8 +18,9 @@ from gen3r_jax.stages.options import NetworkOptions
 from gen3r_jax.stages.random_weights import random_network
 from gen3r_jax.stages.vggt import validation as vggt_validation
 from gen3r_jax.stages.vggt.clips import Clip, SampleOptions, change, draw_samples, make_targets, mirror
-from gen3r_jax.stages.vggt.losses import match_loss, places_in_first, track_loss
+from gen3r_jax.stages.vggt.losses import attention_scores, match_loss, places_in_first, track_loss
 from gen3r_jax.stages.vggt.stage import TRACK, LossOptions, VGGTStage, WeightsOptions, vggt_loss
+from gen3r_jax.stages.vggt.start import begin
 from gen3r_jax.storage.checkpoint import load_network
 
 SIDE = 56
@@ -209,7 +210,7 @@ def test_scores_are_those_of_the_aggregator(trainable):
         block = jax.tree.map(lambda p: p[1], aggregator.global_blocks)
         x = within.reshape(1, -1, within.shape[-1])
         _, _, values = block.attn.queries_keys_values(block.norm1(x), None)
-        weights = jax.nn.softmax(aggregator.scores(within, 1, (28, 28)))
+        weights = jax.nn.softmax(attention_scores(aggregator, within, 1, (28, 28)))
         x = x + block.scale1 * block.attn.proj(jnp.einsum("bknm,bmkd->bnkd", weights, values).reshape(x.shape))
         x = x + block.scale2 * block.mlp(block.norm2(x))
         return x.reshape(over.shape), over
@@ -270,6 +271,24 @@ def test_validation_of_the_truth(batch, clip, tmp_path):
     assert metrics["abs_rel"] < 1e-3 and metrics["delta_1.25"] == 1 and metrics["auc_30"] > 0.96
     assert metrics["abs_rel_constant"] > 0.1 and metrics["rotation_degrees_identity"] > 1
     assert (tmp_path / "depth.png").exists()
+
+
+def test_a_new_network_begins_by_comparing():
+    params = random_network(VGGT, VGGTConfig.tiny(), seed=0)
+    before = module.flatten(jax.tree.map(np.shape, params))
+    begun = begin(jax.tree.map(jnp.asarray, params), jax.random.key(0))
+    assert module.flatten(jax.tree.map(np.shape, begun)) == before
+    aggregator, attention = begun["aggregator"], begun["aggregator"]["global_blocks"]["attn"]
+    query, key, value = np.split(attention["qkv"]["kernel"], 3, axis=-1)
+    np.testing.assert_array_equal(query, key)
+    np.testing.assert_allclose(value @ attention["proj"]["kernel"], np.tile(-np.eye(32), (4, 1, 1)), atol=1e-5)
+    assert not np.allclose(value[0], value[1])
+    assert (aggregator["frame_blocks"]["scale2"] == 1).all() and (
+        begun["camera_head"]["trunk"]["1"]["scale1"] == 1
+    ).all()
+    assert 0.4 < aggregator["register_token"].std() < 0.6
+    positions = aggregator["patch_embed"]["pos_embed"][0, 1:]
+    assert np.abs(positions).max() <= 0.5 and len(np.unique(positions, axis=0)) == 16
 
 
 def test_untrained_cameras_stand_at_the_origin():

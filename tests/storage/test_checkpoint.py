@@ -114,6 +114,58 @@ def test_every_wrong_tensor_is_listed_in_one_line(tmp_path):
     assert "\n" not in message
 
 
+class LargerNet(Net):
+    """Net as a later version may have it; it was not saved with its tail."""
+
+    def __init__(self, config: NetConfig, *, rngs: nnx.Rngs):
+        super().__init__(config, rngs=rngs)
+        self.tail = nnx.List([nnx.Linear(2, 2, rngs=rngs), nnx.Linear(2, 2, rngs=rngs)])
+
+
+LargerNet.__name__ = "Net"
+
+
+@pytest.mark.parametrize("stored", ["folder", "one file"])
+def test_parameters_that_a_folder_lacks_are_drawn_and_told(saved, stored, capsys):
+    path, network = saved
+    if stored == "one file":
+        checkpoint.save_compact(path := path.with_name("compact"), Net, network.config, module.split(network)[1])
+    loaded = [load_network(path, LargerNet, dtype=jnp.bfloat16, missing=r"tail\..*")[1] for _ in range(2)]
+    _assert_equal(*loaded)
+    flat, old = module.flatten(loaded[0]), module.flatten(module.split(network)[1])
+    assert jax.tree.structure(loaded[0]) == jax.tree.structure(
+        module.split(LargerNet(network.config, rngs=nnx.Rngs(0)))[1]
+    )
+    _assert_equal({name: flat[name] for name in old}, module.cast(old, jnp.bfloat16))
+    new = {name: leaf for name, leaf in flat.items() if name not in old}
+    assert all(leaf.dtype == jnp.bfloat16 for leaf in new.values())
+    assert (new["tail.0.bias"] == 0).all() and (new["tail.0.kernel"] != new["tail.1.kernel"]).any()
+    line = f"{path} lacks 4 parameters of Net, which are drawn: tail.0.bias, tail.0.kernel, tail.1.bias, ..."
+    assert capsys.readouterr().err.splitlines() == [line, line]
+
+
+def test_other_parameters_that_a_folder_lacks_are_refused(saved, capsys):
+    path, _ = saved
+    with pytest.raises(UserError, match=r"do not fit Net: missing tail\.1\.bias; missing tail\.1\.kernel$"):
+        load_network(path, LargerNet, missing=r"tail\.0\..*")
+    with pytest.raises(UserError, match="is no regular expression"):
+        load_network(path, LargerNet, missing="(")
+    load_network(path, Net, missing=".*")
+    assert capsys.readouterr().err == "", "nothing is missing"
+
+
+def test_fields_that_a_saved_config_lacks_have_their_defaults(saved):
+    path, network = saved
+    description = json.loads((path / "config.json").read_text())
+    del description["config"]["scales"]
+    (path / "config.json").write_text(json.dumps(description))
+    assert checkpoint.read_config(path, Net) == network.config
+    description["config"]["labels"] = "b"
+    (path / "config.json").write_text(json.dumps(description))
+    with pytest.raises(UserError, match=r"unknown key .*config\.labels \(did you mean label\?\)"):
+        checkpoint.read_config(path, Net)
+
+
 def test_damaged_weights_are_one_line(saved):
     path, _ = saved
     for file in (path / "params" / "d").iterdir():

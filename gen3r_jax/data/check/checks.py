@@ -5,6 +5,7 @@ import itertools
 import json
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -14,11 +15,11 @@ from gen3r_jax.data.captions import read_captions
 from gen3r_jax.data.check.pictures import Preview, draw_preview
 from gen3r_jax.data.check.reprojection import FITTING, READINGS, Verdict, forward_share, judge
 from gen3r_jax.data.depth import read_depth
-from gen3r_jax.data.images import is_image, list_images, read_image
+from gen3r_jax.data.images import is_image, list_images, read_posed_image
 from gen3r_jax.errors import UserError
 from gen3r_jax.geometry.camera_files.contents import CameraFile
 from gen3r_jax.geometry.camera_files.transforms import picture_name, read_scene_transforms
-from gen3r_jax.geometry.cameras import Cameras, pose_fault
+from gen3r_jax.geometry.cameras import LARGEST_SIDE, Cameras, pose_fault
 
 JUMP = 10
 """A step so many times the scene's median step is a jump."""
@@ -89,8 +90,8 @@ def _check(job: Job, result: SceneResult) -> None:
         return
     contents = stated.in_order()
     names, sound = [picture_name(name) for name in contents.names], _check_cameras(contents, result)
-    if not (np.isfinite(contents.c2w).all() and np.isfinite(contents.sizes).all()):
-        return
+    if not (np.isfinite(contents.c2w).all() and (abs(contents.sizes - LARGEST_SIDE / 2) < LARGEST_SIDE / 2).all()):
+        return  # nothing can be compared with them
     cameras = contents.cameras()
     description = _read_description(job.folder, result)
     result.frames = len(names)
@@ -214,7 +215,7 @@ def _check_pixels(folder: Path, names: list[str], cameras: Cameras, result: Scen
     """Whether all pictures and depths can be decoded and have their size."""
     sound = True
     for name, size in zip(names, cameras.sizes.tolist(), strict=True):
-        parts = {"picture": (folder / "images" / name, read_image)}
+        parts = {"picture": (folder / "images" / name, partial(read_posed_image, camera_size=size))}
         if (folder / "depth").is_dir():
             parts["depth"] = (folder / "depth" / f"{Path(name).stem}.png", read_depth)
         for part, (file, read) in parts.items():
@@ -234,7 +235,8 @@ def _check_pixels(folder: Path, names: list[str], cameras: Cameras, result: Scen
 
 def _check_depth(folder: Path, names: list[str], cameras: Cameras, result: SceneResult) -> None:
     files = [(folder / "depth" / f"{Path(name).stem}.png", folder / "images" / name) for name in names]
-    verdict = judge(cameras, lambda i: (read_depth(files[i][0]), read_image(files[i][1])))
+    sizes = cameras.sizes.tolist()
+    verdict = judge(cameras, lambda i: (read_depth(files[i][0]), read_posed_image(files[i][1], sizes[i])))
     result.depth = verdict
     best = READINGS[verdict.best]
     if verdict.state == "wrong":

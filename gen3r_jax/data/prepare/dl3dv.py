@@ -12,13 +12,10 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
-
 from gen3r_jax.data.images import list_images
-from gen3r_jax.data.prepare.readers import read_json
 from gen3r_jax.data.prepare.recording import DataSet, RawFrame, ReadOptions, Recording, Unit
 from gen3r_jax.errors import UserError
-from gen3r_jax.geometry.cameras import OPENGL_AXES
+from gen3r_jax.geometry.camera_files.transforms import read_capture
 
 PICTURES = ("images_4", "images_2", "images", "images_8")
 """Folders with pictures, the best first. 960 x 540 is what a clip of 560 pixels needs; more takes longer to read and
@@ -61,26 +58,19 @@ def read(unit: Unit, options: ReadOptions) -> Iterator[Recording]:
 
 def _read_frames(transforms: Path, pictures: Path) -> tuple[list[RawFrame], Counter[str]]:
     """The frames with a picture and a pose, and how many lack one of them."""
-    content = read_json(transforms)
+    contents = read_capture(transforms, opengl=True)
     without_pose, without_picture, frames = {image.name: image for image in list_images(pictures)}, 0, []
-    try:
-        if (model := content.get("camera_model", "OPENCV")) != "OPENCV":
-            raise ValueError(f"the camera is {model}, not OPENCV")
-        focal, centre, size = (
-            (float(content[first]), float(content[second]))
-            for first, second in (("fl_x", "fl_y"), ("cx", "cy"), ("h", "w"))
-        )
-        distortion = tuple(float(content.get(term, 0)) for term in ("k1", "k2", "p1", "p2"))
-        for frame in content["frames"]:
-            image = without_pose.pop(Path(frame["file_path"]).name, None)
-            if image is None:
-                without_picture += 1
-                continue
-            number = int(re.search(r"\d+", image.stem)[0])
-            c2w = np.array(frame["transform_matrix"], np.float64).reshape(4, 4) @ OPENGL_AXES
-            frames.append(RawFrame(image.name, number, image, c2w, focal, centre, size, distortion))
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{transforms} is not that of a DL3DV scene: {error!r}") from None
+    for index, name in enumerate(contents.names):
+        image = without_pose.pop(Path(name).name, None)
+        if image is None:
+            without_picture += 1
+            continue
+        if (number := re.search(r"\d+", image.stem)) is None:
+            raise UserError(f"{transforms} is not that of a DL3DV scene: {image.name} has no number")
+        (fx, _, cx), (_, fy, cy), _ = contents.intrinsics[index].tolist()
+        size, lens = tuple(contents.sizes[index].tolist()), contents.lens(index)
+        c2w = contents.c2w[index]
+        frames.append(RawFrame(image.name, int(number[0]), image, c2w, (fx, fy), (cx, cy), size, lens))
     dropped = Counter({"no picture": without_picture, "no pose": len(without_pose)})
     return frames, +dropped
 

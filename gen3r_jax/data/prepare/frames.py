@@ -9,9 +9,10 @@ import cv2
 import numpy as np
 from jaxtyping import Float, Float32
 
-from gen3r_jax.data.images import Picture, encode_image, read_image
+from gen3r_jax.data.images import Picture, encode_image, read_orientation, read_posed_image
 from gen3r_jax.data.prepare.recording import RawFrame
 from gen3r_jax.errors import UserError
+from gen3r_jax.geometry.camera_files.orientation import UPRIGHT
 from gen3r_jax.geometry.cameras import intrinsics_fault
 
 cv2.setNumThreads(1)  # the preparers run in as many processes as the user wants
@@ -53,7 +54,7 @@ def develop(frame: RawFrame, how: Developing) -> DevelopedFrame:
     """
     source = frame.image.read_bytes() if isinstance(frame.image, Path) else frame.image()
     encoded = source if isinstance(source, bytes) else b""
-    picture = read_image(source) if isinstance(source, bytes) else source
+    picture = read_posed_image(source, frame.size) if isinstance(source, bytes) else source
     depth = None if frame.depth is None else _checked_depth(frame)
     height, width = picture.shape[:2]
     given_height, given_width = frame.size or (height, width)
@@ -73,7 +74,7 @@ def develop(frame: RawFrame, how: Developing) -> DevelopedFrame:
         raise UserError("the principal point is outside the picture")
     if depth is not None and depth.shape != (height, width):
         raise UserError(f"the picture is {width} x {height}, its depth {depth.shape[1]} x {depth.shape[0]}")
-    changed = False
+    changed = bool(encoded) and read_orientation(encoded).tag != UPRIGHT  # what is written carries no such tag
     if how.undistort and any(frame.distortion):
         picture, depth, intrinsics = _undistort(picture, depth, intrinsics, frame.distortion)
         changed = True

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from gen3r_jax.errors import UserError, notice
@@ -13,6 +14,7 @@ QUARTERS = (5, 6, 7, 8)
 """EXIF's tags of pictures that are turned by a quarter to be shown; 5 and 7 are mirrored, too."""
 
 ASPECT_TOLERANCE = 0.02
+"""Sizes of the same picture differ by less in the logarithm of their aspect."""
 
 
 class StoredPicture(NamedTuple):
@@ -22,10 +24,14 @@ class StoredPicture(NamedTuple):
     size: Size
     tag: int
 
+    def as_shown(self, camera_size: Sequence[float]) -> bool | None:
+        """Whether a camera for pictures of `camera_size` (height, width) is for this one as it is shown.
 
-def fits(size: tuple[float, float], other: tuple[float, float]) -> bool:
-    """Whether two sizes (height, width) have the same aspect."""
-    return abs(math.log(size[0] / size[1] * other[1] / other[0])) <= ASPECT_TOLERANCE
+        Only quarter turns of pictures that are not square can be told from their sizes: None where they cannot.
+        """
+        (height, width), aspect = self.size, math.log(camera_size[0] / camera_size[1])
+        stored, shown = (abs(aspect - math.log(of)) <= ASPECT_TOLERANCE for of in (height / width, width / height))
+        return shown if self.tag in QUARTERS and stored != shown else None
 
 
 def turned_with(picture: StoredPicture, contents: CameraFile) -> CameraFile:
@@ -37,16 +43,13 @@ def turned_with(picture: StoredPicture, contents: CameraFile) -> CameraFile:
     """
     if picture.tag == UPRIGHT:
         return contents
-    (height, width), quarter = picture.size, picture.tag in QUARTERS
-    of = None if contents.sizes is None else tuple(contents.sizes[0].tolist())
-    stored, shown = (of is not None and fits(of, size) for size in (picture.size, (width, height)))
-    if quarter and shown and not stored:
-        return contents
-    if not (quarter and stored and not shown):
+    as_shown = None if contents.sizes is None else picture.as_shown(contents.sizes[0].tolist())
+    if as_shown is None:
         notice(
             f"{picture.name} is turned by its EXIF tag, and {contents.path} does not show whether its cameras are for "
             "the picture as stored or as shown; they are taken as for the shown one"
         )
+    if as_shown in (None, True):
         return contents
     if picture.tag not in (CLOCKWISE, COUNTERCLOCKWISE):
         raise UserError(

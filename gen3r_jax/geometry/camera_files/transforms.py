@@ -96,8 +96,9 @@ def write_transforms(
 
 def picture_name(file_path: str) -> str:
     """Where a frame's picture is below ``images/``: what follows that folder in `file_path`, else its bare name."""
-    folders, _, name = file_path.rpartition("images/")
-    return name if folders or file_path.startswith("images/") else file_path.rsplit("/", 1)[-1]
+    *folders, name = file_path.split("/")
+    below = len(folders) - folders[::-1].index("images") if "images" in folders else len(folders)
+    return "/".join([*folders[below:], name])
 
 
 def _document(path: Path) -> dict[str, Any]:

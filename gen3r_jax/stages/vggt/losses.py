@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from gen3r_jax.models.vggt import Aggregator
+from gen3r_jax.ops.rope import rotation_2d
 from gen3r_jax.stages.adapter.losses import ERROR_LIMIT, distance, replace_nonfinite
 
 
@@ -92,6 +94,21 @@ def places_in_first(
     row, column = (jnp.clip(p, 0, n - 1).astype(int) for p, n in ((y, height), (x, width)))
     seen = known & inside & (jnp.abs(z - depth[0, row, column]) < 0.05 * z)
     return (jnp.stack([y, x], axis=-1) - patch_size // 2 - 0.5) / patch_size, seen
+
+
+def attention_scores(
+    aggregator: Aggregator, within: Float[Array, "b t n c"], layer: int, image_size: tuple[int, int]
+) -> Float[Array, "b k tn tn"]:
+    """Attention scores of the block over the clip of a layer, before their softmax over the last axis.
+
+    within: tokens that enter the block: the first half of the channels of that layer's tokens.
+    """
+    b, t, n, c = within.shape
+    block = jax.tree.map(lambda p: p[layer], aggregator.global_blocks)
+    rotation = rotation_2d(aggregator.positions(image_size), c // aggregator.config.num_heads)
+    rotation = jax.tree.map(lambda table: jnp.tile(table, (t, 1, 1)), rotation)
+    q, k, _ = block.attn.queries_keys_values(block.norm1(within.reshape(b, t * n, c)), rotation)
+    return jnp.einsum("bnkd,bmkd->bknm", q, k, preferred_element_type=jnp.float32) * q.shape[-1] ** -0.5
 
 
 def match_loss(

@@ -22,7 +22,6 @@ from gen3r_jax import module
 from gen3r_jax.errors import UserError
 from gen3r_jax.generation import networks
 from gen3r_jax.models.vggt import SPECIAL_TOKENS, VGGT, VGGTConfig
-from gen3r_jax.models.vggt_heads import CameraHead
 from gen3r_jax.module import Params
 from gen3r_jax.options import Natural, NonNegative
 from gen3r_jax.sharding import fetch
@@ -30,7 +29,15 @@ from gen3r_jax.stages.adapter.losses import Penalty, camera_loss
 from gen3r_jax.stages.options import NetworkOptions
 from gen3r_jax.stages.vggt import validation as vggt_validation
 from gen3r_jax.stages.vggt.clips import Clip, Sample, SampleOptions, draw_samples
-from gen3r_jax.stages.vggt.losses import confidence_loss, gradient_loss, match_loss, places_in_first, track_loss
+from gen3r_jax.stages.vggt.losses import (
+    attention_scores,
+    confidence_loss,
+    gradient_loss,
+    match_loss,
+    places_in_first,
+    track_loss,
+)
+from gen3r_jax.stages.vggt.start import begin
 from gen3r_jax.storage.checkpoint import load_network, read_config, save_weights
 from gen3r_jax.training.stage import Batch, Entry, Metrics, Stage
 
@@ -88,11 +95,7 @@ class VGGTStage(Stage):
     loss_reads: ClassVar = ("frames", "c2w", "intrinsics", "depth")
 
     def init(self, key: Key[Array, ""]) -> Params:
-        params = module.split(VGGT(self._config, rngs=nnx.Rngs(key)))[1]
-        # All cameras begin with the first one's pose and see one radian; the head adds its output up.
-        last = params["camera_head"]["pose_branch"]["fc2"]
-        pose = jnp.array([0, 0, 0, 0, 0, 0, 1, 1, 1]) / CameraHead.ITERATIONS
-        last.update(kernel=0.01 * last["kernel"], bias=last["bias"] + pose)
+        params = begin(module.split(VGGT(self._config, rngs=nnx.Rngs(key)))[1], jax.random.fold_in(key, 1))
         params[TRACK] = self._track()
         # Weakly typed leaves would have the second step compiled again.
         return jax.tree.map(lambda x: jax.lax.convert_element_type(x, jnp.dtype("float32")), params)
@@ -187,7 +190,7 @@ def vggt_loss(
         count = jnp.maximum(seen.sum(axis=(1, 2, 3)), 1)
         if weights.match:
             within = tokens[MATCHING, ..., : config.embed_dim]
-            scores = vggt.aggregator.scores(within, config.layers[MATCHING], size)
+            scores = attention_scores(vggt.aggregator, within, config.layers[MATCHING], size)
             terms["match"] = (jax.vmap(match_loss)(scores, places, seen).sum(axis=(1, 2, 3)) / count).mean()
         if weights.track:
             x = patches[MATCHING, ..., config.embed_dim :].reshape(*seen.shape, -1).astype(jnp.float32)

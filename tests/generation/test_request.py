@@ -1,0 +1,44 @@
+"""Which frames of a video or folder a request gives, and how fast they pass."""
+
+import pytest
+
+from gen3r_jax.errors import UserError
+from gen3r_jax.generation.request import Request
+from tests.helpers.toy_videos import number_of, numbered_frames, write_video
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory):
+    path = tmp_path_factory.mktemp("videos") / "clip.mp4"
+    write_video(path, numbered_frames(21))
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    "options, numbers, fps",
+    [
+        ({"task": "1view"}, [0], None),
+        ({"task": "2view"}, [0, 20], None),
+        ({"task": "allview"}, [0, 5, 10, 15, 20], 2.4),
+        ({"task": "allview", "stride": 2}, [0, 2, 4, 6, 8], 6),
+        ({"task": "allview", "first": 3}, [3, 4, 5, 6, 7], 12),
+        ({"task": "allview", "frame_index": (0, 3)}, [0, 3], None),
+    ],
+)
+def test_frames_of_a_longer_video(video, options, numbers, fps):
+    pictures, speed = Request(images=(video,), prompt="x", num_frames=5, **options).pictures()
+    assert [number_of(picture) for picture in pictures] == numbers
+    assert speed == (fps and pytest.approx(fps, rel=1e-3))
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"task": "1view", "stride": 2}, "stride and first choose frames for the task allview"),
+        ({"task": "allview", "stride": 0}, "--stride 0 is not a positive number"),
+        ({"task": "allview", "first": -1}, "--first -1 is negative"),
+    ],
+)
+def test_choices_that_mean_nothing_are_refused(video, options, message):
+    with pytest.raises(UserError, match=message):
+        Request(images=(video,), prompt="x", num_frames=5, **options)
