@@ -174,7 +174,7 @@ class Ablations:
                 f"--config.model.latents={variant.latents}",
                 f"--config.weights.wan_dit={self.wan_dit}",
                 f"--config.weights.encoded={latents}",
-                "--config.samples.steps=0",
+                "--config.samples.num_inference_steps=0",
             )
             trained["wan_dit"] = self._train("dit", folder / name, seed, networks, *options) / "wan_dit"
             if name == "joint":

@@ -28,7 +28,7 @@ def get_config(preset: str = "") -> ConfigDict:
         config.weights.dir = ""  # random networks
         config.tuning.rank = 4
         config.noise.strata = 4
-        config.samples.steps = 20
+        config.samples.num_inference_steps = 20
         config.data.update(source="procedural", num_scenes=64, workers=0)
         config.optim.update(learning_rate=2e-3, warmup_steps=20, clip_norm=1.0, final_fraction=0.1)
         config.train.update(batch_size=4, side=112, phases=((5, 300, 4),), dtype="float32")

@@ -15,6 +15,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
 from gen3r_jax.errors import UserError
 
 T = TypeVar("T")
@@ -74,6 +77,19 @@ def read_options(options: type[T], values: Mapping[str, Any], name: str = "confi
         else:
             filled[key] = _coerce(value, hints[key], path)
     return options(**filled) if base is None else dataclasses.replace(base, **filled)
+
+
+def to_config(options: Any) -> ConfigDict:
+    """Every field of a dataclass, and of those in it, for a config to change; None can become what its type says."""
+    config, hints = ConfigDict(), typing.get_type_hints(type(options))
+    for field in dataclasses.fields(options):
+        value = getattr(options, field.name)
+        if dataclasses.is_dataclass(value):
+            value = to_config(value)
+        elif value is None:
+            value = placeholder(next(kind for kind in typing.get_args(hints[field.name]) if kind is not types.NoneType))
+        config[field.name] = value
+    return config
 
 
 def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,12 +9,12 @@ import pytest
 from configs.eval import get_config
 from gen3r_jax import generate
 from gen3r_jax.data.sources import open_source
-from gen3r_jax.evaluate import evaluate
-from gen3r_jax.evaluation.options import EvaluationOptions
+from gen3r_jax.evaluation.options import read_evaluation
+from gen3r_jax.evaluation.run import evaluate
 from gen3r_jax.evaluation.tables import METRICS
 from gen3r_jax.export.read import read_scene
 from gen3r_jax.generation.pipeline import Gen3RPipeline
-from gen3r_jax.options import read_options
+from gen3r_jax.generation.settings import read_settings
 from tests.helpers.paths import NANO
 
 # Row, metric, the mean that the weights had on these four scenes, and how much worse it may be.
@@ -48,7 +48,7 @@ def mean(tmp_path_factory) -> Callable[[str, str], float]:
     config = get_config("nano")
     config.data.num_scenes = 4
     config.rows.update(tasks=("1view", "2view"), cameras=(True,), vggt=False)
-    options, output = read_options(EvaluationOptions, config.to_dict()), tmp_path_factory.mktemp("evaluation")
+    options, output = read_evaluation(config.to_dict(), read_settings(NANO)), tmp_path_factory.mktemp("evaluation")
     source = open_source("procedural", split="test", num_scenes=4, num_frames=9, size=(112, 112), cameras=True)
     evaluate(Gen3RPipeline.from_pretrained(NANO), source, options, output)
     scenes = [json.loads(path.read_text())["rows"] for path in sorted((output / "scenes").glob("*.json"))]

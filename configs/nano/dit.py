@@ -24,7 +24,7 @@ def get_config(preset: str = "") -> ConfigDict:
     config.data.update(source="runs/nano/data", sets=(), normalize=True, workers=0)
     config.optim.update(optimizer="muon", learning_rate=4e-3, warmup_steps=100, final_fraction=0.01, weight_decay=1e-2)
     config.optim.update(clip_norm=1.0, ema_decay=0.998)
-    config.samples.update(steps=4, guidance_scale=1.0, negative_prompt="")
+    config.samples.update(num_inference_steps=4, guidance_scale=1.0, negative_prompt="")
     config.train.update(batch_size=8, side=112, phases=((9, 5_000, 8),), dtype="float32")
     config.validation.update(every=1000, clips=4)
     config.checkpoint.update(every=500, keep=2, keep_every=0)

@@ -43,9 +43,9 @@ def write_report(output: Path) -> str:
         f"# Evaluation of {config['weights']}",
         "",
         f"{len(judged)} of the {config['scenes']} scenes of `{config['data_source']}` (split {config['split']}), clips "
-        f"of {config['data']['num_frames']} frames at "
-        f"{config['data']['side']} x {config['data']['side']}, {config['sampling']['steps']} steps, guidance "
-        f"{config['sampling']['guidance_scale']:g}, seed {config['sampling']['seed']}. "
+        f"of {config['data']['num_frames']} frames at {config['data']['side']} x {config['data']['side']}, "
+        f"{config['sampling']['num_inference_steps']} steps, guidance {config['sampling']['guidance_scale']:g}, seed "
+        f"{config['sampling']['seed']}. "
         f"Median time of a scene: {statistics.median(scene['seconds'] for scene in judged):.1f} s.",
         "",
         to_markdown(summary, references),

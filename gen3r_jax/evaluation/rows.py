@@ -20,12 +20,12 @@ import numpy as np
 
 from gen3r_jax import module
 from gen3r_jax.diffusion.conditioning import TASKS, given_frames
-from gen3r_jax.diffusion.solvers import make_schedule
 from gen3r_jax.errors import UserError
 from gen3r_jax.evaluation.protocol import Prediction, Truth
 from gen3r_jax.generation import programs
 from gen3r_jax.generation.networks import Network, encode_tokens, encode_video
 from gen3r_jax.generation.pipeline import Gen3RPipeline, Gen3RPipelineOutput
+from gen3r_jax.generation.settings import GenerationSettings
 from gen3r_jax.geometry.cameras import decode_pose, plucker_map
 from gen3r_jax.geometry.points import unproject_depth
 from gen3r_jax.models.vggt import SPECIAL_TOKENS
@@ -52,26 +52,12 @@ class RowOptions:
             raise UserError(f"rows.tasks: {', '.join(unknown)}; they are some of {', '.join(TASKS)}")
 
 
-@dataclass(frozen=True)
-class SamplingOptions:
-    """The config group ``sampling``: how scenes are generated."""
-
-    steps: int
-    guidance_scale: float
-    negative_prompt: str
-    solver: str
-    seed: int
-
-    def __post_init__(self) -> None:
-        make_schedule(self.solver, self.steps, shift=1.0)  # says what is wrong with them
-
-
 def predict(
     pipeline: Gen3RPipeline,
     truth: Truth,
     caption: str,
     rows: RowOptions,
-    sampling: SamplingOptions,
+    sampling: GenerationSettings,
     rgb_head: Network | None = None,
 ) -> Iterator[tuple[str, Prediction]]:
     """All rows of one clip, one after the other; those that need cameras are left out where the truth has none."""
@@ -108,10 +94,14 @@ def _generate(pipeline, truth, frames, given, caption, cameras, sampling) -> Gen
         control_frames=given,
         negative_prompt=sampling.negative_prompt,
         num_frames=len(frames),
-        num_inference_steps=sampling.steps,
+        num_inference_steps=sampling.num_inference_steps,
         guidance_scale=sampling.guidance_scale,
+        cfg_skip_ratio=sampling.guidance_skip,
+        step_cache=sampling.step_cache,
         solver=sampling.solver,
+        shift=sampling.shift,
         seed=sampling.seed,
+        progress=False,
     )
 
 

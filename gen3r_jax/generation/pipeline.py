@@ -39,7 +39,7 @@ from gen3r_jax.generation.inputs import (
 )
 from gen3r_jax.generation.networks import Geometry, Network
 from gen3r_jax.generation.output import Gen3RPipelineOutput
-from gen3r_jax.generation.settings import GenerationSettings, SamplingOptions, read_settings, read_shift
+from gen3r_jax.generation.settings import GenerationSettings, read_settings, read_shift
 from gen3r_jax.geometry.cameras import Cameras, Size, decode_pose
 from gen3r_jax.geometry.points import depth_mask, unproject_depth
 from gen3r_jax.models.registry import EXACT, NETWORKS
@@ -173,7 +173,7 @@ class Gen3RPipeline:
           size: side, or (height, width), in pixels; multiples of 112.
           num_frames: 4k+1.
           negative_prompt, num_inference_steps, guidance_scale, step_cache, solver, shift, seed: see
-            :class:`gen3r_jax.generation.settings.SamplingOptions`; `cfg_skip_ratio` is its `guidance_skip`.
+            :class:`gen3r_jax.generation.settings.GenerationSettings`; `cfg_skip_ratio` is its `guidance_skip`.
           latents: standard normal noise to start from, instead of that of the seed; w2 is 2 w for [A ; G] side by side.
           posterior_noise: standard normal noise ``b f h w 16`` that draws the latents of the given frames.
           callback_on_step_end: called with the step's index, its timestep and the latents (on the device).
@@ -251,7 +251,7 @@ class Gen3RPipeline:
     def _generate(
         self,
         inputs: Inputs,
-        settings: SamplingOptions,
+        settings: GenerationSettings,
         latents: Float[np.ndarray, "b f h w2 16"] | None,
         posterior_noise: Float[np.ndarray, "b f h w 16"] | None,
         callback: Callback | None,

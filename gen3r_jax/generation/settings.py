@@ -9,18 +9,37 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from gen3r_jax.diffusion.solvers import SOLVERS
 from gen3r_jax.errors import UserError
 from gen3r_jax.options import read_options
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class SamplingOptions:
-    """How scenes are sampled: by the command, jobs, evaluation, validation and :class:`Gen3RPipeline` alike.
+    """What a config may say of how scenes are sampled; None is as the folder of weights says.
+
+    See :class:`GenerationSettings` for what each means.
+    """
+
+    num_inference_steps: int | None = None
+    guidance_scale: float | None = None
+    negative_prompt: str | None = None
+    guidance_skip: float | None = None
+    step_cache: float | None = None
+    solver: str | None = None
+    shift: float | None = None
+    seed: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationSettings:
+    """What a folder of weights was made for, and how it is sampled. The defaults are those of the released weights.
 
     Attributes:
+      num_frames: length of a clip, 4k+1.
+      height, width: size of the frames in pixels, multiples of 112.
       num_inference_steps: steps of the solver; with 0 a validation draws no samples.
       guidance_scale: strength of classifier-free guidance; 1 and below: none.
       negative_prompt: text that guidance leads away from.
@@ -31,6 +50,9 @@ class SamplingOptions:
       seed: sample i of a batch depends on the seed and i alone.
     """
 
+    num_frames: int = 49
+    height: int = 560
+    width: int = 560
     num_inference_steps: int = 50
     guidance_scale: float = 5.0
     negative_prompt: str = "bad detailed"
@@ -58,28 +80,14 @@ class SamplingOptions:
         if not 0 <= self.seed < 2**32:  # JAX takes no more of it
             raise UserError(f"seed {self.seed} is not a number from 0 to 2**32 - 1")
 
-    def take(self, **changes: Any) -> "SamplingOptions":
-        """The options with those `changes` that are not None."""
-        return dataclasses.replace(self, **{name: value for name, value in changes.items() if value is not None})
-
-
-@dataclass(frozen=True, kw_only=True)
-class GenerationSettings(SamplingOptions):
-    """What a folder of weights was made for. What it leaves out is as for the released weights.
-
-    Attributes:
-      num_frames: length of a clip, 4k+1.
-      height, width: size of the frames in pixels, multiples of 112.
-    """
-
-    num_frames: int = 49
-    height: int = 560
-    width: int = 560
-
     @property
     def size(self) -> tuple[int, int]:
         """(height, width)."""
         return self.height, self.width
+
+    def take(self, **changes: Any) -> Self:
+        """The settings with those `changes` that are not None."""
+        return dataclasses.replace(self, **{name: value for name, value in changes.items() if value is not None})
 
 
 def read_settings(weights: Path) -> GenerationSettings:

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from gen3r_jax.data.loader import DataOptions
 from gen3r_jax.errors import UserError
-from gen3r_jax.options import merged, read_options
+from gen3r_jax.options import merged, read_options, to_config
 from gen3r_jax.stages.adapter.stage import AdapterStage
 from gen3r_jax.stages.dit.stage import DiTStage
 from gen3r_jax.stages.rgb_head import RGBHeadStage
@@ -38,7 +38,10 @@ class RunOptions(LoopOptions):
 
 def default_config(stage: str) -> ConfigDict:
     """Every key of a config of the stage, with its default, for a config file to change."""
-    return ConfigDict(with_defaults({"stage": stage}))
+    config = to_config(STAGES[stage]())
+    config.update(to_config(RunOptions()))
+    config.stage = stage
+    return config
 
 
 def with_defaults(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -45,7 +45,7 @@ def test_the_recipe_of_the_transformer_is_the_released_one():
         "none",
         8,
     )
-    assert (stage.samples.steps, stage.samples.guidance_scale) == (50, 5.0)
+    assert (stage.sampling.num_inference_steps, stage.sampling.guidance_scale) == (50, 5.0)
     assert options.data.max_stride == 1 and options.data.cameras
 
 

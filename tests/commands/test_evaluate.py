@@ -4,28 +4,31 @@ import csv
 import json
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from configs.eval import get_config
-from gen3r_jax import evaluate
 from gen3r_jax.data.clip_maker import ClipMaker
 from gen3r_jax.data.procedural import render_clip
 from gen3r_jax.errors import UserError
 from gen3r_jax.evaluation import rows
-from gen3r_jax.evaluation.options import EvaluationOptions
+from gen3r_jax.evaluation import run as evaluation
+from gen3r_jax.evaluation.options import EvaluationOptions, read_evaluation
 from gen3r_jax.evaluation.paper import reported
 from gen3r_jax.evaluation.protocol import GEOMETRY, MetricOptions, Prediction, Truth, score
 from gen3r_jax.evaluation.report import write_report
 from gen3r_jax.generation import programs
+from gen3r_jax.generation.settings import GenerationSettings
 from gen3r_jax.geometry.cameras import invert_se3, rebase_to_first
-from gen3r_jax.options import read_options
 from tests.helpers.toy_scenes import write_root
 
 OPTIONS = MetricOptions(lpips="", scale="variance", voxel_size=0.02, num_points=500, farthest=0.0)
+
+
+SETTINGS = GenerationSettings(num_frames=9, height=112, width=112)
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +107,7 @@ def test_true_cameras_that_stand_still(truth):
         ("output", "dtype", "foo", "must be one of '', 'bfloat16'"),
         ("metrics", "num_points", 0, "num_points must be at least 1"),
         ("sampling", "solver", "heun", "none of euler"),
-        ("sampling", "steps", 0, "at least 1"),
+        ("sampling", "num_inference_steps", -1, "at least 1"),
         ("data", "num_frames", 1, "at least 5"),
         ("data", "split", "train", "must be one of 'eval', 'test'"),
     ],
@@ -113,13 +116,13 @@ def test_options_that_make_no_sense(group, key, value, message):
     config = get_config("nano").to_dict()
     config[group][key] = value
     with pytest.raises(UserError, match=message):
-        read_options(EvaluationOptions, config)
+        read_evaluation(config, SETTINGS)
 
 
 def small_options(**data) -> EvaluationOptions:
     config = get_config("nano").to_dict()
     config["data"].update({"num_frames": 5, "num_scenes": 2, **data})
-    return read_options(EvaluationOptions, config)
+    return read_evaluation(config, SETTINGS)
 
 
 def test_only_scenes_that_cannot_be_read_are_skipped(monkeypatch, tmp_path):
@@ -128,10 +131,10 @@ def test_only_scenes_that_cannot_be_read_are_skipped(monkeypatch, tmp_path):
     def fail(*_):
         raise UserError("the weights are damaged")
 
-    monkeypatch.setattr(evaluate, "predict", fail)
-    source, _ = evaluate._open("procedural", small_options().data)
+    monkeypatch.setattr(evaluation, "predict", fail)
+    source, _ = evaluation.open_data("procedural", small_options().data)
     with pytest.raises(UserError, match="the weights are damaged"):
-        evaluate.evaluate(None, source, small_options(), tmp_path)
+        evaluation.evaluate(None, source, small_options(), tmp_path)
     assert not list(tmp_path.glob("scenes/*"))
 
 
@@ -139,25 +142,25 @@ def test_which_scenes_are_judged(tmp_path, capsys):
     """The evaluation subset, else the test scenes, with a notice; without cameras if they are not wanted."""
     root = write_root(tmp_path, {"re10k": 2}, frames=6, split="test")
     options = small_options(split="eval").data
-    source, split = evaluate._open(str(root), options)
+    source, split = evaluation.open_data(str(root), options)
     assert (len(source), split) == (2, "test") and "those of the split test are looked for" in capsys.readouterr().err
     for file in root.glob("test_*.txt"):
         lines = file.read_text().splitlines()[:1]
         (root / file.name.replace("test_", "eval_")).write_text("\n".join(lines) + "\n")
-    source, split = evaluate._open(str(root), options)
+    source, split = evaluation.open_data(str(root), options)
     assert (len(source), split) == (1, "eval") and not capsys.readouterr().err
     for file in root.glob("*_cameras_paths.txt"):
         file.unlink()
-    source, _ = evaluate._open(str(root), replace(options, cameras=False))
+    source, _ = evaluation.open_data(str(root), replace(options, cameras=False))
     training = write_root(tmp_path / "training", {"re10k": 2}, frames=6, split="train")
-    assert evaluate._open(str(training), options)[1] == "train"
+    assert evaluation.open_data(str(training), options)[1] == "train"
     (training / "test_videos_dirs.txt").write_text("nowhere\n")  # a damaged split is not one that is missing
     with pytest.raises(UserError, match="test_"):
-        evaluate._open(str(training), options)
+        evaluation.open_data(str(training), options)
     with pytest.raises(UserError, match="does not exist"):
-        evaluate._open(str(tmp_path / "nowhere"), options)
+        evaluation.open_data(str(tmp_path / "nowhere"), options)
     maker = ClipMaker((source,), (1,), 5, (112, 112), training=False)
-    assert evaluate._read(maker, source, 0, 0.0)[0].c2w is None
+    assert evaluation._read(maker, source, 0, 0.0)[0].c2w is None
 
 
 class NoPipeline:
@@ -212,7 +215,7 @@ def run(*arguments):
     return subprocess.run(command, capture_output=True, text=True)
 
 
-SMALL = ["--config.data.num_frames=5", "--config.sampling.steps=2", "--config.rows.tasks=('1view',)"]
+SMALL = ["--config.data.num_frames=5", "--config.sampling.num_inference_steps=2", "--config.rows.tasks=('1view',)"]
 
 
 @pytest.mark.slow
@@ -266,8 +269,8 @@ def test_bad_input(weights, tmp_path):
 def test_a_scene_that_could_not_be_read_is_tried_again(tmp_path, monkeypatch):
     config = get_config("nano").to_dict()
     config["data"]["num_scenes"], config["output"]["pictures"] = 1, 0
-    options, record = read_options(EvaluationOptions, config), tmp_path / "scenes" / "000000.json"
-    monkeypatch.setattr(evaluate, "predict", lambda *_: iter(()))
+    options, record = read_evaluation(config, SETTINGS), tmp_path / "scenes" / "000000.json"
+    monkeypatch.setattr(evaluation, "predict", lambda *_: iter(()))
     read = iter([UserError("no transforms.json"), (SimpleNamespace(frames=None), "", "scene")])
 
     def read_scene(*_):
@@ -275,9 +278,9 @@ def test_a_scene_that_could_not_be_read_is_tried_again(tmp_path, monkeypatch):
             raise found
         return found
 
-    monkeypatch.setattr(evaluate, "_read", read_scene)
+    monkeypatch.setattr(evaluation, "_read", read_scene)
     for key in ("skipped", "rows", "rows"):  # the third time nothing is read
-        evaluate.evaluate(None, (None,), options, tmp_path)
+        evaluation.evaluate(None, (None,), options, tmp_path)
         assert key in json.loads(record.read_text())
 
 
@@ -286,21 +289,21 @@ def test_other_weights_are_other_numbers(tmp_path):
         (tmp_path / name / "vggt").mkdir(parents=True)
         (tmp_path / name / "vggt" / "params").write_bytes(bytes(3 << 20))
     (tmp_path / "link").symlink_to(tmp_path / "a")
-    first = evaluate._fingerprint(tmp_path / "a")
-    assert evaluate._fingerprint(tmp_path / "b") == evaluate._fingerprint(tmp_path / "link") == first
+    first = evaluation.fingerprint(tmp_path / "a")
+    assert evaluation.fingerprint(tmp_path / "b") == evaluation.fingerprint(tmp_path / "link") == first
     with (tmp_path / "b" / "vggt" / "params").open("r+b") as file:
         file.seek(-7, 2)
         file.write(b"1")
-    assert evaluate._fingerprint(tmp_path / "b") != first
-    evaluate._claim(tmp_path / "out", {"weights_are": first, "data": {"num_frames": 49}})  # the default
+    assert evaluation.fingerprint(tmp_path / "b") != first
+    evaluation.claim(tmp_path / "out", {"weights_are": first})
     with pytest.raises(UserError, match="another config, weights or data; delete it or"):
-        evaluate._claim(tmp_path / "out", {"weights_are": "else"})
-    evaluate._claim(tmp_path / "out", {"weights_are": first})
+        evaluation.claim(tmp_path / "out", {"weights_are": "else"})
 
 
 def test_a_report_says_what_it_is_of(tmp_path):
     """Which split, what is still to come; the paper's lengths only beside lengths in the same unit."""
-    config = get_config("nano").to_dict() | {"weights": "w", "data_source": "x/co3d", "split": "test", "scenes": 9}
+    options = asdict(read_evaluation(get_config("nano").to_dict(), SETTINGS))
+    config = options | {"weights": "w", "data_source": "x/co3d", "split": "test", "scenes": 9}
     config["data"]["num_scenes"], config["lpips_backbone"], config["metrics"]["farthest"] = 4, "alex", 80
     (tmp_path / "scenes").mkdir()
     values = {"values": {"psnr": 20.0, "chamfer": 0.5}, "reasons": {}}

@@ -33,7 +33,7 @@ LORA = (
 SHORT = ("--config.validation.every=1000", "--config.validation.clips=1")
 TRAININGS = {
     "adapter": ("configs/adapter.py:tiny", "--config.train.phases=((5,5,2),)"),
-    "dit": ("configs/dit.py:tiny", "--config.train.phases=((5,5,4),)", "--config.samples.steps=2"),
+    "dit": ("configs/dit.py:tiny", "--config.train.phases=((5,5,4),)", "--config.samples.num_inference_steps=2"),
 }
 
 

@@ -71,7 +71,7 @@ def test_one_training_step(roots, tmp_path, stage):
     command += [f"--config.data.sets={SETS}"] * (stage == "dit")  # the adapter takes all scenes alike
     command += ["--config.data.cameras=True", "--config.train.phases=((5, 1, 1),)", "--config.train.batch_size=4"]
     command += ["--config.optim.warmup_steps=0", "--config.validation.every=1000"]
-    command += ["--config.samples.steps=0"] * (stage == "dit")
+    command += ["--config.samples.num_inference_steps=0"] * (stage == "dit")
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert '"loss"' in (tmp_path / "metrics.jsonl").read_text()

@@ -14,6 +14,7 @@ from gen3r_jax import module
 from gen3r_jax.data.encoded import Header
 from gen3r_jax.diffusion.conditioning import TASKS, camera_condition, camera_maps
 from gen3r_jax.errors import UserError
+from gen3r_jax.generation.settings import SamplingOptions
 from gen3r_jax.geometry.cameras import plucker_map
 from gen3r_jax.models.wan_dit import WanDiT
 from gen3r_jax.sharding import MeshOptions, batch_sharding, make_mesh, param_shardings
@@ -23,7 +24,6 @@ from gen3r_jax.stages.dit import tuning
 from gen3r_jax.stages.dit.inputs import StoredInputs, draw_tasks
 from gen3r_jax.stages.dit.stage import ConditionOptions, DiTStage, ModelOptions, NoiseOptions, WeightsOptions
 from gen3r_jax.stages.dit.tuning import TuningOptions
-from gen3r_jax.stages.dit.validation import SampleOptions
 from gen3r_jax.stages.random_weights import random_weights
 from tests.helpers.toy_training import run_encoders
 
@@ -34,7 +34,7 @@ STAGE = DiTStage(
     TuningOptions(),
     ConditionOptions(text_drop=0.2, camera_drop=0.5),
     NoiseOptions(shift=2.0, density="none", weighting="none", strata=4),
-    SampleOptions(steps=2, guidance_scale=5.0, negative_prompt="bad detailed"),
+    SamplingOptions(num_inference_steps=2, guidance_scale=5.0, negative_prompt="bad detailed"),
 )
 F, SIDE = 2, 4  # latent frames and their side
 CONFIG = STAGE.networks.configs["wan_dit"]

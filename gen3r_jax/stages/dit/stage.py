@@ -24,6 +24,7 @@ from gen3r_jax.data.encoded import Header, read_header
 from gen3r_jax.diffusion.conditioning import camera_maps, condition, given_condition
 from gen3r_jax.errors import UserError
 from gen3r_jax.generation.networks import Network
+from gen3r_jax.generation.settings import GenerationSettings, SamplingOptions, read_settings
 from gen3r_jax.models.registry import NETWORKS
 from gen3r_jax.models.sizes import clip_frames
 from gen3r_jax.models.tokenizer import Tokenizer
@@ -37,12 +38,11 @@ from gen3r_jax.stages.dit import validation as dit_validation
 from gen3r_jax.stages.dit.generation import generation_programs
 from gen3r_jax.stages.dit.inputs import FrameInputs, Inputs, StoredInputs, draw_latents, draw_normal, draw_uniform
 from gen3r_jax.stages.dit.tuning import TuningOptions
-from gen3r_jax.stages.dit.validation import SampleOptions
 from gen3r_jax.stages.networks import Networks
 from gen3r_jax.stages.options import FolderOptions, FrozenNetworkOptions
 from gen3r_jax.stages.random_weights import narrow_posterior
 from gen3r_jax.storage.checkpoint import load_network, read_config, save_weights
-from gen3r_jax.storage.remote import local_copy
+from gen3r_jax.storage.remote import is_remote, local_copy
 from gen3r_jax.training.options import LoopOptions
 from gen3r_jax.training.program import Program
 from gen3r_jax.training.stage import Batch, Encoder, Entry, Metrics, SampleEncoder, Stage
@@ -117,7 +117,7 @@ class DiTStage(Stage):
     tuning: TuningOptions = TuningOptions()
     conditions: ConditionOptions = ConditionOptions()
     noise: NoiseOptions = NoiseOptions()
-    samples: SampleOptions = SampleOptions(steps=50, guidance_scale=5.0, negative_prompt="bad detailed")
+    samples: SamplingOptions = SamplingOptions()
 
     free_keys: ClassVar = ("samples.",)  # they are drawn in a validation alone
 
@@ -217,7 +217,7 @@ class DiTStage(Stage):
             return self.networks.graph(name), frozen[name] if name in frozen else self.load(name)
 
         return dit_validation.validate(
-            self.samples,
+            self.sampling,
             self.inputs,
             frozen,
             batch,
@@ -249,7 +249,7 @@ class DiTStage(Stage):
         return super().sample_encoder() if self.encoded else self.inputs
 
     def generation_programs(self, num_frames: int, side: int, mesh: Mesh) -> list[Program]:
-        guided, steps = self.samples.guidance_scale > 1, max(1, self.samples.steps)
+        guided, steps = self.sampling.guidance_scale > 1, max(1, self.sampling.num_inference_steps)
         return generation_programs(self.networks, self.model.frozen_dtype, num_frames, side, guided, steps, mesh)
 
     def whole(self, trainable: Params, frozen: Params) -> Params:
@@ -290,13 +290,13 @@ class DiTStage(Stage):
         if self.joint and not self.header.joint:
             holds = f"{self.weights.encoded} holds latents of appearance alone"
             raise UserError(f"{holds}, config.model.latents is {self.model.latents!r}")
-        if self.samples.negative_prompt not in self.header.texts:
+        if self.sampling.negative_prompt not in self.header.texts:
             known = ", ".join(map(repr, self.header.texts))
             raise UserError(
                 f"{self.weights.encoded} has no features of config.samples.negative_prompt "
-                f"{self.samples.negative_prompt!r}, but of {known}; give one of these, or encode again"
+                f"{self.sampling.negative_prompt!r}, but of {known}; give one of these, or encode again"
             )
-        if not self.samples.steps:
+        if not self.sampling.num_inference_steps:
             return
         for name in DECODERS:
             known, here = self.header.networks.get(name), module.fingerprint(fetch(self.load(name)))
@@ -313,6 +313,13 @@ class DiTStage(Stage):
         if self.weights.wan_dit:
             return load_network(self.weights.wan_dit, WanDiT, dtype=dtype)[1]
         return self.networks.load("wan_dit", dtype)
+
+    @cached_property
+    def sampling(self) -> GenerationSettings:
+        """How a validation draws samples: as the weights' folder says, and otherwise as the config does."""
+        known = self.weights.dir and not is_remote(self.weights.dir)
+        settings = read_settings(Path(self.weights.dir)) if known else GenerationSettings()
+        return settings.take(**vars(self.samples))
 
     @property
     def joint(self) -> bool:
@@ -333,7 +340,7 @@ class DiTStage(Stage):
             self.networks,
             self._tokenizer,
             joint=self.joint,
-            texts=("", self.samples.negative_prompt),
+            texts=("", self.sampling.negative_prompt),
             chunk_frames=self.model.vae_chunk_frames or None,
             text_drop=drop,
         )

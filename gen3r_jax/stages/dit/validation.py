@@ -10,7 +10,6 @@ and the generated points as PLY.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +20,14 @@ from jaxtyping import Array, Float
 
 from gen3r_jax.diffusion.conditioning import TASKS, condition, given_condition
 from gen3r_jax.diffusion.solvers import make_schedule
-from gen3r_jax.errors import UserError
+from gen3r_jax.evaluation.appearance import psnr
 from gen3r_jax.export.grid import spread, write_grid
 from gen3r_jax.export.pointcloud import scene_cloud, write_ply
 from gen3r_jax.export.video import colorize_depth, depth_limits, write_video
 from gen3r_jax.generation import programs
 from gen3r_jax.generation.networks import Network
 from gen3r_jax.generation.pipeline import Gen3RPipeline, Gen3RPipelineOutput
+from gen3r_jax.generation.settings import GenerationSettings
 from gen3r_jax.geometry.cameras import plucker_map
 from gen3r_jax.models.sizes import clip_frames
 from gen3r_jax.module import Params
@@ -36,21 +36,8 @@ from gen3r_jax.stages.dit.inputs import Inputs, task_masks
 from gen3r_jax.training.stage import Batch, Metrics
 
 
-@dataclass(frozen=True)
-class SampleOptions:
-    """How the samples of a validation are drawn; with zero steps there are none, only the validation's loss."""
-
-    steps: int
-    guidance_scale: float
-    negative_prompt: str
-
-    def __post_init__(self) -> None:
-        if self.steps < 0:
-            raise UserError(f"samples.steps must be at least 0, not {self.steps}")
-
-
 def validate(
-    options: SampleOptions,
+    options: GenerationSettings,
     inputs: Inputs,
     frozen: Params,
     batch: Mapping[str, Any],
@@ -76,7 +63,7 @@ def validate(
     stored = inputs.encode_all(frozen, batch)
     no_text, negative = inputs.encode_texts(frozen, ["", options.negative_prompt])
     metrics: Metrics = {"loss": loss(stored, no_text)}
-    if not options.steps:
+    if not options.num_inference_steps:
         return fetch(metrics)
     pipeline = Gen3RPipeline(network, tokenize=None, text_length=0, shift=shift, joint=joint)
     first = jax.tree.map(lambda x: x[:1], stored)
@@ -88,7 +75,7 @@ def validate(
         for cameras in (True, False) if first["has_cameras"][0] else (False,):
             name = f"{task}{'_cameras' * cameras}"
             output = generate(options, pipeline, first, task, cameras, negative)
-            metrics[f"{name}/psnr"] = psnr(output.rgbs, reachable.rgbs)
+            metrics[f"{name}/psnr"] = psnr(output.rgbs[0], reachable.rgbs[0])
             metrics[f"{name}/latents"] = float(np.linalg.norm(output.latents - truth) / np.linalg.norm(truth))
             if jax.process_index() == 0:
                 write(directory, name, frames, seen, reachable, output)
@@ -96,7 +83,7 @@ def validate(
 
 
 def generate(
-    options: SampleOptions, pipeline: Gen3RPipeline, stored: Batch, task: str, cameras: bool, negative: Array
+    options: GenerationSettings, pipeline: Gen3RPipeline, stored: Batch, task: str, cameras: bool, negative: Array
 ) -> Gen3RPipelineOutput:
     """One clip anew from its features and the frames that a task gives."""
     f, h, w = stored["appearance_mean"].shape[1:4]
@@ -111,15 +98,10 @@ def generate(
         stored["image"],
         given,
         maps if cameras else None,
-        make_schedule("euler", options.steps, pipeline.shift),
+        make_schedule("euler", options.num_inference_steps, pipeline.shift),
         guidance_scale=options.guidance_scale,
     )
     return pipeline.decode(z)
-
-
-def psnr(image: Float[np.ndarray, "..."], truth: Float[np.ndarray, "..."]) -> float:
-    """Peak signal-to-noise ratio in dB of values in [0, 1]."""
-    return float(-10 * np.log10(max(np.mean((image - truth) ** 2), 1e-10)))
 
 
 def write(
