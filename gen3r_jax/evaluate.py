@@ -41,7 +41,7 @@ from gen3r_jax.models.rgb_head import RGBHead
 from gen3r_jax.models.sizes import require_clip_length, require_side
 from gen3r_jax.options import read_options
 from gen3r_jax.storage.checkpoint import load_network
-from gen3r_jax.storage.files import replacing
+from gen3r_jax.storage.files import read_json, write_json
 from gen3r_jax.storage.remote import is_remote
 
 OUTPUT, PART = shared_work_flags()
@@ -146,7 +146,7 @@ def evaluate(
     numbers = range(index, min(len(source), data.num_scenes), parts)
     for number in tqdm(numbers, unit="scene", disable=None):
         record = output / "scenes" / f"{number:06d}.json"
-        if record.exists() and "skipped" not in json.loads(record.read_text()):
+        if _is_judged(record):
             continue
         result: dict[str, Any] = {"number": number}
         started = time.perf_counter()
@@ -165,8 +165,15 @@ def evaluate(
                 grid = {name: frames[spread(len(frames))] for name, frames in pictures.items()}
                 write_grid(output / "pictures" / f"{number:06d}.png", grid)
         result["seconds"] = time.perf_counter() - started
-        with replacing(record) as file:
-            file.write_text(json.dumps(result, indent=1, allow_nan=False))
+        write_json(record, result)
+
+
+def _is_judged(record: Path) -> bool:
+    """Whether a scene need not be looked at again; a damaged record is made anew."""
+    try:
+        return record.exists() and "skipped" not in read_json(record)
+    except UserError:
+        return False
 
 
 def _read(maker: ClipMaker, source: Source, number: int, farthest: float) -> tuple[Truth, str, str]:
@@ -212,25 +219,21 @@ def _fingerprint(weights: Path) -> str:
     for folder, folders, names in os.walk(weights, followlinks=True):
         folders.sort()
         for name in sorted(names):
-            try:
-                with Path(folder, name).open("rb") as file:
-                    digest.update(file.read(SAMPLE))
-                    file.seek(max(0, file.seek(0, os.SEEK_END) - SAMPLE))
-                    digest.update(file.read() + b"%d" % file.tell())
-            except OSError as error:
-                raise UserError(f"cannot read {folder}/{name}: {error.strerror}") from None
+            with Path(folder, name).open("rb") as file:
+                digest.update(file.read(SAMPLE))
+                file.seek(max(0, file.seek(0, os.SEEK_END) - SAMPLE))
+                digest.update(file.read() + b"%d" % file.tell())
     return digest.hexdigest()[:16]
 
 
 def _claim(output: Path, config: Mapping[str, Any]) -> None:
     """A folder belongs to one evaluation: numbers of two configs must not mix."""
-    file, text = output / "config.json", json.dumps(config, indent=1)
-    if file.exists() and file.read_text() != text:
+    file = output / "config.json"
+    if file.exists() and read_json(file) != json.loads(json.dumps(config)):
         raise UserError(
             f"{output} holds an evaluation with another config, weights or data; delete it or give another --output"
         )
-    with replacing(file) as partial:
-        partial.write_text(text)
+    write_json(file, config)
 
 
 if __name__ == "__main__":

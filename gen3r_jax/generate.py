@@ -6,6 +6,7 @@ The flags of the official command mean here what they mean there.
 import argparse
 import dataclasses
 import sys
+import tempfile
 from collections import deque
 from contextlib import nullcontext
 from datetime import datetime
@@ -33,6 +34,7 @@ from gen3r_jax.geometry.trajectories import PRESETS
 from gen3r_jax.models.sizes import require_clip_length, require_side
 from gen3r_jax.planning.estimate import describe, estimate
 from gen3r_jax.sharding import make_mesh, read_mesh
+from gen3r_jax.storage.files import writing
 
 MOST_SHEETS = 32
 
@@ -190,13 +192,9 @@ def _output_folder(request: Request, parent: Path) -> Path:
 
 
 def _require_writable(folder: Path) -> None:
-    try:
+    with writing(folder, "choose another --output_dir"):
         folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".gen3r-probe"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise UserError(f"cannot write to {folder}: {error.strerror}; choose another --output_dir") from None
+        tempfile.TemporaryFile(dir=folder).close()
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -14,10 +14,8 @@ is run. Work includes what a backward pass computes again. The exit status is 1 
 """
 
 import dataclasses
-import json
 import sys
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -35,6 +33,7 @@ from gen3r_jax.planning.estimate import Run, generation_runs
 from gen3r_jax.planning.program_cost import ProgramCost, kept_by_others, measure
 from gen3r_jax.sharding import param_shardings
 from gen3r_jax.stages.dit.stage import DiTStage
+from gen3r_jax.storage.files import write_json
 from gen3r_jax.train import RunOptions, read_config
 from gen3r_jax.training.stage import Stage
 from gen3r_jax.training.step import Phase, Program, make_phases, step_programs, training_mesh
@@ -77,7 +76,7 @@ def main(arguments: Sequence[str]) -> int:
         written.append({"phase": dataclasses.asdict(phase), "programs": [to_json(cost, topology) for cost in done]})
     if JSON.value:
         content = {"topology": topology.name, "optimization_level": LEVEL.value, "phases": written}
-        Path(JSON.value).write_text(json.dumps(content, indent=1) + "\n")
+        write_json(JSON.value, content)
     return int(failed)
 
 

@@ -25,6 +25,7 @@ from gen3r_jax.models.geometry_adapter import GeometryAdapter
 from gen3r_jax.models.sizes import SIDE_MULTIPLE, require_side
 from gen3r_jax.models.vggt import VGGT
 from gen3r_jax.storage.checkpoint import load_network, read_config
+from gen3r_jax.storage.files import writing
 
 MOST_FRAMES = 49
 
@@ -106,13 +107,11 @@ def _check(options: argparse.Namespace) -> None:
                 f"the adapter in {options.weights} takes {adapter.input_dim} channels and the VGGT beside it gives "
                 f"{10 * vggt.embed_dim}; put networks there that were made for each other"
             )
-    try:
+    with writing(options.output, "choose another --output"):
         options.output.mkdir(parents=True, exist_ok=True)
         if any(options.output.iterdir()):
             raise UserError(f"{options.output} holds something already; remove it or give another --output")
         tempfile.TemporaryFile(dir=options.output).close()
-    except OSError as error:
-        raise UserError(f"cannot write to {options.output}: {error.strerror}; choose another --output") from None
 
 
 def _network_config(weights: Path, name: str, network: type[VGGT] | type[GeometryAdapter]) -> Any:

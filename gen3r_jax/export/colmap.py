@@ -9,7 +9,7 @@ from gen3r_jax.export.images import image_names
 from gen3r_jax.export.pointcloud import at_most
 from gen3r_jax.geometry.cameras import matrix_to_quaternion
 from gen3r_jax.scene import Scene
-from gen3r_jax.storage.files import replacing
+from gen3r_jax.storage.files import write_text
 
 MOST_POINTS = 200_000  # trainers of splats begin with fewer
 
@@ -38,8 +38,7 @@ def write_colmap(
         "points3D.txt": ["# POINT3D_ID X Y Z R G B ERROR", *cloud],
     }
     for name, lines in files.items():
-        with replacing(directory / name) as temporary:
-            temporary.write_text("\n".join(lines) + "\n")
+        write_text(directory / name, "\n".join(lines) + "\n")
 
 
 def _text(*numbers: float) -> str:

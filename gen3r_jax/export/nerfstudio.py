@@ -1,12 +1,11 @@
 """transforms.json and images/: a scene as nerfstudio and its kin take it."""
 
-import json
 from pathlib import Path
 
 from gen3r_jax.export.images import image_names
 from gen3r_jax.geometry.cameras import OPENGL_AXES, invert_se3
 from gen3r_jax.scene import Scene
-from gen3r_jax.storage.files import replacing
+from gen3r_jax.storage.files import write_json
 
 
 def write_transforms(path: Path | str, scene: Scene) -> None:
@@ -33,5 +32,4 @@ def write_transforms(path: Path | str, scene: Scene) -> None:
     if Path(path).with_name("points.ply").exists():
         document["ply_file_path"] = "points.ply"
     document["frames"] = frames
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(document, indent=1) + "\n")
+    write_json(path, document)

@@ -13,7 +13,7 @@ from typing import Any
 
 import jax
 
-from gen3r_jax.storage.files import replacing
+from gen3r_jax.storage.files import write_text
 
 PACKAGES = ("jax", "flax", "numpy")
 
@@ -58,8 +58,7 @@ class RunReport:
         }
 
     def write(self, path: Path | str) -> None:
-        with replacing(path) as temporary:
-            temporary.write_text(json.dumps(self.document(), indent=1, default=str) + "\n")
+        write_text(path, json.dumps(self.document(), indent=1, default=str) + "\n")
 
     def _on_event(self, event: str, seconds: float, **_: Any) -> None:
         if event.endswith("backend_compile_duration"):

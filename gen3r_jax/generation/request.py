@@ -1,7 +1,6 @@
 """What a user asks to be generated, checked before anything slow begins, and made ready for the pipeline."""
 
 import dataclasses
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from gen3r_jax.geometry.cameras import rebase_to_first
 from gen3r_jax.geometry.trajectories import PRESETS, camera_path, options_of
 from gen3r_jax.models.sizes import require_clip_length, require_side
 from gen3r_jax.options import read_options
+from gen3r_jax.storage.files import parse_json, read_text
 
 Size = tuple[int, int]
 
@@ -71,8 +71,7 @@ class Request:
         """The prompt: stripped, and the first line where `prompts` names a file."""
         text = self.prompts
         if _exists(Path(text)) and Path(text).is_file():
-            lines = _read_lines(Path(text))
-            text = lines[0] if lines else ""
+            text = read_text(text).split("\n")[0]
         if not text.strip():
             raise UserError(f"no prompt in {self.prompts!r}: say what the scene shows")
         return text.strip()
@@ -137,14 +136,12 @@ def read_jobs(path: Path, defaults: dict) -> list[tuple[str, Request | UserError
     Raises UserError for a file that is unreadable or empty, or names that repeat.
     """
     jobs = []
-    for number, line in enumerate(_read_lines(path), 1):
+    for number, line in enumerate(read_text(path).split("\n"), 1):
         if not line.strip():
             continue
         name = f"job{number:04}"
         try:
-            fields = json.loads(line)
-            if not isinstance(fields, dict):
-                raise UserError("not a JSON object")
+            fields = parse_json(line, "the line")
             name = str(fields.get("name") or name)
             if len(name.encode()) > LONGEST_NAME:
                 name, long = f"job{number:04}", len(name.encode())
@@ -153,8 +150,6 @@ def read_jobs(path: Path, defaults: dict) -> list[tuple[str, Request | UserError
                 raise UserError(f"the name {name!r} leads out of the output folder")
             fields = _resolved(fields, path.parent)
             request = read_options(Request, {**_fitting(defaults, fields), **fields, "name": name}, "job")
-        except json.JSONDecodeError as error:
-            request = UserError(f"not JSON: {error}")
         except UserError as error:
             request = error
         jobs.append((name, request))
@@ -196,12 +191,3 @@ def _exists(path: Path) -> bool:
         return path.exists()
     except OSError:
         return False
-
-
-def _read_lines(path: Path) -> list[str]:
-    try:
-        return path.read_text(encoding="utf-8-sig").split("\n")  # splitlines() splits inside of strings, too
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise UserError(f"{path} is not UTF-8 text; save it as that") from None

@@ -1,13 +1,12 @@
 """What a folder of weights says that it was made for: ``generation.json`` has defaults that flags override,
 ``scheduler.json`` the shift of the noise schedule."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from gen3r_jax.errors import UserError
 from gen3r_jax.options import read_options
+from gen3r_jax.storage.files import read_json
 
 
 @dataclass(frozen=True)
@@ -27,23 +26,13 @@ def read_settings(weights: Path) -> GenerationSettings:
     file = weights / "generation.json"
     if not file.exists():
         return GenerationSettings()
-    return read_options(GenerationSettings, _read(file), str(file))
+    return read_options(GenerationSettings, read_json(file), str(file))
 
 
 def read_shift(weights: Path) -> float:
     """The noise schedule's shift that a folder of weights was trained with, from its ``scheduler.json``."""
     file = weights / "scheduler.json"
-    shift = _read(file).get("shift")
+    shift = read_json(file).get("shift")
     if not isinstance(shift, (int, float)) or not shift > 0:
         raise UserError(f'{file} has no shift above 0; repair it, as in {{"shift": 2.0}}')
     return float(shift)
-
-
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        settings = json.loads(file.read_text())
-    except ValueError as error:
-        raise UserError(f"{file} is not JSON: {error}; repair or remove it") from None
-    if not isinstance(settings, dict):
-        raise UserError(f"{file} holds no JSON object; repair or remove it")
-    return settings

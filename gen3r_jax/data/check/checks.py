@@ -1,7 +1,6 @@
 """Everything that one scene folder tells about itself."""
 
 import hashlib
-import json
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +16,7 @@ from gen3r_jax.data.images import list_images, read_image
 from gen3r_jax.errors import UserError
 from gen3r_jax.geometry.camera_files.transforms import read_transforms
 from gen3r_jax.geometry.cameras import Cameras
+from gen3r_jax.storage.files import read_json
 
 JUMP = 10
 """A step so many times the scene's median step is a jump."""
@@ -87,7 +87,10 @@ def _check(job: Job, result: SceneResult) -> None:
         return
     description = _read_description(job.folder, result)
     result.frames = len(names)
-    result.captions = len(read_captions(job.folder / "captions.txt"))
+    try:
+        result.captions = len(read_captions(job.folder / "captions.txt"))
+    except UserError as error:
+        result.error("captions.txt cannot be read", str(error))
     result.group, result.split = str(description.get("group", "")), str(description.get("split", ""))
     sound = _check_cameras(cameras, result)
     _check_order(names, description, result)
@@ -102,17 +105,13 @@ def _check(job: Job, result: SceneResult) -> None:
 
 
 def _read_description(folder: Path, result: SceneResult) -> dict:
-    try:
-        description = json.loads((folder / "scene.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not (folder / "scene.json").exists():
         return {}  # a root in Gen3R's layout that we did not prepare
-    except (OSError, ValueError) as error:
+    try:
+        return read_json(folder / "scene.json")
+    except UserError as error:
         result.error("scene.json cannot be read", str(error))
         return {}
-    if not isinstance(description, dict):
-        result.error("scene.json cannot be read", "it is not an object")
-        return {}
-    return description
 
 
 def _check_cameras(cameras: Cameras, result: SceneResult) -> bool:

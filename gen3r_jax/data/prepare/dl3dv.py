@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 
 from gen3r_jax.data.images import list_images
-from gen3r_jax.data.prepare.readers import read_json
 from gen3r_jax.data.prepare.recording import DataSet, RawFrame, ReadOptions, Recording, Unit
 from gen3r_jax.errors import UserError
 from gen3r_jax.geometry.cameras import OPENGL_AXES
+from gen3r_jax.storage.files import read_json
 
 PICTURES = ("images_4", "images_2", "images", "images_8")
 """Folders with pictures, the best first. 960 x 540 is what a clip of 560 pixels needs; more takes longer to read and
@@ -61,7 +61,7 @@ def read(unit: Unit, options: ReadOptions) -> Iterator[Recording]:
 
 def _read_frames(transforms: Path, pictures: Path) -> tuple[list[RawFrame], Counter[str]]:
     """The frames with a picture and a pose, and how many lack one of them."""
-    content = read_json(transforms)
+    content = read_json(transforms, nan=True)
     without_pose, without_picture, frames = {image.name: image for image in list_images(pictures)}, 0, []
     try:
         if (model := content.get("camera_model", "OPENCV")) != "OPENCV":

@@ -5,7 +5,6 @@ say ``"width"``, ``"height"`` (the image the intrinsics belong to) and ``"conven
 ignored.
 """
 
-import json
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,7 +12,7 @@ import numpy as np
 from jaxtyping import Float
 
 from gen3r_jax.errors import UserError
-from gen3r_jax.storage.files import replacing
+from gen3r_jax.storage.files import read_json, write_json
 
 CONVENTION = "opencv_w2c"
 
@@ -40,8 +39,7 @@ def write_cameras(
         "extrinsics": np.asarray(w2c).tolist(),
         "intrinsics": np.asarray(intrinsics).tolist(),
     }
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(document, indent=1) + "\n")
+    write_json(path, document)
 
 
 def read_cameras(path: Path | str) -> Cameras:
@@ -50,12 +48,10 @@ def read_cameras(path: Path | str) -> Cameras:
     Raises:
       UserError: not such a file, matrices of the wrong shape, another convention than ``opencv_w2c``.
     """
+    document = read_json(path, nan=True)
     try:
-        document = json.loads(Path(path).read_text(encoding="utf-8-sig"))
         w2c = np.array(document["extrinsics"], np.float64)
         intrinsics = np.array(document["intrinsics"], np.float64)
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from None
     except (ValueError, KeyError, TypeError):
         raise UserError(
             f'{path} is no camera file; needed is JSON with "extrinsics" (4x4, world to camera) and "intrinsics" (3x3)'

@@ -1,6 +1,5 @@
 """Cameras from files of other tools. Axes are never guessed: the form of a file tells them, or the user does."""
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +9,7 @@ from gen3r_jax.errors import UserError
 from gen3r_jax.geometry.camera_files.official import read_cameras as read_official
 from gen3r_jax.geometry.camera_files.transforms import read_transforms
 from gen3r_jax.geometry.cameras import OPENGL_AXES, crop_intrinsics, quaternion_to_matrix
-from gen3r_jax.storage.files import natural_key
+from gen3r_jax.storage.files import natural_key, read_json, read_lines, read_text
 
 # Name -> what it is.
 FORMATS = {
@@ -86,17 +85,15 @@ def _recognise(path: Path) -> str:
         if (path / "images.txt").exists():
             return "colmap"
         raise UserError(f"{path} holds no COLMAP text model (cameras.txt, images.txt)")
-    text = _text(path)
-    try:
-        document = json.loads(text)
-    except ValueError:
-        lines = [line.split() for line in text.splitlines() if line.strip() and not line.startswith("#")]
-        if lines and all(len(line) == 8 for line in lines):
-            return "tum"
-        raise UserError(f"{path} has none of the forms {', '.join(FORMATS)}") from None
-    if isinstance(document, dict) and {"extrinsics", "intrinsics"} <= document.keys():
+    lines = [line.split() for line in _lines(path)]
+    if lines and all(len(line) == 8 for line in lines):
+        return "tum"
+    if not (lines and lines[0][0].startswith(("{", "["))):
+        raise UserError(f"{path} has none of the forms {', '.join(FORMATS)}")
+    document = read_json(path, nan=True)
+    if {"extrinsics", "intrinsics"} <= document.keys():
         return "official"
-    if isinstance(document, dict) and "frames" in document:
+    if "frames" in document:
         if told := _AXES.get(str(document.get("camera_convention"))):
             return told
         raise UserError(
@@ -114,7 +111,7 @@ def _read_official(path: Path) -> tuple[Poses, Intrinsics, np.ndarray | None]:
 
 def _read_transforms(path: Path, opengl: bool) -> tuple[Poses, Intrinsics, np.ndarray]:
     _, cameras = read_transforms(path)
-    document = json.loads(path.read_text(encoding="utf-8-sig"))
+    document = read_json(path, nan=True)
     told = _AXES.get(str(document.get("camera_convention")))
     if told and (told == "nerfstudio") != opengl:
         raise UserError(f"{path} says that it is {told}; leave --camera_format away")
@@ -139,7 +136,7 @@ def _read_colmap(path: Path) -> tuple[Poses, Intrinsics, np.ndarray]:
         fx, fy, cx, cy = numbers if model == "PINHOLE" else (numbers[0], *numbers)
         models[number] = np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]]), (height, width)
     # Of every two lines the second lists points of the image; it may be empty.
-    text = "\n".join(line for line in _text(path / "images.txt").splitlines() if not line.startswith("#"))
+    text = "\n".join(line for line in read_text(path / "images.txt").splitlines() if not line.startswith("#"))
     images = []
     for line in filter(str.strip, text.lstrip().split("\n")[::2]):
         _, *pose, camera, name = _words(line, 10, path / "images.txt")
@@ -169,17 +166,8 @@ def _read_tum(path: Path) -> tuple[Poses, None, None]:
     return c2w, None, None
 
 
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise UserError(f"cannot read {path}: it is no text") from None
-
-
 def _lines(path: Path) -> list[str]:
-    return [line for line in _text(path).splitlines() if line.strip() and not line.startswith("#")]
+    return [line for line in read_lines(path) if not line.startswith("#")]
 
 
 def _words(line: str, least: int, path: Path) -> list[str]:

@@ -4,7 +4,6 @@ Both look alike; the training data's ``transform_matrix`` is camera-to-world in 
 z forward), nerfstudio's in OpenGL axes.
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from jaxtyping import Float
 
 from gen3r_jax.errors import UserError
 from gen3r_jax.geometry.cameras import Cameras
+from gen3r_jax.storage.files import read_json, write_json
 
 INTRINSIC_KEYS = ("w", "h", "fl_x", "fl_y", "cx", "cy")
 
@@ -23,13 +23,7 @@ def read_transforms(path: Path) -> tuple[list[str], Cameras]:
 
     Intrinsics stand in each frame or, for all frames, at the top. Raises UserError that names what is wrong.
     """
-    try:
-        document = json.loads(path.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist") from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} is not a JSON file: {error}") from None
-    frames = document.get("frames") if isinstance(document, dict) else None
+    frames = (document := read_json(path, nan=True)).get("frames")
     if not isinstance(frames, list) or not frames:
         raise UserError(f"{path} lists no frames: it needs `frames`, a list that is not empty")
     shared = {key: document[key] for key in INTRINSIC_KEYS if key in document}
@@ -58,7 +52,7 @@ def write_transforms(path: Path, names: Sequence[str], cameras: Cameras) -> None
         numbers = (width, height, matrix[0, 0], matrix[1, 1], matrix[0, 2], matrix[1, 2])
         intrinsics = dict(zip(INTRINSIC_KEYS, (number.item() for number in numbers), strict=True))
         frames.append({"file_path": f"images/{name}", **intrinsics, "transform_matrix": c2w.tolist()})
-    path.write_text(json.dumps({"camera_convention": "opencv_c2w", "frames": frames}), encoding="utf-8")
+    write_json(path, {"camera_convention": "opencv_c2w", "frames": frames}, indent=None)
 
 
 def _pose(matrix: Any, where: str) -> Float[np.ndarray, "4 4"]:

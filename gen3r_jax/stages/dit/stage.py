@@ -36,6 +36,7 @@ from gen3r_jax.stages.dit.tuning import TuningOptions
 from gen3r_jax.stages.networks import Networks
 from gen3r_jax.stages.random_weights import narrow_posterior
 from gen3r_jax.storage.checkpoint import load_network, read_config, save_weights
+from gen3r_jax.storage.files import write_json
 from gen3r_jax.storage.remote import local_copy
 from gen3r_jax.training.stage import Axes, Batch, Encoder, Metrics
 
@@ -246,7 +247,7 @@ class DiTStage:
                 save_weights(directory / name, NETWORKS[name], self.networks.configs[name], params)
         if not self.weights.dir and first:
             Tokenizer.tiny().save(directory / "tokenizer")
-            (directory / "scheduler.json").write_text(f'{{"shift": {self.noise.shift}}}\n')
+            write_json(directory / "scheduler.json", {"shift": self.noise.shift})
 
     def whole(self, trainable: Params, frozen: Params) -> Params:
         """All weights of the transformer."""
