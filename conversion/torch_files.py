@@ -168,7 +168,8 @@ def _open_pickle(path: Path) -> dict[str, Tensor]:
             f"{path} holds more than tensors, or is damaged; it was not read, as it could run code"
         ) from None
     except (RuntimeError, EOFError, OSError, ValueError) as error:
-        raise UserError(f"cannot read {path}: {str(error).splitlines()[0]}") from None
+        reason = str(error).partition("\n")[0] or "it is empty or damaged"
+        raise UserError(f"cannot read {path}: {reason}") from None
     while isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
         content = content["state_dict"]
     if not isinstance(content, Mapping) or not all(isinstance(x, torch.Tensor) for x in content.values()):

@@ -190,7 +190,7 @@ def test_odd_lists_give_the_same_scene(tmp_path, edit, dropped, media):
         (lambda text: text.write_text(text.read_text().split("\n", 1)[1]), "does not begin with the address"),
         (lambda text: text.write_text(text.read_text().split("\n")[0]), "its file lists no frames"),
         (lambda text: text.write_text(text.read_text().replace(" 0.78125 ", " ")), "has 18 columns instead of 19"),
-        (lambda text: text.write_bytes(b"\xff\xfe\x00"), "it is no text"),
+        (lambda text: text.write_bytes(b"\xff\xfe\x00"), "is not UTF-8 text"),
         (lambda text: text.write_text(text.read_text().replace("33367", "00000").replace("66734", "00000")), "fewer"),
     ],
 )
@@ -332,8 +332,8 @@ def test_dl3dv_scenes_end_at_gaps(tmp_path):
     "damage, reason",
     [
         (lambda folder: (folder / "transforms.json").unlink(), "no transforms.json"),
-        (lambda folder: (folder / "transforms.json").write_text('{"w": 256, '), "cannot read"),
-        (lambda folder: (folder / "transforms.json").write_text("[]"), "is not that of a DL3DV scene"),
+        (lambda folder: (folder / "transforms.json").write_text('{"w": 256, '), "is not JSON"),
+        (lambda folder: (folder / "transforms.json").write_text("[]"), "holds no JSON object"),
         (lambda folder: (folder / "transforms.json").write_text('{"frames": []}'), "KeyError('fl_x')"),
         (lambda folder: shutil.rmtree(folder / "images_4"), "no pictures (images_4, images_2, images, images_8)"),
         (lambda folder: folder.rename(folder.parents[1] / "problem" / folder.name), "of the batch of problems"),
