@@ -14,7 +14,6 @@ ablations.md, which is also printed, and ablations.json.
 
 import argparse
 import importlib
-import json
 import os
 import shlex
 import signal
@@ -33,7 +32,7 @@ from gen3r_jax.data.loader import DataOptions
 from gen3r_jax.errors import UserError, main_guard
 from gen3r_jax.evaluation.latents import frechet_distance
 from gen3r_jax.evaluation.tables import METRICS
-from gen3r_jax.storage.files import replacing
+from gen3r_jax.storage.files import read_json, write_json, write_text
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SHARED = ("umt5", "clip_vision", "wan_vae", "vggt", "tokenizer", "scheduler.json")
@@ -136,9 +135,8 @@ def main() -> None:
     ablations = Ablations(*places, output, arguments.scenes, arguments.share)
     seeds = [ablations.seed(seed) for seed in arguments.seeds]
     text = report(seeds, arguments.scenes, arguments.share)
-    for name, content in (("ablations.md", text), ("ablations.json", json.dumps(seeds, indent=1))):
-        with replacing(output / name) as file:
-            file.write_text(content, encoding="utf-8")
+    write_text(output / "ablations.md", text)
+    write_json(output / "ablations.json", seeds)
     print(text, end="")
 
 
@@ -210,7 +208,7 @@ class Ablations:
         folders = [f"--weights={networks}", f"--data={self.data}", f"--output={output}"]
         self._run("gen3r_jax.evaluate", *command, *folders)
         found: dict[str, dict[str, float]] = {}
-        for entry in json.loads((output / "report.json").read_text())["rows"]:
+        for entry in read_json(output / "report.json")["rows"]:
             if entry["mean"] is not None:
                 found.setdefault(entry["mode"], {})[entry["metric"]] = entry["mean"]
         return found

@@ -4,7 +4,6 @@ Every function returns its report as lines of text.
 """
 
 import dataclasses
-import json
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -23,6 +22,7 @@ from conversion.torch_files import open_checkpoint, write_checkpoint
 from gen3r_jax import module
 from gen3r_jax.errors import UserError
 from gen3r_jax.storage.checkpoint import load_network, save_weights
+from gen3r_jax.storage.files import write_json
 
 SHARD_BYTES = 5_000_000_000
 
@@ -154,8 +154,7 @@ def write_official(
     with _progress("writing", len(entries)) as progress:
         prefixed_entries = {network.prefix + key: entry for key, entry in entries.items()}
         files = write_checkpoint(path, prefixed_entries, prefixed(), shard_bytes, progress)
-    fields = json.dumps(network.table.write_config(config), indent=2) + "\n"
-    path.with_name("config.json").write_text(fields)
+    write_json(path.with_name("config.json"), network.table.write_config(config))
     return files
 
 

@@ -4,7 +4,6 @@ Output: a folder as ``Gen3RPipeline.from_pretrained`` takes it: one weights fold
 ``scheduler.json``.
 """
 
-import json
 import shutil
 import sys
 from dataclasses import replace
@@ -18,7 +17,7 @@ from gen3r_jax.models.registry import PRESETS
 from gen3r_jax.models.tokenizer import Tokenizer
 from gen3r_jax.models.wan_dit import WanDiTConfig
 from gen3r_jax.storage.checkpoint import holds_weights
-from gen3r_jax.storage.files import replacing
+from gen3r_jax.storage.files import read_json, write_json
 
 # Where the tokenizer stands: in Gen3R's folder, in the Wan release.
 TOKENIZERS = ("tokenizer", "google/umt5-xxl")
@@ -48,7 +47,7 @@ def convert_pipeline(source: Path, output: Path, *, dtype: Any = None, force: bo
         else:
             report += convert_checkpoint(name, source, target, dtype=dtype, force=force)
     shutil.copytree(tokenizer, output / "tokenizer", dirs_exist_ok=True)
-    (output / "scheduler.json").write_text(json.dumps({"shift": shift}) + "\n")
+    write_json(output / "scheduler.json", {"shift": shift})
     if (source / "generation.json").exists():
         shutil.copy(source / "generation.json", output)
     return [*report, f"{tokenizer} -> {output / 'tokenizer'}", f"shift {shift} ({note})"]
@@ -74,9 +73,8 @@ def find_weights(path: Path, *, convert: bool = True) -> Path:
     if not source.exists():  # written last
         print(f"converting {path} to {cache}, once", file=sys.stderr)
         print("\n".join(convert_pipeline(path, cache)), file=sys.stderr)
-        with replacing(source) as file:
-            file.write_text(json.dumps(inventory, indent=1) + "\n")
-    elif json.loads(source.read_text()) != inventory:
+        write_json(source, inventory)
+    elif read_json(source) != inventory:
         raise UserError(f"{path} has changed since it was converted to {cache}; remove that folder, or give it instead")
     return cache
 
@@ -98,10 +96,9 @@ def random_pipeline(output: Path, *, tiny: bool, dtype: Any, seed: int = 0, forc
         report += random_checkpoint(name, folder, config=configs[name], dtype=dtype, seed=seed, force=force)
     Tokenizer.tiny().save(output / "tokenizer")
     if tiny:
-        (output / "generation.json").write_text(json.dumps(TINY_GENERATION, indent=1) + "\n")
-    (output / "scheduler").mkdir(exist_ok=True)
+        write_json(output / "generation.json", TINY_GENERATION)
     settings = {"shift": DEFAULT_SHIFT, "num_train_timesteps": 1000, "use_dynamic_shifting": False}
-    (output / "scheduler" / "scheduler_config.json").write_text(json.dumps(settings, indent=2) + "\n")
+    write_json(output / "scheduler" / "scheduler_config.json", settings)
     return report
 
 
@@ -113,8 +110,8 @@ def _read_shift(source: Path) -> tuple[float, str]:
     path = source / "scheduler" / "scheduler_config.json"
     if not path.exists():
         return DEFAULT_SHIFT, f"the usual one: there is no {path}"
+    fields = read_json(path)
     try:
-        fields = json.loads(path.read_text())
         shift = float(fields["shift"])
     except (ValueError, KeyError, TypeError):
         raise UserError(f"{path} has no number called shift") from None

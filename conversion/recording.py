@@ -4,7 +4,6 @@
 :class:`Replay` says how the numbers in a kind of file are computed again.
 """
 
-import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from conversion.safetensors_files import open_safetensors
 from conversion.torch_files import strip_wrapper
 from gen3r_jax import module
 from gen3r_jax.errors import UserError
+from gen3r_jax.storage.files import natural_key, parse_json, read_json
 
 Arrays = dict[str, np.ndarray]
 
@@ -76,13 +76,10 @@ class Recording:
         self.path = Path(path)
         self.metadata: dict[str, str] = {}
         if self.path.suffix == ".json":
-            tensors, self.config = _read_json(self.path)
+            tensors, self.config = _read_document(self.path)
         else:
             tensors, self.metadata = open_safetensors(self.path)
-            try:
-                self.config: dict[str, Any] = json.loads(self.metadata.get("config", "{}"))
-            except ValueError:
-                raise UserError(f"{self.path}: its metadata `config` is not JSON") from None
+            self.config = parse_json(self.metadata.get("config", "{}"), f"{self.path}: its metadata `config`", nan=True)
         self.names = frozenset(tensors)
         groups = (Group(self.path, f"{group}/", tensors) for group in ("weights", "inputs", "outputs", "intermediates"))
         self.weights, self.inputs, self.outputs, self.intermediates = groups
@@ -181,25 +178,12 @@ class Replay:
         return all(any(re.fullmatch(mark, name) for name in names) for mark in self.marks)
 
 
-def natural_key(name: str) -> list[tuple[int, int, str]]:
-    """Sorts ``x/2`` before ``x/10``."""
-    parts = re.split(r"(\d+)", name)
-    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in parts]
-
-
 def _to_device(params: module.Params) -> module.Params:
     return {key: _to_device(x) if isinstance(x, dict) else jnp.asarray(x) for key, x in params.items()}
 
 
-def _read_json(path: Path) -> tuple[Arrays, dict[str, Any]]:
-    try:
-        document = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist") from None
-    except (OSError, ValueError):
-        raise UserError(f"{path} is not a whole JSON file") from None
-    if not isinstance(document, dict):
-        raise UserError(f"{path} is not a recording: a JSON object is needed")
+def _read_document(path: Path) -> tuple[Arrays, dict[str, Any]]:
+    document = read_json(path, nan=True)
 
     def outputs(node: Any, place: str) -> Iterator[tuple[str, np.ndarray]]:
         items = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()

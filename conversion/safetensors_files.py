@@ -18,6 +18,7 @@ import ml_dtypes
 import numpy as np
 
 from gen3r_jax.errors import UserError
+from gen3r_jax.storage.files import parse_json, replacing
 
 _DTYPES = {
     "F64": np.dtype(np.float64),
@@ -62,15 +63,11 @@ def open_safetensors(path: Path) -> tuple[dict[str, StoredTensor], dict[str, str
         size = path.stat().st_size
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(length)) if 1 < length <= min(size - 8, _LONGEST_HEADER) else None
+            header = parse_json(file.read(length) if 1 < length <= min(size - 8, _LONGEST_HEADER) else "", "its header")
     except FileNotFoundError:
         raise UserError(f"{path} does not exist") from None
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from None
-    except ValueError:
-        header = None
-    if not isinstance(header, dict):
-        raise UserError(f"{path} is not a whole safetensors file; download or copy it again")
+    except UserError as error:
+        raise UserError(f"{path} is not a whole safetensors file ({error}); download or copy it again") from None
     metadata = header.pop("__metadata__", {})
     tensors = {}
     for name, entry in header.items():
@@ -109,23 +106,15 @@ def write_safetensors(
         header[name] = {"dtype": _CODES[entry.dtype], "shape": list(entry.shape), "data_offsets": offsets}
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # aligns the numbers
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as file:
-            file.write(len(text).to_bytes(8, "little") + text)
-            for (name, tensor), (expected, entry) in zip(tensors, entries.items(), strict=True):
-                if (name, tensor.shape, tensor.dtype) != (expected, entry.shape, entry.dtype):
-                    raise ValueError(f"{name} {tensor.shape} {tensor.dtype} where {expected} {entry} was due")
-                file.write(np.ascontiguousarray(tensor).reshape(-1).view(np.uint8).data)
-                progress(name)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}") from None
-    finally:
-        partial.unlink(missing_ok=True)
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for (name, tensor), (expected, entry) in zip(tensors, entries.items(), strict=True):
+            if (name, tensor.shape, tensor.dtype) != (expected, entry.shape, entry.dtype):
+                raise ValueError(f"{name} {tensor.shape} {tensor.dtype} where {expected} {entry} was due")
+            file.write(np.ascontiguousarray(tensor).reshape(-1).view(np.uint8).data)
+            progress(name)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def in_shards(entries: Mapping[str, jax.ShapeDtypeStruct], limit: int) -> Iterator[list[str]]:

@@ -4,7 +4,6 @@ Safetensors, whole or in shards, need nothing but numpy. ``.pth``, ``.pt``, ``.c
 reads them, from the optional extra ``convert``, and refuses any that hold more than tensors.
 """
 
-import json
 import pickle
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ import numpy as np
 from conversion.rules import Tensor
 from conversion.safetensors_files import in_shards, nbytes, open_safetensors, write_safetensors
 from gen3r_jax.errors import UserError
+from gen3r_jax.storage.files import read_json, write_json
 
 PICKLES = (".pth", ".pt", ".ckpt", ".bin")
 
@@ -74,7 +74,7 @@ def write_checkpoint(
         old.unlink(missing_ok=True)
     if len(shards) > 1:
         index = {"metadata": {"total_size": sum(map(nbytes, entries.values()))}, "weight_map": weight_map}
-        index_file.write_text(json.dumps(index, indent=2) + "\n")
+        write_json(index_file, index)
     return files
 
 
@@ -98,7 +98,7 @@ def _open_indexed(indices: list[Path]) -> dict[str, Tensor]:
         raise UserError(f"{indices[0].parent} holds several checkpoints: {', '.join(file.name for file in indices)}")
     (index,) = indices
     try:
-        weight_map = json.loads(index.read_text())["weight_map"]
+        weight_map = read_json(index)["weight_map"]
         shards = {file: open_safetensors(index.parent / file)[0] for file in sorted(set(weight_map.values()))}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         if isinstance(error, UserError):
@@ -122,13 +122,7 @@ def _open_file(path: Path) -> dict[str, Tensor]:
 
 
 def _read_fields(path: Path) -> dict[str, Any]:
-    if not path.exists():
-        return {}
-    try:
-        fields = json.loads(path.read_text())
-    except (OSError, ValueError):
-        raise UserError(f"{path} is not JSON; mend it or take it away") from None
-    return fields if isinstance(fields, dict) else {}
+    return read_json(path, nan=True) if path.exists() else {}
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -174,7 +168,8 @@ def _open_pickle(path: Path) -> dict[str, Tensor]:
             f"{path} holds more than tensors, or is damaged; it was not read, as it could run code"
         ) from None
     except (RuntimeError, EOFError, OSError, ValueError) as error:
-        raise UserError(f"cannot read {path}: {str(error).splitlines()[0]}") from None
+        reason = str(error).partition("\n")[0] or "it is empty or damaged"
+        raise UserError(f"cannot read {path}: {reason}") from None
     while isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
         content = content["state_dict"]
     if not isinstance(content, Mapping) or not all(isinstance(x, torch.Tensor) for x in content.values()):

@@ -16,9 +16,10 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from conversion.recording import Recording, Tolerance, natural_key
+from conversion.recording import Recording, Tolerance
 from conversion.replay import REPLAYS, kind_of
 from gen3r_jax.errors import UserError, main_guard
+from gen3r_jax.storage.files import natural_key
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,15 @@
 """Errors that are the user's to mend: one line that says what was given, what is allowed and what to do."""
 
+import errno
+import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
+
+BROKEN_PIPE = 141
+"""The exit status of a command whose reader went away, as a shell has it: 128 + SIGPIPE."""
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
 class UserError(ValueError):
@@ -27,12 +35,50 @@ def one_line(error: Exception) -> str:
 
 
 def main_guard(main: Callable[[], int | None]) -> None:
-    """Runs a command: a :class:`UserError` becomes one line on standard error and exit status 2."""
+    """Runs a command and exits with its status.
+
+    What the user or the machine is to blame for (a :class:`UserError`, files that cannot be read or written, too little
+    memory, input that is nested without end) becomes one line on standard error and exit status 2. Where whoever read
+    the output went away, the command ends quietly with the status that a shell expects. Characters that the terminal
+    does not have are written as escapes.
+    """
+    with suppress(AttributeError):  # whoever replaced the stream takes all characters
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        sys.exit(main())
+        try:
+            status = main()
+        finally:
+            print(end="", flush=True)  # here a full disk or a reader that left can still be told
+        sys.exit(status)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        _end(f"error: {error}", 2)
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
+        _end("interrupted", 130)
+    except BrokenPipeError:
+        _end("", BROKEN_PIPE)
+    except OSError as error:
+        _end(f"error: {_cause(error)}", 2)
+    except MemoryError as error:
+        _end(f"error: out of memory: {error}".removesuffix(": "), 2)
+    except RecursionError:
+        _end("error: the input is nested too deeply", 2)
+
+
+def _cause(error: OSError) -> str:
+    """Why something failed, with the file where the system tells it: a write to a full disk does not."""
+    reason = error.strerror or " ".join(str(error).split()) or type(error).__name__
+    file = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else ""
+    if error.errno in _FULL:
+        return f"cannot write {file}".rstrip() + f": {reason}"
+    return f"cannot read or write {file}: {reason}" if file else reason
+
+
+def _end(message: str, status: int) -> None:
+    with suppress(OSError):
+        if message:
+            print(message, file=sys.stderr)
+    try:
+        print(end="", flush=True)
+    except OSError:  # what could not be written is given up, or Python would complain about it once more
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(status)

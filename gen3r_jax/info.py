@@ -1,10 +1,8 @@
 """What a folder holds: a scene, weights, a training run: ``gen3r info DIR``"""
 
 import argparse
-import json
 import math
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -12,6 +10,7 @@ from gen3r_jax.errors import UserError, main_guard
 from gen3r_jax.generation.settings import read_shift
 from gen3r_jax.geometry.camera_files.official import read_cameras
 from gen3r_jax.storage.checkpoint import holds_weights, stored_leaves
+from gen3r_jax.storage.files import read_json, read_text
 from gen3r_jax.training.metrics import read_metrics
 
 
@@ -34,7 +33,7 @@ def describe(folder: Path) -> list[str]:
 
 
 def _weights(folder: Path) -> str:
-    network = _read(folder / "config.json").get("network", "?")
+    network = read_json(folder / "config.json").get("network", "?")
     leaves = stored_leaves(folder).values()
     count = sum(math.prod(leaf.shape) for leaf in leaves)
     size = sum(math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize for leaf in leaves)
@@ -48,7 +47,7 @@ def _bytes(count: int) -> str:
 
 def _run(folder: Path) -> list[str]:
     losses = [line for line in read_metrics(folder / "metrics.jsonl") if "loss" in line]
-    lines = [f"training run of stage {_read(folder / 'config.json').get('stage', '?')}"]
+    lines = [f"training run of stage {read_json(folder / 'config.json', nan=True).get('stage', '?')}"]
     if losses:
         lines.append(f"step {losses[-1]['step']}, loss {losses[-1]['loss']:.4g} (first {losses[0]['loss']:.4g})")
     checkpoints = sorted(int(path.name) for path in (folder / "checkpoints").glob("*") if path.name.isdigit())
@@ -61,9 +60,9 @@ def _scene(folder: Path) -> list[str]:
     size = cameras.image_size
     lines = [f"scene of {len(cameras.w2c)} frames" + (f" of {size[1]:g} x {size[0]:g} pixels" if size else "")]
     if (folder / "prompts.txt").exists():
-        lines.append(f"prompt: {(folder / 'prompts.txt').read_text(encoding='utf-8').strip()}")
+        lines.append(f"prompt: {read_text(folder / 'prompts.txt').strip()}")
     if (folder / "run.json").exists():
-        run = _read(folder / "run.json")
+        run = read_json(folder / "run.json", nan=True)
         try:
             seconds = sum(stage["seconds"] for stage in run["stages"])
             lines.append(f"made in {seconds:.1f} s on {run['device']}")
@@ -72,13 +71,6 @@ def _scene(folder: Path) -> list[str]:
     else:
         lines.append("without run.json: it was not written to the end")
     return [*lines, f"files: {', '.join(sorted(path.name for path in folder.iterdir()))}"]
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text())
-    except ValueError:
-        raise UserError(f"{path} is not JSON") from None
 
 
 def main(arguments: list[str] | None = None) -> int:

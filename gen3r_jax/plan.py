@@ -14,10 +14,8 @@ is run. Work includes what a backward pass computes again. The exit status is 1 
 """
 
 import dataclasses
-import json
 import sys
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import jax
 from absl import app, flags, logging
@@ -30,6 +28,7 @@ from gen3r_jax.costs.topology import LINK_UTILISATION, UTILISATION, Topology, pa
 from gen3r_jax.errors import UserError, main_guard
 from gen3r_jax.planning.program_cost import ProgramCost, kept_by_others, measure
 from gen3r_jax.stages.config import read_config, with_defaults
+from gen3r_jax.storage.files import write_json
 from gen3r_jax.training.program import Program
 from gen3r_jax.training.step import Phase, make_phases, step_programs, training_mesh
 
@@ -72,7 +71,7 @@ def main(arguments: Sequence[str]) -> int:
         written.append({"phase": dataclasses.asdict(phase), "programs": [to_json(cost, topology) for cost in done]})
     if JSON.value:
         content = {"topology": topology.name, "optimization_level": LEVEL.value, "phases": written}
-        Path(JSON.value).write_text(json.dumps(content, indent=1) + "\n")
+        write_json(JSON.value, content)
     return int(failed)
 
 

@@ -28,6 +28,7 @@ from gen3r_jax.models.registry import EXACT
 from gen3r_jax.models.sizes import SIDE_MULTIPLE, longest_clip, require_side
 from gen3r_jax.models.vggt import VGGT
 from gen3r_jax.storage.checkpoint import load_network, read_config
+from gen3r_jax.storage.files import writing
 
 MOST_FRAMES = 49
 
@@ -123,13 +124,11 @@ def _check(options: argparse.Namespace) -> None:
                 f"the adapter in {options.weights} takes {adapter.input_dim} channels and the VGGT beside it gives "
                 f"{10 * vggt.embed_dim}; put networks there that were made for each other"
             )
-    try:
+    with writing(options.output, "choose another --output"):
         options.output.mkdir(parents=True, exist_ok=True)
         if any(options.output.iterdir()):
             raise UserError(f"{options.output} holds something already; remove it or give another --output")
         tempfile.TemporaryFile(dir=options.output).close()
-    except OSError as error:
-        raise UserError(f"cannot write to {options.output}: {error.strerror}; choose another --output") from None
 
 
 def _crop_mask(mask: Mask | None, size: Size) -> Mask:

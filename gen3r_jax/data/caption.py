@@ -6,14 +6,13 @@ does.
 """
 
 import argparse
-import json
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from gen3r_jax.data.captions import MAX_CHARACTERS, read_captions
 from gen3r_jax.data.format import SceneFiles, find_scenes
 from gen3r_jax.errors import UserError, main_guard
+from gen3r_jax.storage.files import read_json_lines, write_text
 
 
 def merge_captions(root: Path, file: Path, *, replace: bool = False) -> str:
@@ -43,7 +42,7 @@ def merge_captions(root: Path, file: Path, *, replace: bool = False) -> str:
     for scene_id, captions in new.items():
         place = _captions_file(scenes[scene_id])
         kept = [] if replace else read_captions(place)
-        _write(place, list(dict.fromkeys(kept + captions)))
+        write_text(place, "".join(f"{caption}\n" for caption in dict.fromkeys(kept + captions)))
     without = [scene_id for scene_id, files in scenes.items() if not read_captions(_captions_file(files))]
     lines = [f"{root}: captions for {len(new)} of {len(scenes)} scenes"]
     if without:
@@ -70,32 +69,12 @@ def _captions_file(scene: SceneFiles) -> Path:
 
 
 def _read(file: Path) -> Iterator[tuple[str, Sequence[str]]]:
-    try:
-        lines = file.read_text(encoding="utf-8").split("\n")  # splitlines() also ends them inside of strings
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read {file}: {getattr(error, 'strerror', None) or 'it is no text'}") from None
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            entry = json.loads(line)
-            captions = entry.get("captions", [entry["caption"]] if "caption" in entry else None)
-            if not (isinstance(captions, list) and all(isinstance(caption, str) for caption in captions)):
-                raise TypeError
-            yield str(entry["scene"]), [" ".join(caption.split()) for caption in captions]  # a line each
-        except (ValueError, KeyError, TypeError, AttributeError):
-            raise UserError(
-                f'{file}: line {number} is not {{"scene": "set/scene", "captions": ["...", ...]}}'
-            ) from None
-
-
-def _write(place: Path, captions: Sequence[str]) -> None:
-    partial = place.with_name(f".{place.name}.partial")
-    try:
-        partial.write_text("".join(f"{caption}\n" for caption in captions), encoding="utf-8")
-        os.replace(partial, place)
-    except OSError as error:
-        raise UserError(f"cannot write {place}: {error.strerror}") from None
+    for number, entry in read_json_lines(file):
+        captions = entry.get("captions", [entry["caption"]] if "caption" in entry else None)
+        sound = isinstance(captions, list) and all(isinstance(caption, str) for caption in captions)
+        if not sound or "scene" not in entry:
+            raise UserError(f'{file}, line {number} is not {{"scene": "set/scene", "captions": ["...", ...]}}')
+        yield str(entry["scene"]), [" ".join(caption.split()) for caption in captions]  # a line each
 
 
 def main() -> None:

@@ -4,6 +4,8 @@ import re
 from pathlib import Path
 from typing import Protocol
 
+from gen3r_jax.storage.files import read_lines
+
 MAX_CHARACTERS = 1000
 
 _PLURAL = ("show", "portray", "depict", "showcase", "present", "capture", "feature", "display", "comprise", "include")
@@ -56,8 +58,8 @@ def clean_caption(caption: str, rng: RandomSource) -> str:
 
 
 def read_captions(path: Path) -> list[str]:
-    """The lines of a caption file that are not empty, one caption each; none where there is no such file."""
-    if not path.is_file():
-        return []
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    return [line.strip() for line in lines if line.strip()]
+    """The lines of a caption file that are not empty, one caption each; none where there is no such file.
+
+    Raises UserError where the file is not UTF-8.
+    """
+    return read_lines(path) if path.is_file() else []

@@ -8,7 +8,6 @@ Features of a text are kept without the zeros behind its end. What the entries a
 
 import json
 import logging
-import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -17,11 +16,12 @@ from typing import Any
 import grain
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import load, save, save_file
+from safetensors.numpy import load, save
 
 from gen3r_jax.data.loader import ENDLESS, DataOptions, Loader
 from gen3r_jax.data.shards import SUFFIX, RecordWriter, list_shards, read_json_index, read_record
 from gen3r_jax.errors import UserError
+from gen3r_jax.storage.files import parse_json, replacing
 
 log = logging.getLogger(__name__)
 
@@ -60,14 +60,9 @@ class Header:
                     f"{folder} holds latents that were made with other {', '.join(others)}; choose another folder"
                 )
             return
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            texts = {str(i): np.asarray(features) for i, features in enumerate(self.texts.values())}
-            partial = folder / f".{HEADER}.{uuid.uuid4().hex}"  # of this writer alone: parts begin side by side
-            save_file(texts, partial, metadata={"header": json.dumps(self._settings())})
-            partial.replace(folder / HEADER)
-        except OSError as error:
-            raise UserError(f"cannot write to {folder}: {error.strerror}") from None
+        texts = {str(i): np.asarray(features) for i, features in enumerate(self.texts.values())}
+        with replacing(folder / HEADER) as temporary:
+            temporary.write_bytes(save(texts, metadata={"header": json.dumps(self._settings())}))
 
     def _settings(self) -> dict[str, Any]:
         values = {field.name: getattr(self, field.name) for field in fields(self)}
@@ -79,7 +74,7 @@ def read_header(folder: Path) -> Header:
     path = folder / HEADER
     try:
         with safe_open(path, "np") as file:
-            settings = json.loads(file.metadata()["header"])
+            settings = parse_json(file.metadata()["header"], "its header")
             texts = {text: file.get_tensor(str(i)) for i, text in enumerate(settings.pop("texts"))}
         if settings.pop("format") != FORMAT:
             raise ValueError("it has another format")
@@ -154,7 +149,7 @@ def read_sample(file: Path, index: int) -> dict[str, Any]:
         raise UserError(f"{file}: sample {index} is damaged ({error}); delete the file and encode again") from None
     arrays |= {name: array.astype(np.float32) for name, array in arrays.items() if array.dtype.kind == "f"}
     size = int.from_bytes(record[:8], "little")
-    metadata = json.loads(record[8 : 8 + size])["__metadata__"]
+    metadata = parse_json(record[8 : 8 + size], f"{file}: the header of sample {index}")["__metadata__"]
     missing = int(metadata["rows"]) - len(arrays["text"])
     arrays["text"] = np.pad(arrays["text"], ((0, missing), (0, 0)))
     return {**arrays, "sample_id": metadata["sample_id"], "num_replaced": np.int32(0)}

@@ -10,11 +10,11 @@
 y down, z forward).
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from gen3r_jax.errors import UserError
+from gen3r_jax.storage.files import read_json_lines, read_lines
 
 CATALOGUE = "scenes.jsonl"
 """Beside the lists of a prepared set: a line ``{"id", "split", "group", "frames"}`` for each scene."""
@@ -80,16 +80,24 @@ def _shorter_scenes(folder: Path, min_frames: int) -> set[str]:
     catalogue = folder / CATALOGUE
     if not min_frames or not catalogue.is_file():
         return set()
-    scenes = map(json.loads, catalogue.read_text(encoding="utf-8").splitlines())
-    return {scene["id"] for scene in scenes if scene["frames"] < min_frames}
+    return {scene for scene, frames in read_catalogue(catalogue).items() if frames < min_frames}
+
+
+def read_catalogue(path: Path) -> dict[str, int]:
+    """How many frames each scene of a ``scenes.jsonl`` has. Raises UserError where the file is damaged."""
+    frames = {}
+    for number, scene in read_json_lines(path):
+        if not isinstance(scene.get("id"), str) or not isinstance(scene.get("frames"), int):
+            raise UserError(f'{path}, line {number} is not {{"id": "...", "frames": 49, ...}}')
+        frames[scene["id"]] = scene["frames"]
+    return frames
 
 
 def read_list(path: Path) -> list[Path]:
     """Paths: absolute, or relative to the list's folder; if not there, to the working folder, as the official lists."""
     if not path.is_file():
         return []
-    lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
-    return [_locate(Path(line), path.parent) for line in lines if line]
+    return [_locate(Path(line), path.parent) for line in read_lines(path)]
 
 
 def _locate(path: Path, folder: Path) -> Path:

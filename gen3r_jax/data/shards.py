@@ -25,6 +25,7 @@ from array_record.python.array_record_module import ArrayRecordReader, ArrayReco
 
 from gen3r_jax.errors import UserError
 from gen3r_jax.geometry.cameras import Cameras
+from gen3r_jax.storage.files import parse_json, writing
 from gen3r_jax.storage.locks import locked
 
 FORMAT = "gen3r_jax.scenes/1"
@@ -68,7 +69,7 @@ def read_depth_file(scene: ShardScene, index: int) -> bytes:
 def read_description(scene: ShardScene) -> tuple[tuple[str, ...], Cameras | None, bool]:
     """Captions and cameras of a scene, and whether it has depth."""
     try:
-        description = json.loads(read_record(scene.file, scene.first + scene.length))
+        description = parse_json(read_record(scene.file, scene.first + scene.length), "it", nan=True)
         cameras = description["cameras"]
         if cameras is not None:
             cameras = Cameras(*(np.array(cameras[key]) for key in ("c2w", "intrinsics", "sizes")))
@@ -90,10 +91,8 @@ class RecordWriter:
         self._records = 0
 
     def __enter__(self) -> Self:
-        try:
+        with writing(self.file.parent):
             self.file.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"cannot write to {self.file.parent}: {error.strerror}") from None
         # The writer itself is silent about a folder that it cannot write to, and about others.
         refusal = f"another process is writing {self.file}; give each its own part of the work"
         self._lock = locked(self._partial, refusal)
@@ -199,9 +198,9 @@ def read_json_index(file: Path, wanted: str, advice: str) -> dict[str, Any]:
     """The last record of a file of the format `wanted`. Raises UserError with `advice` when it is not whole."""
     records = _reader(file).num_records()  # 0 for a file that is missing or cut short
     try:
-        index = json.loads(read_record(file, records - 1)) if records else {}
-    except ValueError:
+        index = parse_json(read_record(file, records - 1), "it") if records else {}
+    except UserError:
         index = {}
-    if not isinstance(index, dict) or index.get("format") != wanted:
+    if index.get("format") != wanted:
         raise UserError(f"{file} is not a whole shard of the format {wanted}; {advice}")
     return index

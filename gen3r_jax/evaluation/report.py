@@ -1,6 +1,5 @@
 """The report of an evaluation, made from the scenes' records: tables and a contact sheet."""
 
-import json
 import statistics
 from pathlib import Path
 
@@ -9,7 +8,7 @@ from PIL import Image
 from gen3r_jax.errors import UserError
 from gen3r_jax.evaluation.paper import reported
 from gen3r_jax.evaluation.tables import Record, summarise, to_csv, to_json, to_markdown
-from gen3r_jax.storage.files import replacing
+from gen3r_jax.storage.files import read_json, replacing, write_json, write_text
 
 JPEG_SIDE = 65_000  # pixels, a little less than the format can hold
 LENGTHS = ("accuracy", "completeness", "chamfer")
@@ -25,8 +24,8 @@ def write_report(output: Path) -> str:
     Returns:
       The Markdown. Raises UserError where no scene was judged.
     """
-    scenes = [json.loads(path.read_text()) for path in sorted((output / "scenes").glob("*.json"))]
-    config = json.loads((output / "config.json").read_text())
+    scenes = [read_json(path) for path in sorted((output / "scenes").glob("*.json"))]
+    config = read_json(output / "config.json")
     skipped = [(scene["number"], scene["skipped"]) for scene in scenes if "skipped" in scene]
     judged = [scene for scene in scenes if "skipped" not in scene]
     if not judged:
@@ -62,13 +61,9 @@ def write_report(output: Path) -> str:
         lines.append(f"\n{len(skipped)} scenes were skipped; the first, number {number}: {reason}.")
     text = "\n".join(lines) + "\n"
     document = {"config": config, "rows": to_json(summary, references), "scenes": scenes}
-    for name, content in (
-        ("report.md", text),
-        ("report.csv", to_csv(summary, references)),
-        ("report.json", json.dumps(document, indent=1)),
-    ):
-        with replacing(output / name) as file:
-            file.write_text(content, encoding="utf-8")
+    write_text(output / "report.md", text)
+    write_text(output / "report.csv", to_csv(summary, references))
+    write_json(output / "report.json", document)
     _write_sheet(output)
     return text
 

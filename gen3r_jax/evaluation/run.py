@@ -27,7 +27,7 @@ from gen3r_jax.generation.pipeline import Gen3RPipeline
 from gen3r_jax.models.rgb_head import RGBHead
 from gen3r_jax.options import merged
 from gen3r_jax.storage.checkpoint import load_network
-from gen3r_jax.storage.files import replacing
+from gen3r_jax.storage.files import read_json, write_json
 
 SAMPLE = 1 << 20
 """Bytes of a file that are hashed on both ends."""
@@ -50,7 +50,7 @@ def evaluate(
     numbers = range(index, min(len(source), data.num_scenes), parts)
     for number in tqdm(numbers, unit="scene", disable=None):
         record = output / "scenes" / f"{number:06d}.json"
-        if record.exists() and "skipped" not in json.loads(record.read_text()):
+        if _is_judged(record):
             continue
         result: dict[str, Any] = {"number": number}
         started = time.perf_counter()
@@ -69,8 +69,15 @@ def evaluate(
                 grid = {name: frames[spread(len(frames))] for name, frames in pictures.items()}
                 write_grid(output / "pictures" / f"{number:06d}.png", grid)
         result["seconds"] = time.perf_counter() - started
-        with replacing(record) as file:
-            file.write_text(json.dumps(result, indent=1, allow_nan=False))
+        write_json(record, result)
+
+
+def _is_judged(record: Path) -> bool:
+    """Whether a scene need not be looked at again; a damaged record is made anew."""
+    try:
+        return record.exists() and "skipped" not in read_json(record)
+    except UserError:
+        return False
 
 
 def _read(maker: ClipMaker, source: Source, number: int, farthest: float) -> tuple[Truth, str, str]:
@@ -116,13 +123,10 @@ def fingerprint(weights: Path) -> str:
     for folder, folders, names in os.walk(weights, followlinks=True):
         folders.sort()
         for name in sorted(names):
-            try:
-                with Path(folder, name).open("rb") as file:
-                    digest.update(file.read(SAMPLE))
-                    file.seek(max(0, file.seek(0, os.SEEK_END) - SAMPLE))
-                    digest.update(file.read() + b"%d" % file.tell())
-            except OSError as error:
-                raise UserError(f"cannot read {folder}/{name}: {error.strerror}") from None
+            with Path(folder, name).open("rb") as file:
+                digest.update(file.read(SAMPLE))
+                file.seek(max(0, file.seek(0, os.SEEK_END) - SAMPLE))
+                digest.update(file.read() + b"%d" % file.tell())
     return digest.hexdigest()[:16]
 
 
@@ -136,9 +140,8 @@ def claim(output: Path, config: Mapping[str, Any]) -> None:
     def filled(config: Mapping[str, Any]) -> dict[str, Any]:
         return module.flatten(merged(asdict(EvaluationOptions()), config))
 
-    if file.exists() and filled(json.loads(file.read_text())) != filled(json.loads(json.dumps(config))):
+    if file.exists() and filled(read_json(file)) != filled(json.loads(json.dumps(config))):
         raise UserError(
             f"{output} holds an evaluation with another config, weights or data; delete it or give another --output"
         )
-    with replacing(file) as partial:
-        partial.write_text(json.dumps(config, indent=1))
+    write_json(file, config)

@@ -9,7 +9,7 @@ from gen3r_jax.export.images import image_names
 from gen3r_jax.export.pointcloud import at_most
 from gen3r_jax.geometry.camera_files.colmap import to_text, write_colmap_cameras
 from gen3r_jax.scene import Scene
-from gen3r_jax.storage.files import replacing
+from gen3r_jax.storage.files import write_text
 
 MOST_POINTS = 200_000  # trainers of splats begin with fewer
 
@@ -25,5 +25,4 @@ def write_colmap(
     write_colmap_cameras(directory, names, scene.w2c, scene.intrinsics, scene.rgb.shape[1:3])
     rows = zip(*at_most(MOST_POINTS, points, colors), strict=True)
     cloud = [f"{i} {to_text(*point)} {r} {g} {b} 0" for i, (point, (r, g, b)) in enumerate(rows, 1)]
-    with replacing(directory / "points3D.txt") as temporary:
-        temporary.write_text("\n".join(["# POINT3D_ID X Y Z R G B ERROR", *cloud]) + "\n")
+    write_text(directory / "points3D.txt", "\n".join(["# POINT3D_ID X Y Z R G B ERROR", *cloud]) + "\n")

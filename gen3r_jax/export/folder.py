@@ -23,7 +23,7 @@ from gen3r_jax.export.video import colorize_depth, write_video
 from gen3r_jax.export.viewer_page import write_viewer
 from gen3r_jax.geometry.camera_files.official import write_cameras
 from gen3r_jax.scene import Scene
-from gen3r_jax.storage.files import replacing
+from gen3r_jax.storage.files import replacing, write_text, writing
 
 
 @dataclass
@@ -109,8 +109,7 @@ def write_scene(
     job = _Job(scene, Path(directory), fps, cloud)
     write_cameras(job.folder / "cameras.json", scene.w2c, scene.intrinsics, scene.rgb.shape[1:3])
     if scene.prompt:
-        with replacing(job.folder / "prompts.txt") as temporary:
-            temporary.write_text(scene.prompt + "\n", encoding="utf-8")
+        write_text(job.folder / "prompts.txt", scene.prompt + "\n")
     for name, write in FORMATS.items():
         if formats is None or name in formats:
             write(job)
@@ -126,12 +125,11 @@ def scene_folder(path: Path) -> Iterator[Path]:
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
         raise UserError(f"cannot write {path}: it is there already; remove it or give another name")
     try:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        yield partial
-        os.rename(partial, path)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+        with writing(path):
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+            yield partial
+            os.rename(partial, path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
         with suppress(OSError):  # an empty folder that was reserved for what has failed

@@ -8,7 +8,6 @@ from gen3r_jax.export.images import image_names
 from gen3r_jax.geometry.camera_files import transforms
 from gen3r_jax.geometry.cameras import Cameras, invert_se3
 from gen3r_jax.scene import Scene
-from gen3r_jax.storage.files import replacing
 
 
 def write_transforms(path: Path | str, scene: Scene) -> None:
@@ -20,6 +19,5 @@ def write_transforms(path: Path | str, scene: Scene) -> None:
     c2w = invert_se3(scene.w2c.astype(np.float64))
     cameras = Cameras(c2w, scene.intrinsics, np.tile(scene.rgb.shape[1:3], (frames, 1)))
     points = {"ply_file_path": "points.ply"} if Path(path).with_name("points.ply").exists() else {}
-    with replacing(path) as temporary:
-        names, others = image_names(frames), {"camera_model": "OPENCV", **points}
-        transforms.write_transforms(temporary, names, cameras, transforms.OPENGL, **others)
+    names, others = image_names(frames), {"camera_model": "OPENCV", **points}
+    transforms.write_transforms(Path(path), names, cameras, transforms.OPENGL, **others)

@@ -10,6 +10,7 @@ from gen3r_jax.errors import UserError
 from gen3r_jax.geometry.camera_files.official import read_cameras
 from gen3r_jax.geometry.points import unproject_depth
 from gen3r_jax.scene import Scene
+from gen3r_jax.storage.files import read_text
 
 NEEDED = ("rgb.mp4", "depth.npz", "confidence.npz", "cameras.json")
 
@@ -44,7 +45,7 @@ def read_scene(directory: Path | str) -> Scene:
             w2c=w2c,
             intrinsics=intrinsics,
             points=unproject_depth(depth, w2c, intrinsics, offset=0.5),
-            prompt=prompt.read_text(encoding="utf-8").strip() if prompt.exists() else "",
+            prompt=read_text(prompt).strip() if prompt.exists() else "",
         )
     except ValueError as error:
         raise UserError(f"{directory}: its files do not belong together: {error}") from None

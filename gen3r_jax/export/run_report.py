@@ -13,7 +13,7 @@ from typing import Any
 
 import jax
 
-from gen3r_jax.storage.files import replacing
+from gen3r_jax.storage.files import write_text
 
 FORMAT_VERSION = 1
 PACKAGES = ("jax", "flax", "numpy")
@@ -93,8 +93,7 @@ class RunReport:
         return {"compiled": compiled - kept, "compile_seconds": round(seconds, 3), "kept": kept}
 
     def write(self, path: Path | str) -> None:
-        with replacing(path) as temporary:
-            temporary.write_text(json.dumps(self.document(), indent=1, default=str) + "\n")
+        write_text(path, json.dumps(self.document(), indent=1, default=str) + "\n")
 
     def _print(self, *words: str, end: str = "\n") -> None:
         if not self.quiet:

@@ -12,7 +12,7 @@ from PIL import Image
 from gen3r_jax.export.glb import build_scene, frusta, frustum_size
 from gen3r_jax.geometry.cameras import OPENGL_AXES, invert_se3
 from gen3r_jax.scene import Scene
-from gen3r_jax.storage.files import replacing
+from gen3r_jax.storage.files import write_text
 
 MOST_POINTS = 100_000
 FRAME_WIDTH = 320
@@ -81,8 +81,7 @@ def write_viewer(
         frames=json.dumps([_data_uri(frame) for frame in scene.rgb]),
         edges=json.dumps(_frustum_edges(scene)),
     )
-    with replacing(path) as temporary:
-        temporary.write_text(page.replace("</body>", f"{panel}</body>"), encoding="utf-8")
+    write_text(path, page.replace("</body>", f"{panel}</body>"))
 
 
 def _first_view(scene: Scene) -> dict[str, list[float]]:

@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import sys
+import tempfile
 from datetime import datetime
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from gen3r_jax.export.pointcloud import CloudFilter
 from gen3r_jax.generation.output import Gen3RPipelineOutput
 from gen3r_jax.generation.pipeline import Gen3RPipeline
 from gen3r_jax.generation.request import Request
+from gen3r_jax.storage.files import writing
 
 MOST_SHEETS = 32
 SHOWN = ("viewer.html", "scene.glb", "rgb.mp4", "sheet.png")
@@ -138,10 +140,6 @@ def _deviation(result: Gen3RPipelineOutput, exact: Gen3RPipelineOutput) -> dict[
 
 def require_writable(folder: Path) -> None:
     """Raises UserError where nothing can be written into a folder, which is made when it is missing."""
-    try:
+    with writing(folder, "choose another --output"):
         folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".gen3r-probe"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise UserError(f"cannot write to {folder}: {error.strerror}; choose another --output") from None
+        tempfile.TemporaryFile(dir=folder).close()

@@ -1,7 +1,6 @@
 """What a user asks to be generated, by flags of ``gen3r generate`` or by a line of a file of jobs."""
 
 import dataclasses
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from gen3r_jax.generation.settings import GenerationSettings
 from gen3r_jax.geometry.trajectories import PRESETS, options_of
 from gen3r_jax.models.sizes import require_clip_length, require_side
 from gen3r_jax.options import read_options
+from gen3r_jax.storage.files import parse_json, read_text
 
 FORMAT_VERSION = 1
 """Of a file of jobs: the largest ``format_version`` that a line may say."""
@@ -78,7 +78,7 @@ class Request(GenerationSettings):
         """The prompt: stripped, and the first line where `prompt` names a file."""
         text = self.prompt
         if _exists(Path(text)) and Path(text).is_file():
-            first, *others = [line for line in _read_lines(Path(text)) if line.strip()] or [""]
+            first, *others = [line for line in read_text(Path(text)).split("\n") if line.strip()] or [""]
             if others:
                 notice(f"{text}: the first line is the prompt; {len(others)} further lines are not used")
             text = first
@@ -136,19 +136,17 @@ def read_jobs(path: Path, defaults: dict[str, Any]) -> list[tuple[str, Request |
     Raises UserError for a file that is unreadable or empty, or names that repeat.
     """
     jobs = []
-    for number, line in enumerate(_read_lines(path), 1):
+    for number, line in enumerate(read_text(path).split("\n"), 1):
         if not line.strip():
             continue
         name = f"job{number:04}"
         try:
-            fields = json.loads(line)
-            if not isinstance(fields, dict):
-                raise UserError("not a JSON object")
+            fields = parse_json(line, "the line")
             name = _name(fields, name)
             fields = _resolved(_present(fields), path.parent)
             request = read_options(Request, {**_fitting(defaults, fields), **fields, "name": name}, "job")
-        except ValueError as error:  # of JSON, also
-            request = error if isinstance(error, UserError) else UserError(f"not JSON: {error}")
+        except UserError as error:
+            request = error
         jobs.append((name, request))
     if not jobs:
         raise UserError(f"{path} holds no jobs: one JSON object a line is needed")
@@ -213,12 +211,3 @@ def _exists(path: Path) -> bool:
         return path.exists()
     except (OSError, ValueError):
         return False
-
-
-def _read_lines(path: Path) -> list[str]:
-    try:
-        return path.read_text(encoding="utf-8-sig").split("\n")  # splitlines() splits inside of strings, too
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise UserError(f"{path} is not UTF-8 text; save it as that") from None

@@ -5,7 +5,6 @@ of its noise schedule.
 """
 
 import dataclasses
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any, Self
 from gen3r_jax.diffusion.solvers import SOLVERS
 from gen3r_jax.errors import UserError
 from gen3r_jax.options import read_options
+from gen3r_jax.storage.files import read_json
 
 
 @dataclass(frozen=True)
@@ -96,24 +96,14 @@ def read_settings(weights: Path) -> GenerationSettings:
     Raises UserError where a file holds something else.
     """
     file = weights / "generation.json"
-    values = _read(file) if file.exists() else {}
+    values = read_json(file) if file.exists() else {}
     return read_options(GenerationSettings, values, str(file))
 
 
 def read_shift(weights: Path) -> float:
     """The noise schedule's shift that a folder of weights was trained with, from its ``scheduler.json``."""
     file = weights / "scheduler.json"
-    shift = _read(file).get("shift")
+    shift = read_json(file).get("shift")
     if not isinstance(shift, (int, float)) or not shift > 0:
         raise UserError(f'{file} has no shift above 0; repair it, as in {{"shift": 2.0}}')
     return float(shift)
-
-
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        settings = json.loads(file.read_text())
-    except ValueError as error:
-        raise UserError(f"{file} is not JSON: {error}; repair or remove it") from None
-    if not isinstance(settings, dict):
-        raise UserError(f"{file} holds no JSON object; repair or remove it")
-    return settings

@@ -7,7 +7,6 @@ schedule, and the settings with which the nano model generates.
 """
 
 import argparse
-import json
 from pathlib import Path
 
 from gen3r_jax.data.procedural import VOCABULARY
@@ -17,6 +16,7 @@ from gen3r_jax.models.tokenizer import Tokenizer
 from gen3r_jax.stages.networks import SEEDS
 from gen3r_jax.stages.random_weights import random_network
 from gen3r_jax.storage.checkpoint import save_weights
+from gen3r_jax.storage.files import write_json
 
 SHIFT = 2.0
 GENERATION = {
@@ -39,8 +39,8 @@ def write_encoders(output: Path) -> None:
             f"the captions have {tokenizer.size} words, the text encoder {PRESETS['nano']['umt5'].vocab_size}"
         )
     tokenizer.save(output / "tokenizer")
-    (output / "scheduler.json").write_text(json.dumps({"shift": SHIFT}) + "\n")
-    (output / "generation.json").write_text(json.dumps(GENERATION, indent=1) + "\n")
+    write_json(output / "scheduler.json", {"shift": SHIFT})
+    write_json(output / "generation.json", GENERATION)
 
 
 def main() -> None:

@@ -29,6 +29,7 @@ from gen3r_jax.errors import UserError
 from gen3r_jax.module import Params
 from gen3r_jax.options import read_options
 from gen3r_jax.sharding import fetch, param_shardings
+from gen3r_jax.storage.files import read_json, replacing, write_json
 
 COMPACT = "params.safetensors"
 
@@ -84,12 +85,10 @@ def save_compact(path: epath.PathLike, network_class: type[nnx.Module], config: 
     path = epath.Path(path)
     description = {"network": network_class.__name__, "config": dataclasses.asdict(config)}
     try:
-        path.mkdir(parents=True, exist_ok=True)
-        (path / "config.json").write_text(json.dumps(description, indent=2) + "\n")
-        partial = path / f".{COMPACT}.partial"
-        save_file(module.flatten(params), partial)
-        partial.replace(path / COMPACT)
-    except (OSError, SafetensorError) as error:
+        write_json(path / "config.json", description)
+        with replacing(path / COMPACT) as temporary:
+            save_file(module.flatten(params), temporary)
+    except SafetensorError as error:
         raise UserError(f"cannot write weights to {path}: {_reason(error)}") from error
 
 
@@ -221,10 +220,10 @@ def read_config(path: epath.PathLike, network_class: type[nnx.Module]) -> Any:
         raise UserError(f"no weights of {name} at {path}: the folder does not exist")
     if not holds_weights(path):
         raise UserError(f"{path} holds no weights of {name}: a weights folder has config.json and params/")
+    description = read_json(path / "config.json", nan=True)
     try:
-        description = json.loads((path / "config.json").read_text())
         network, config = description["network"], description["config"]
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+    except KeyError as error:
         raise UserError(f'{path / "config.json"} must hold {{"network": ..., "config": ...}}') from error
     if network != name:
         raise UserError(f"{path} holds weights of {network}, not of {name}")

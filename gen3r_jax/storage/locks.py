@@ -13,11 +13,7 @@ from gen3r_jax.errors import UserError
 def locked(file: Path, refusal: str = "") -> Iterator[None]:
     """Holds `file`, which is made when it is missing. Where another process holds it, raises UserError(refusal), or
     waits if there is none. On file systems without locks nothing is held."""
-    try:
-        handle = file.open("ab")
-    except OSError as error:
-        raise UserError(f"cannot write to {file.parent}: {error.strerror}") from None
-    with handle:
+    with file.open("ab") as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | (fcntl.LOCK_NB if refusal else 0))
         except BlockingIOError:

@@ -15,6 +15,7 @@ from etils import epath
 from tqdm import tqdm
 
 from gen3r_jax.errors import UserError
+from gen3r_jax.storage.files import is_remote, replacing
 from gen3r_jax.storage.locks import locked
 
 MANIFEST = "manifest.ocdbt"
@@ -29,10 +30,6 @@ class _Stat(NamedTuple):
 
     size: int
     mtime: int
-
-
-def is_remote(path: str) -> bool:
-    return "://" in path
 
 
 def local_copy(path: str) -> Path:
@@ -70,11 +67,9 @@ def local_copy(path: str) -> Path:
             )
         for name in tqdm(missing, desc=f"copying {path}", unit="file", disable=None):
             (file, stat), copy = there[name], target / name
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            partial = copy.with_name(f".{copy.name}.partial")
-            file.copy(partial, overwrite=True)
-            os.utime(partial, (stat.mtime, stat.mtime))
-            partial.replace(copy)
+            with replacing(copy) as temporary:
+                file.copy(temporary, overwrite=True)
+                os.utime(temporary, (stat.mtime, stat.mtime))
     return target
 
 

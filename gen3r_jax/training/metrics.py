@@ -13,7 +13,7 @@ import numpy as np
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
-from gen3r_jax.errors import UserError
+from gen3r_jax.storage.files import read_json_lines, replacing, write_text, writing
 
 
 class MetricsWriter:
@@ -35,7 +35,8 @@ class MetricsWriter:
         )
         if enabled:
             kept = [json.dumps(line) for line in read_metrics(self._path) if line["step"] <= start]
-            self._file = _write(self._path, "".join(line + "\n" for line in kept))
+            write_text(self._path, "".join(line + "\n" for line in kept))
+            self._file = self._path.open("a")
             self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1)
 
     def __enter__(self) -> "MetricsWriter":
@@ -51,11 +52,9 @@ class MetricsWriter:
         """Records the values of `step`; `advance` moves the bar on to it."""
         if not self._enabled:
             return
-        try:
+        with writing(self._path):
             self._file.write(json.dumps({"step": step, **values}) + "\n")
             self._file.flush()
-        except OSError as error:
-            raise UserError(f"cannot write {self._path}: {error.strerror}") from error
         for name, value in values.items():
             self._board.add_scalar(name, value, step)
         if advance:
@@ -71,21 +70,16 @@ class MetricsWriter:
         """Draws ``loss.png`` from everything recorded so far."""
         if not self._enabled:
             return
-        try:
-            plot_losses(read_metrics(self._path), self._plot_path)
-        except OSError as error:
-            raise UserError(f"cannot write {self._plot_path}: {error.strerror}") from error
+        with replacing(self._plot_path) as temporary:
+            plot_losses(read_metrics(self._path), temporary)
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:
-    """The lines of a ``metrics.jsonl``; a line cut short by a crash is left out."""
-    lines = []
-    for text in path.read_text().splitlines() if path.exists() else ():
-        try:
-            lines.append(json.loads(text))
-        except json.JSONDecodeError:
-            continue
-    return lines
+    """The lines of a ``metrics.jsonl``; damaged ones, such as one cut short by a crash, are left out."""
+    if not path.exists():
+        return []
+    lines = read_json_lines(path, skip_damaged=True, nan=True)
+    return [line for _, line in lines if "step" in line and all(isinstance(x, int | float) for x in line.values())]
 
 
 def plot_losses(lines: list[dict[str, float]], path: Path) -> None:
@@ -107,11 +101,3 @@ def plot_losses(lines: list[dict[str, float]], path: Path) -> None:
     axes.grid(alpha=0.3)
     figure.savefig(path, dpi=120)
     plt.close(figure)
-
-
-def _write(path: Path, text: str):
-    """Replaces a file in one move and opens it for appending."""
-    partial = path.with_suffix(".partial")
-    partial.write_text(text)
-    partial.replace(path)
-    return path.open("a")

@@ -9,6 +9,7 @@ from etils import epath
 
 from gen3r_jax import module
 from gen3r_jax.errors import UserError
+from gen3r_jax.storage.files import read_json, write_json
 
 # Keys that may change between a run and its continuation: they say where and how often, not what is trained.
 # So may the clips per device in train.phases, which have to follow the machine, and what a stage adds.
@@ -43,25 +44,19 @@ def claim_workdir(
     """
     workdir = epath.Path(workdir)
     path = workdir / "config.json"
-    try:
-        if path.exists() and any((workdir / "checkpoints").glob("[0-9]*")):
-            old, new = json.loads(path.read_text()), json.loads(json.dumps(config))
-            if old.get("stage") != new.get("stage"):
-                raise UserError(
-                    f"{workdir} holds a run of the stage {old.get('stage')}, this config is of the stage "
-                    f"{new.get('stage')}; give another --workdir"
-                )
-            old, new = (_identity(settings, free_keys) for settings in (with_defaults(old), new))
-            if changes := [_change(key, old, new) for key in sorted(old | new) if old.get(key) != new.get(key)]:
-                raise UserError(
-                    f"{workdir} belongs to a run of another config ({'; '.join(changes)}); give another --workdir"
-                )
-        workdir.mkdir(parents=True, exist_ok=True)
-        partial = workdir / "config.json.partial"
-        partial.write_text(json.dumps(config, indent=2) + "\n")
-        partial.replace(path)
-    except OSError as error:
-        raise UserError(f"cannot write to {workdir}: {error.strerror}") from error
+    if path.exists() and any((workdir / "checkpoints").glob("[0-9]*")):
+        old, new = read_json(path), json.loads(json.dumps(config))
+        if old.get("stage") != new.get("stage"):
+            raise UserError(
+                f"{workdir} holds a run of the stage {old.get('stage')}, this config is of the stage "
+                f"{new.get('stage')}; give another --workdir"
+            )
+        old, new = (_identity(settings, free_keys) for settings in (with_defaults(old), new))
+        if changes := [_change(key, old, new) for key in sorted(old | new) if old.get(key) != new.get(key)]:
+            raise UserError(
+                f"{workdir} belongs to a run of another config ({'; '.join(changes)}); give another --workdir"
+            )
+    write_json(path, config)
 
 
 def _identity(config: Mapping[str, Any], free_keys: tuple[str, ...]) -> dict[str, Any]:

@@ -297,7 +297,7 @@ def test_a_workdir_without_checkpoints_is_free(tmp_path):
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"cannot write to .*file/run: Not a directory"):
+    with pytest.raises(UserError, match=r"cannot write to .*file/run/config.json: Not a directory"):
         claim_workdir(tmp_path / "file" / "run", _tiny())
 
 

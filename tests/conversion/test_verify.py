@@ -140,7 +140,7 @@ def test_broken_files_are_one_line_each_with_status_1(tmp_path):
     assert len(lines) == 5 and lines[-1].startswith("0 files passed, 4 failed")
     for text in (
         "needs pipeline_weights.safetensors beside it",
-        "not a whole JSON file",
+        "is not JSON",
         "not a whole safet",
         "does not",
     ):

@@ -51,7 +51,7 @@ def test_merging(root, tmp_path):
         ("{", "line 1 is not"),
         ('{"scene": "re10k/scene0"}', "line 1 is not"),
         ('{"scene": "re10k/scene0", "captions": "text"}', "line 1 is not"),
-        ('["re10k/scene0"]', "line 1 is not"),
+        ('["re10k/scene0"]', "line 1 holds no JSON object"),
         ('{"scene": "scene0", "caption": "a"}', "has no captions for scenes of .*'scene0', .* has 're10k/scene0'"),
         ("", "has no captions for scenes of"),
     ],

@@ -230,6 +230,11 @@ def _intrinsics(row, column, value):
     return _edit(change)
 
 
+def _nan_focal_length(folder: Path) -> None:
+    file = folder / "transforms.json"
+    file.write_text(re.sub(r'"fl_x": [\d.]+', '"fl_x": NaN', file.read_text(), count=1))
+
+
 SMALL = np.ones((8, 8), np.float32)
 PRINCIPAL = "a focal length, a principal point or a size cannot be meant"
 
@@ -242,7 +247,8 @@ PRINCIPAL = "a focal length, a principal point or a size cannot be meant"
         (_edit(_skew), "error", "poses are no rotations with translations"),
         (_intrinsics(0, 2, 64.0), "error", PRINCIPAL),
         (_intrinsics(1, 1, 0.0), "error", PRINCIPAL),
-        (_intrinsics(0, 0, np.nan), "error", PRINCIPAL),
+        (_nan_focal_length, "error", PRINCIPAL),
+        (_write("captions.txt", "ein Café".encode("latin1")), "error", "captions.txt cannot be read"),
         (_edit(_jump), "warning", "the camera jumps (above 10 times its median step)"),
         (_edit(lambda names, cameras: (names[:1] + names[:-1], cameras)), "error", "a frame is listed twice"),
         (_edit(lambda names, cameras: (names[::-1], cameras)), "error", "frames are not in the order of their names"),
@@ -452,7 +458,10 @@ def test_the_command_names_the_mistake_and_writes_a_report(tmp_path, monkeypatch
         (["not there"], "is not a folder"),
         (["."], "holds no scenes"),
         ([".", "--sample", "-1"], "--sample must be at least 0"),
-        (["set", "--report", "no/such/folder.html"], "cannot write the report"),
+        (
+            ["set", "--report", "set/scene/transforms.json/check.html"],
+            "cannot write to set/scene/transforms.json/check.html",
+        ),
     ],
 )
 def test_unusable_input_is_one_line(tmp_path, monkeypatch, arguments, message):

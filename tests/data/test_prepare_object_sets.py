@@ -362,6 +362,6 @@ def test_wildrgbd_skips_bad_scenes_with_a_reason(tmp_path):
     assert [scene["id"] for scene in outcome.scenes] == ["apple_scene_000"]
     reasons = dict(outcome.skipped)
     assert reasons["box_scene_257"] == "known to be bad"
-    assert "cannot read" in reasons["box/scene_001"]
+    assert "is not JSON" in reasons["box/scene_001"]
     assert "the nine numbers of K" in reasons["box/scene_002"]
     assert "cam_poses.txt" in reasons["box/scene_003"]

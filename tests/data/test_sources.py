@@ -55,7 +55,7 @@ FRAME["transform_matrix"] = np.eye(4).tolist()
 @pytest.mark.parametrize(
     "content, message",
     [
-        ("{", "is not a JSON file"),
+        ("{", "is not JSON"),
         ("[]", "lists no frames"),
         ('{"frames": []}', "lists no frames"),
         (json.dumps({"frames": [FRAME, {**FRAME, "cx": "middle"}]}), "frame 1 has intrinsics that are not numbers"),
@@ -313,7 +313,7 @@ def test_packing_leaves_out_what_is_damaged(tmp_path):
         path.write_bytes(b"")
     summary = pack(open_source(root, cameras=True), tmp_path / "packed", SETTINGS)
     assert (summary.scenes, summary.frames_left_out, summary.scenes_left_out) == (1, 1, 2)
-    assert "is not a JSON file" in str(summary)
+    assert "is not JSON" in str(summary)
     scene = open_source(tmp_path / "packed").scene(0)
     assert [frame_number(picture) for picture in scene.read(range(5))] == [0, 2, 3, 4, 5]
     _, cameras = read_transforms(root / "a" / "scene0" / "transforms.json")

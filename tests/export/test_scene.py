@@ -164,8 +164,8 @@ def test_official_camera_files_are_read(tmp_path):
 @pytest.mark.parametrize(
     ("document", "message"),
     [
-        ("nonsense", "is no camera file"),
-        ("[]", "is no camera file"),
+        ("nonsense", "is not JSON"),
+        ("[]", "holds no JSON object"),
         ('{"extrinsics": [[1, 2], [3]], "intrinsics": []}', "is no camera file"),
         ('{"extrinsics": [], "intrinsics": []}', "as many 4x4 as 3x3"),
         ('{"extrinsics": [[[1]]], "intrinsics": [[[1]]]}', "as many 4x4 as 3x3"),

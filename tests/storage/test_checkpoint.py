@@ -95,7 +95,7 @@ def test_a_missing_folder_and_a_wrong_network_are_named(saved):
     with pytest.raises(UserError, match="holds weights of Net, not of OtherNet"):
         load_network(path, OtherNet)
     (path / "config.json").write_text("{")
-    with pytest.raises(UserError, match=r"config\.json must hold"):
+    with pytest.raises(UserError, match=r"config\.json is not JSON"):
         load_network(path, Net)
 
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import itertools
-import json
 from collections import Counter
 from dataclasses import dataclass, field
 from functools import partial
@@ -20,6 +19,7 @@ from gen3r_jax.errors import UserError
 from gen3r_jax.geometry.camera_files.contents import CameraFile
 from gen3r_jax.geometry.camera_files.transforms import picture_name, read_scene_transforms
 from gen3r_jax.geometry.cameras import LARGEST_SIDE, Cameras, pose_fault
+from gen3r_jax.storage.files import read_json
 
 JUMP = 10
 """A step so many times the scene's median step is a jump."""
@@ -95,7 +95,10 @@ def _check(job: Job, result: SceneResult) -> None:
     cameras = contents.cameras()
     description = _read_description(job.folder, result)
     result.frames = len(names)
-    result.captions = len(read_captions(job.folder / "captions.txt"))
+    try:
+        result.captions = len(read_captions(job.folder / "captions.txt"))
+    except UserError as error:
+        result.error("captions.txt cannot be read", str(error))
     result.group, result.split = str(description.get("group", "")), str(description.get("split", ""))
     _check_steps(cameras, result)
     _check_order(stated, contents, description, result)
@@ -110,17 +113,13 @@ def _check(job: Job, result: SceneResult) -> None:
 
 
 def _read_description(folder: Path, result: SceneResult) -> dict:
-    try:
-        description = json.loads((folder / "scene.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not (folder / "scene.json").exists():
         return {}  # a root in Gen3R's layout that we did not prepare
-    except (OSError, ValueError) as error:
+    try:
+        return read_json(folder / "scene.json")
+    except UserError as error:
         result.error("scene.json cannot be read", str(error))
         return {}
-    if not isinstance(description, dict):
-        result.error("scene.json cannot be read", "it is not an object")
-        return {}
-    return description
 
 
 def _check_cameras(contents: CameraFile, result: SceneResult) -> bool:

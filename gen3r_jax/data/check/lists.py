@@ -1,12 +1,12 @@
 """The lists that name scenes, and what may not be on both sides of a split."""
 
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
 
 from gen3r_jax.data.check.checks import Finding, SceneResult
-from gen3r_jax.data.format import CATALOGUE, read_list
+from gen3r_jax.data.format import CATALOGUE, read_catalogue, read_list
+from gen3r_jax.errors import UserError
 
 KINDS = ("videos_dirs", "cameras_paths", "captions_paths")
 
@@ -21,7 +21,11 @@ def check_lists(folder: Path) -> tuple[Splits, list[Finding]]:
     for file in sorted(folder.glob(f"*_{KINDS[0]}.txt")):
         name = file.name.removesuffix(f"_{KINDS[0]}.txt")
         files = [folder / f"{name}_{kind}.txt" for kind in KINDS]
-        lists = {file.name: read_list(file) for file in files if file.is_file()}
+        try:
+            lists = {file.name: read_list(file) for file in files if file.is_file()}
+        except UserError as error:
+            findings.append(Finding("error", "a list cannot be read", str(file), str(error)))
+            continue
         if len({len(lines) for lines in lists.values()}) > 1:
             detail = ", ".join(f"{len(lines)} in {name}" for name, lines in lists.items())
             findings.append(Finding("error", "lists are not parallel", str(file), detail))
@@ -46,10 +50,9 @@ def check_catalogue(folder: Path, scenes: Mapping[str, SceneResult]) -> list[Fin
     if not file.is_file():
         return []
     try:
-        rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-        frames = {row["id"]: row["frames"] for row in rows}
-    except (ValueError, TypeError, KeyError) as error:
-        return [Finding("error", f"{CATALOGUE} cannot be read", str(file), f"{type(error).__name__}: {error}")]
+        frames = read_catalogue(file)
+    except UserError as error:
+        return [Finding("error", f"{CATALOGUE} cannot be read", str(file), str(error))]
     findings = [
         Finding("error", f"{CATALOGUE} names a scene that is not there", scene_id)
         for scene_id in frames if scene_id not in scenes

@@ -1,7 +1,6 @@
 """What was found, as one HTML file that needs nothing else, and as lines for the terminal."""
 
 import base64
-import os
 from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
@@ -11,7 +10,7 @@ import numpy as np
 from gen3r_jax.data.check.checks import Finding, SceneResult
 from gen3r_jax.data.check.reprojection import READINGS
 from gen3r_jax.data.check.sets import SetResult
-from gen3r_jax.errors import UserError
+from gen3r_jax.storage.files import write_text
 
 BARS = "▁▂▃▄▅▆▇█"
 
@@ -86,12 +85,7 @@ def total(results: Sequence[SetResult]) -> str:
 
 
 def write_report(path: Path, root: Path, results: Sequence[SetResult]) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        partial.write_text(_page(root, results), encoding="utf-8")
-        os.replace(partial, path)
-    except OSError as error:
-        raise UserError(f"cannot write the report {path}: {error.strerror}; give another --report") from None
+    write_text(path, _page(root, results))
 
 
 def _counts(result: SetResult) -> str:

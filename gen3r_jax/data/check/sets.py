@@ -74,7 +74,9 @@ def _find_sets(root: Path) -> dict[str, list[Path]]:
         return {root.resolve().name: scenes}
     sets = {folder.name: [scene for scene in _folders(folder) if _is_scene(scene)] for folder in folders}
     if not any(sets.values()):
-        raise UserError(f"{root} holds no scenes: looked for ROOT/<set>/<scene>/images and ROOT/<scene>/images")
+        _, findings = check_lists(root)
+        why = f"; {findings[0].reason}: {findings[0].detail}" if findings else ""
+        raise UserError(f"{root} holds no scenes: looked for ROOT/<set>/<scene>/images and ROOT/<scene>/images{why}")
     return {name: scenes for name, scenes in sets.items() if scenes}
 
 

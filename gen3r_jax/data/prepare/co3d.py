@@ -23,10 +23,10 @@ from jaxtyping import Float, Float32
 
 from gen3r_jax.data.depth import read_depth
 from gen3r_jax.data.images import read_image
-from gen3r_jax.data.prepare.readers import read_json
 from gen3r_jax.data.prepare.recording import DataSet, RawFrame, ReadOptions, Recording, Unit, successive
 from gen3r_jax.errors import UserError
 from gen3r_jax.geometry.cameras import invert_se3, pose
+from gen3r_jax.storage.files import read_json
 
 LEAST_QUALITY = 0.5
 JUMP = 10
@@ -166,7 +166,7 @@ def _secret_frames(category: Path) -> dict[str, set[int]]:
     secret: dict[str, set[int]] = {}
     for subset in ("dev", "test"):
         for file in sorted((category / "set_lists").glob(f"set_lists_*_{subset}*.json")):
-            for sequence, number, *_ in read_json(file)["test"]:
+            for sequence, number, *_ in read_json(file, nan=True)["test"]:
                 secret.setdefault(sequence, set()).add(number)
     return secret
 

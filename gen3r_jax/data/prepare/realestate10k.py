@@ -20,11 +20,12 @@ import numpy as np
 from jaxtyping import Float
 
 from gen3r_jax.data.images import Picture, list_images
-from gen3r_jax.data.prepare.readers import read_lines, read_table
+from gen3r_jax.data.prepare.readers import read_table
 from gen3r_jax.data.prepare.recording import DataSet, RawFrame, ReadOptions, Recording, Unit
 from gen3r_jax.data.video import VIDEO_SUFFIXES, Video
 from gen3r_jax.errors import UserError
 from gen3r_jax.geometry.cameras import invert_se3
+from gen3r_jax.storage.files import read_lines
 
 SPLITS = ("train", "test")
 
@@ -79,7 +80,7 @@ def read(unit: Unit, options: ReadOptions, official_split: bool = False) -> Iter
 
 def _video_id(text: Path) -> str:
     """``w`` of ``https://www.youtube.com/watch?v=w`` and ``https://youtu.be/w`` in the first line."""
-    address = next(iter(read_lines(text)), "").strip()
+    address = next(iter(read_lines(text)), "")
     if found := re.search(r"[?&]v=([\w-]+)", address) or re.search(r"://.+/([\w-]+)$", address):
         return found[1]
     raise UserError(f"{text} does not begin with the address of a video")

@@ -5,14 +5,14 @@ line, of no recording, says that the unit was read to its end, or why it could n
 """
 
 import json
-import os
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
 
-from gen3r_jax.data.prepare.scenes import Outcome, writing
+from gen3r_jax.data.prepare.scenes import Outcome
 from gen3r_jax.errors import UserError
+from gen3r_jax.storage.files import parse_json, read_text, write_text, writing
 
 UNIT = ""
 """Stands for the unit itself where recordings have their id."""
@@ -22,7 +22,7 @@ def read_record(file: Path) -> dict[str, Outcome]:
     """What became of each recording of a unit; empty where there is no file. Raises UserError for a damaged one."""
     if not file.exists():
         return {}
-    lines = file.read_text(encoding="utf-8").split("\n")
+    lines = read_text(file).split("\n")
     try:  # what follows the last newline is of a run that was killed while it wrote
         return dict(_read_line(line) for line in lines[:-1])
     except (ValueError, KeyError, TypeError):
@@ -72,20 +72,12 @@ class RecordWriter:
             self._open.flush()
 
 
-def write_text(path: Path, text: str) -> None:
-    """The whole of `text`, or what was there before."""
-    partial = path.with_name(f".{path.name}.partial")
-    with writing(path.parent):
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, path)
-
-
 def _line(recording: str, outcome: Outcome) -> str:
     return json.dumps({"recording": recording} | vars(outcome)) + "\n"
 
 
 def _read_line(line: str) -> tuple[str, Outcome]:
-    values = json.loads(line)
+    values = parse_json(line, "a line")
     recording = values.pop("recording")
     values["dropped"] = Counter(values["dropped"])
     values["skipped"] = [tuple(item) for item in values["skipped"]]

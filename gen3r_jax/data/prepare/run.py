@@ -26,12 +26,12 @@ from gen3r_jax.data.prepare.records import (
     is_complete,
     read_record,
     total,
-    write_text,
 )
 from gen3r_jax.data.prepare.registry import NAMES, data_set
-from gen3r_jax.data.prepare.scenes import CannotWrite, Outcome, write_recording, writing
+from gen3r_jax.data.prepare.scenes import Outcome, write_recording
 from gen3r_jax.data.workers import worker_pool
 from gen3r_jax.errors import UserError
+from gen3r_jax.storage.files import CannotWrite, read_text, write_text, writing
 from gen3r_jax.storage.locks import locked
 
 LISTS = {"videos_dirs": "images", "cameras_paths": "transforms.json", "captions_paths": "captions.txt"}
@@ -90,10 +90,7 @@ def prepare(
 def _find(chosen: DataSet, raw: Path) -> list[Unit]:
     if not raw.is_dir():
         raise UserError(f"{raw} is not a folder; --source is the folder of {chosen.title} as it was downloaded")
-    try:
-        units = chosen.find(raw)
-    except OSError as error:
-        raise UserError(f"cannot read {error.filename or raw}: {error.strerror}") from None
+    units = chosen.find(raw)
     if not units:
         raise UserError(f"{raw} does not look like {chosen.title}: looked for {chosen.layout}")
     keys = Counter(unit.key for unit in units)
@@ -144,7 +141,7 @@ def _require_settings(folder: Path, settings: Settings, chosen: DataSet) -> None
     file = folder / ".prepared" / "settings"
     if not file.exists():
         write_text(file, wanted)
-    elif file.read_text(encoding="utf-8") != wanted:
+    elif read_text(file) != wanted:
         raise UserError(
             f"{folder} was prepared with other settings ({file}); use the same, or another --output, or delete it"
         )

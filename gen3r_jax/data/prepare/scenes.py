@@ -7,7 +7,6 @@ name only when it is whole.
 
 import hashlib
 import itertools
-import json
 import os
 import shutil
 from collections import Counter
@@ -23,6 +22,7 @@ from gen3r_jax.data.prepare.recording import DataSet, RawFrame, Recording, Split
 from gen3r_jax.errors import UserError
 from gen3r_jax.geometry.camera_files.transforms import write_transforms
 from gen3r_jax.geometry.cameras import Cameras, nearest_rotation, pose, pose_fault
+from gen3r_jax.storage.files import write_json, writing
 
 TEST_ONE_IN = 10
 """Scenes without an official split: one group in so many is for tests."""
@@ -32,10 +32,6 @@ NEARLY_RIGID = 1e-2
 
 GUARD_FRAMES = 20
 """Frames left out of the training part beside a test part of the same recording."""
-
-
-class CannotWrite(UserError):
-    """The output cannot be written to: there is no use in going on with the next scene."""
 
 
 @dataclass
@@ -185,20 +181,6 @@ def _store(raw: RawFrame, developed: DevelopedFrame, stem: Path) -> _Kept:
     return _Kept(raw, image, depth, developed.size, developed.intrinsics)
 
 
-class writing:
-    """Turns a failure to write inside into a :class:`CannotWrite` that names the folder."""
-
-    def __init__(self, folder: Path):
-        self.folder = folder
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: type | None, error: BaseException | None, _: object) -> None:
-        if isinstance(error, OSError):
-            raise CannotWrite(f"cannot write to {self.folder}: {error.strerror or error}") from None
-
-
 @dataclass(frozen=True)
 class _Sorted:
     frames: list[_Kept]
@@ -310,7 +292,7 @@ def _write_scene(piece: Sequence[_Kept], description: dict, how: Developing, pla
             "source_frames": [frame.raw.name for frame in piece],
             "order": [frame.raw.order for frame in piece],
         }
-        (scratch / "scene.json").write_text(json.dumps(description, indent=1), encoding="utf-8")
+        write_json(scratch / "scene.json", description)
         if place.exists():  # of a run of another split, or of one that was stopped before it could say that it is done
             shutil.rmtree(place)
         place.parent.mkdir(parents=True, exist_ok=True)

@@ -16,10 +16,11 @@ import numpy as np
 from jaxtyping import Float32
 
 from gen3r_jax.data.depth import read_depth_bits
-from gen3r_jax.data.prepare.readers import read_json, read_table
+from gen3r_jax.data.prepare.readers import read_table
 from gen3r_jax.data.prepare.recording import DataSet, RawFrame, ReadOptions, Recording, Unit, successive
 from gen3r_jax.errors import UserError
 from gen3r_jax.geometry.cameras import intrinsics_fault
+from gen3r_jax.storage.files import read_json
 
 FARTHEST = 5000
 """Millimetres."""
@@ -57,7 +58,7 @@ def read(unit: Unit, options: ReadOptions) -> Iterator[Recording]:
 
 def _read_camera(path: Path) -> tuple[tuple[float, float], tuple[float, float], tuple[float, float]]:
     """Size (height, width), focal lengths and principal point of a scene."""
-    metadata = read_json(path)
+    metadata = read_json(path, nan=True)
     try:
         intrinsics = np.array(metadata["K"], np.float64).reshape(3, 3).T
         size = (float(metadata["h"]), float(metadata["w"]))

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from gen3r_jax.errors import UserError
 from gen3r_jax.geometry.camera_files.contents import CameraFile, pinhole
 from gen3r_jax.geometry.cameras import Size, invert_se3, matrix_to_quaternion, quaternion_pose
-from gen3r_jax.storage.files import replacing
+from gen3r_jax.storage.files import read_text, write_text
 
 # Model, in the order of their numbers -> its parameters. k are radial and p tangential terms, all as in OpenCV.
 _MODELS = {
@@ -100,8 +100,7 @@ def write_colmap_cameras(
         cameras.append(f"{number} PINHOLE {size[1]} {size[0]} {to_text(k[0, 0], k[1, 1], k[0, 2], k[1, 2])}")
         images += [f"{number} {to_text(w, x, y, z, *pose[:3, 3])} {number} {name}", ""]
     for file, lines in (("cameras.txt", cameras), ("images.txt", images)):
-        with replacing(folder / file) as temporary:
-            temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        write_text(folder / file, "\n".join(lines) + "\n")
 
 
 def to_text(*numbers: float) -> str:
@@ -132,7 +131,7 @@ def _read_text_cameras(path: Path) -> dict[int, ColmapCamera]:
 
 def _read_text_images(path: Path) -> list[ColmapImage]:
     # Of every two lines the second lists points of the image, three numbers each; it may be empty.
-    lines = "\n".join(line for line in _text(path).splitlines() if not line.startswith("#")).lstrip().split("\n")
+    lines = "\n".join(line for line in read_text(path).splitlines() if not line.startswith("#")).lstrip().split("\n")
     if any(len(line.split()) % 3 for line in lines[1::2]):
         raise UserError(f"{path} needs a line of points, which may be empty, after the line of each image")
     images = []
@@ -155,10 +154,7 @@ class _Reader:
     """Takes numbers off a file's bytes. Raises UserError where there are too few."""
 
     def __init__(self, path: Path):
-        try:
-            self.path, self.content, self.position = path, path.read_bytes(), 0
-        except OSError as error:
-            raise UserError(f"cannot read {path}: {error.strerror}") from None
+        self.path, self.content, self.position = path, path.read_bytes(), 0
 
     def take(self, kinds: str) -> tuple:
         kinds = f"<{kinds}"
@@ -199,17 +195,8 @@ def _read_binary_images(path: Path) -> list[ColmapImage]:
     return images
 
 
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise UserError(f"cannot read {path}: it is no text") from None
-
-
 def _lines(path: Path) -> list[str]:
-    return [line for line in _text(path).splitlines() if line.strip() and not line.startswith("#")]
+    return [line for line in read_text(path).splitlines() if line.strip() and not line.startswith("#")]
 
 
 def _words(line: str, least: int, path: Path, most: int = -1) -> list[str]:

@@ -5,7 +5,6 @@ say ``"width"``, ``"height"`` (the image the intrinsics belong to) and ``"conven
 ignored.
 """
 
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +14,7 @@ from jaxtyping import Float
 from gen3r_jax.errors import UserError
 from gen3r_jax.geometry.camera_files.contents import CameraFile, to_numbers, to_poses
 from gen3r_jax.geometry.cameras import Size, pose_fault
-from gen3r_jax.storage.files import replacing
+from gen3r_jax.storage.files import read_json, write_json
 
 CONVENTION = "opencv_w2c"
 
@@ -39,8 +38,7 @@ def write_cameras(
         "extrinsics": np.asarray(w2c).tolist(),
         "intrinsics": np.asarray(intrinsics).tolist(),
     }
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(document, indent=1) + "\n")
+    write_json(path, document)
 
 
 def read_cameras(path: Path | str) -> FoundCameras:
@@ -78,10 +76,4 @@ def read_official(path: Path) -> CameraFile:
 
 
 def _document(path: Path) -> dict[str, Any]:
-    try:
-        document = json.loads(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from None
-    except (ValueError, RecursionError):
-        return {}
-    return document if isinstance(document, dict) else {}
+    return read_json(path, nan=True)  # numbers that are not finite are named with their camera

@@ -1,6 +1,5 @@
 """Cameras from files of other tools. Axes are never guessed: the form of a file tells them, or the user does."""
 
-import json
 from functools import partial
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from gen3r_jax.geometry.camera_files.orientation import StoredPicture, turned_wi
 from gen3r_jax.geometry.camera_files.transforms import read_capture
 from gen3r_jax.geometry.camera_files.tum import is_tum, read_tum
 from gen3r_jax.geometry.cameras import Size, crop_intrinsics, intrinsics_fault
+from gen3r_jax.storage.files import parse_json, read_text
 
 # Name -> what it is.
 FORMATS = {
@@ -93,25 +93,14 @@ def _recognise(path: Path):
         if find_model(path) is None:
             raise UserError(f"{path} holds no COLMAP model (cameras.txt and images.txt, or cameras.bin and images.bin)")
         return read_colmap
-    text, document = _content(path)
-    if document is None and is_tum(text):
+    text = read_text(path)
+    if is_tum(text):
         return read_tum
-    if isinstance(document, dict) and {"extrinsics", "intrinsics"} <= document.keys():
+    if not text.lstrip().startswith("{"):
+        raise UserError(f"{path} has none of the forms {', '.join(FORMATS)}")
+    document = parse_json(text, str(path), nan=True)
+    if {"extrinsics", "intrinsics"} <= document.keys():
         return read_official
-    if isinstance(document, dict) and "frames" in document:
+    if "frames" in document:
         return partial(read_capture, opengl=None)
     raise UserError(f"{path} has none of the forms {', '.join(FORMATS)}")
-
-
-def _content(path: Path) -> tuple[str, object]:
-    """The text of a file, and what it says in JSON; None where it is none."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise UserError(f"cannot read {path}: it is no text") from None
-    try:
-        return text, json.loads(text)
-    except (ValueError, RecursionError):
-        return text, None

@@ -4,7 +4,6 @@ Both look alike; the training data's ``transform_matrix`` is camera-to-world in 
 z forward), nerfstudio's in OpenGL axes. A word of this project tells them apart: ``camera_convention``.
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from jaxtyping import Float
 from gen3r_jax.errors import UserError
 from gen3r_jax.geometry.camera_files.contents import CameraFile, pinhole, to_numbers, to_poses
 from gen3r_jax.geometry.cameras import OPENGL_AXES, Cameras
+from gen3r_jax.storage.files import read_json, write_json
 
 OPENCV, OPENGL = "opencv_c2w", "opengl_c2w"
 INTRINSIC_KEYS = ("w", "h", "fl_x", "fl_y", "cx", "cy")
@@ -91,7 +91,7 @@ def write_transforms(
         numbers = (width, height, matrix[0, 0], matrix[1, 1], matrix[0, 2], matrix[1, 2])
         intrinsics = dict(zip(INTRINSIC_KEYS, (number.item() for number in numbers), strict=True))
         frames.append({"file_path": f"images/{name}", **intrinsics, "transform_matrix": (c2w @ axes).tolist()})
-    path.write_text(json.dumps({"camera_convention": convention, **others, "frames": frames}), encoding="utf-8")
+    write_json(path, {"camera_convention": convention, **others, "frames": frames}, indent=None)
 
 
 def picture_name(file_path: str) -> str:
@@ -103,13 +103,8 @@ def picture_name(file_path: str) -> str:
 
 def _document(path: Path) -> dict[str, Any]:
     """The file's content, in which `frames` is a list of objects that is not empty."""
-    try:
-        document = json.loads(path.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not a JSON file: {error}") from None
-    frames = document.get("frames") if isinstance(document, dict) else None
+    document = read_json(path, nan=True)  # numbers that are not finite are named with their camera
+    frames = document.get("frames")
     if not isinstance(frames, list) or not frames:
         raise UserError(f"{path} lists no frames: it needs `frames`, a list that is not empty")
     document["frames"] = [frame if isinstance(frame, dict) else {} for frame in frames]

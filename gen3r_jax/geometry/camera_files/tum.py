@@ -8,12 +8,12 @@ from jaxtyping import Float
 from gen3r_jax.errors import UserError
 from gen3r_jax.geometry.camera_files.contents import CameraFile, to_numbers
 from gen3r_jax.geometry.cameras import matrix_to_quaternion, quaternion_pose
-from gen3r_jax.storage.files import replacing
+from gen3r_jax.storage.files import read_text, write_text
 
 
 def read_tum(path: Path) -> CameraFile:
     """Read poses and their times; the form has no intrinsics. Raises UserError for lines of anything else."""
-    rows = [line.split() for line in _text(path).splitlines() if line.strip() and not line.lstrip().startswith("#")]
+    rows = [line.split() for line in read_text(path).splitlines() if line.strip() and not line.lstrip().startswith("#")]
     numbers = to_numbers(rows)
     if numbers is None or numbers.shape != (len(rows), 8) or not rows:
         raise UserError(f"{path}: each line needs 8 numbers: time tx ty tz qx qy qz qw")
@@ -27,20 +27,10 @@ def write_tum(path: Path | str, stamps: Float[np.ndarray, "t"], c2w: Float[np.nd
     """Write poses with their times in seconds."""
     rows = np.column_stack([stamps, c2w[:, :3, 3], matrix_to_quaternion(c2w[:, :3, :3])]).tolist()
     lines = ["# time tx ty tz qx qy qz qw", *(" ".join(map(repr, row)) for row in rows)]
-    with replacing(path) as temporary:
-        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_text(path, "\n".join(lines) + "\n")
 
 
 def is_tum(text: str) -> bool:
     """Whether every line that says something has eight words."""
     lines = [line.split() for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
     return bool(lines) and all(len(line) == 8 for line in lines)
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise UserError(f"cannot read {path}: it is no text") from None

@@ -42,6 +42,7 @@ from gen3r_jax.stages.networks import Networks
 from gen3r_jax.stages.options import FolderOptions, FrozenNetworkOptions
 from gen3r_jax.stages.random_weights import narrow_posterior
 from gen3r_jax.storage.checkpoint import load_network, read_config, save_weights
+from gen3r_jax.storage.files import write_json
 from gen3r_jax.storage.remote import is_remote, local_copy
 from gen3r_jax.training.options import LoopOptions
 from gen3r_jax.training.program import Program
@@ -243,7 +244,7 @@ class DiTStage(Stage):
                 save_weights(directory / name, NETWORKS[name], self.networks.configs[name], params)
         if not self.weights.dir and first:
             Tokenizer.tiny().save(directory / "tokenizer")
-            (directory / "scheduler.json").write_text(f'{{"shift": {self.noise.shift}}}\n')
+            write_json(directory / "scheduler.json", {"shift": self.noise.shift})
 
     def sample_encoder(self) -> SampleEncoder:
         return super().sample_encoder() if self.encoded else self.inputs
