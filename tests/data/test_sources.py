@@ -56,7 +56,7 @@ FRAME["transform_matrix"] = np.eye(4).tolist()
     "content, message",
     [
         ("{", "is not JSON"),
-        ("[]", "lists no frames"),
+        ("[]", "holds no JSON object"),
         ('{"frames": []}', "lists no frames"),
         (json.dumps({"frames": [FRAME, {**FRAME, "cx": "middle"}]}), "frame 1 has intrinsics that are not numbers"),
         (json.dumps({"frames": [{k: v for k, v in FRAME.items() if k not in ("w", "cy")}]}), "frame 0 lacks w, cy"),
