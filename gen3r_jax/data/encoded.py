@@ -9,7 +9,7 @@ Features of a text are kept without the zeros behind its end. What the entries a
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,11 @@ class Header:
     def write(self, folder: Path) -> None:
         """Writes the header, or makes sure that the one that is there is the same. Raises UserError if it is not."""
         if (folder / HEADER).exists():
-            there, here = read_header(folder)._settings(), json.loads(json.dumps(self._settings()))
+            there, here = (json.loads(json.dumps(header._settings())) for header in (read_header(folder), self))
+            if "data" in there["clips"]:  # written before there were all of today's options
+                defaults = json.loads(json.dumps(asdict(DataOptions())))
+                known = {name: defaults[name] for name in here["clips"]["data"]}
+                there["clips"]["data"] = known | there["clips"]["data"]
             if others := [name for name in here if here[name] != there[name]]:
                 raise UserError(
                     f"{folder} holds latents that were made with other {', '.join(others)}; choose another folder"

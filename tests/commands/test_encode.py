@@ -1,6 +1,7 @@
 """Clips that are encoded once: how machines share the files."""
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from threading import Barrier
 from types import SimpleNamespace
 
@@ -91,6 +92,17 @@ def test_other_clips_do_not_mix(write):
     for change in ({"data": DataOptions(num_scenes=7)}, {"clips": 24}, {"clips_per_file": 8}, {"batch": 1}):
         with pytest.raises(UserError, match="were made with other clips; choose another folder"):
             write((0, 1), **change)
+
+
+def test_a_folder_from_before_an_option_existed(tmp_path):
+    def header(**changes):
+        data = {name: value for name, value in (asdict(DataOptions()) | changes).items() if value is not None}
+        return Header(9, 112, True, "float16", {}, {"data": data}, {"": np.zeros((1, 1))})
+
+    header(normalize=None).write(tmp_path)
+    header().write(tmp_path)
+    with pytest.raises(UserError, match="were made with other clips"):
+        header(normalize=True).write(tmp_path)
 
 
 def test_one_file_has_one_writer(tmp_path):
