@@ -24,7 +24,7 @@ from gen3r_jax.errors import UserError
 from gen3r_jax.storage.checkpoint import load_network, save_weights
 from gen3r_jax.storage.files import write_json
 
-SHARD_BYTES = 5_000_000_000
+SHARD_BYTES = 5_000_000_000  # as `gen3r convert --shard_gb` says it
 
 
 def convert_checkpoint(

@@ -169,7 +169,7 @@ def _checked_file(capture: Capture, index: int) -> bytes | None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m gen3r_jax.data.pack",
+        prog="gen3r pack",
         description="Packs any source of scenes into ArrayRecord shards, which train as they are: "
         "--config.data.source=OUTPUT. The same command goes on where it was stopped.",
     )

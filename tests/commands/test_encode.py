@@ -7,16 +7,14 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from absl import flags
-from absl.testing import flagsaver
 from safetensors.numpy import save_file
 
-from gen3r_jax import encode
 from gen3r_jax.data import encoded
 from gen3r_jax.data.encoded import Header, SampleWriter, make_encoded_loader, read_header, read_sample
 from gen3r_jax.data.loader import DataOptions
 from gen3r_jax.data.shards import RecordWriter
 from gen3r_jax.errors import UserError
+from gen3r_jax.stages import encoding
 
 CLIPS = {"test": 3, "train": 20}
 
@@ -46,7 +44,7 @@ class Numbers:
 def write(monkeypatch, tmp_path):
     """Writes a part of both splits."""
 
-    def samples(encoder, frozen, batch):
+    def samples(encoder, frozen, batch, dtype):
         for number in batch:
             yield str(number), {"text": np.ones((1, 1)), "number": np.array(number)}
 
@@ -59,14 +57,13 @@ def write(monkeypatch, tmp_path):
     encoder = SimpleNamespace(frozen=(), texts=("", "bad"), joint=True, encode_texts=encode_texts)
     validation = SimpleNamespace(clips=CLIPS["test"], split="test")
     counts = {"train": SimpleNamespace(side=112, seed=0), "validation": validation}
-    monkeypatch.setattr(encode, "samples", samples)
-    monkeypatch.setattr(encode, "make_loader", loader)
-    flags.FLAGS.mark_as_parsed()
+    monkeypatch.setattr(encoding, "samples", samples)
+    monkeypatch.setattr(encoding, "make_loader", loader)
 
     def run(part: tuple[int, int], data: DataOptions | None = None, **numbers: int) -> None:
         options = SimpleNamespace(data=data or DataOptions(), **counts)
-        with flagsaver.flagsaver(**{"clips": CLIPS["train"], "batch": 2, "clips_per_file": 4, **numbers}):
-            encode.encode(encoder, options, 9, {}, tmp_path, encode.BATCH.value, part)
+        how = encoding.Encoding(**{"clips": CLIPS["train"], "batch": 2, "per_file": 4, **numbers})
+        encoding.encode(encoder, options, 9, {}, tmp_path, how, part)
 
     return run
 

@@ -105,7 +105,7 @@ def test_a_folder_whose_writing_was_cut_short_does_not_look_complete(weights, im
         raise Stop
 
     monkeypatch.setattr(networks, "reconstruct", lambda frames, *_: _flat_scene(frames))
-    monkeypatch.setattr("gen3r_jax.reconstruct.write_scene", stop)
+    monkeypatch.setattr("gen3r_jax.generation.reconstruction.write_scene", stop)
     with pytest.raises(Stop):
         run(weights, tmp_path / "out", "--frames", images)
     assert not (tmp_path / "out" / "run.json").exists()
@@ -151,7 +151,9 @@ def test_transparent_pixels_have_no_confidence_and_a_video_keeps_its_speed(weigh
     """From what the networks give to what is written."""
     written = []
     monkeypatch.setattr(networks, "reconstruct", lambda frames, *_: _flat_scene(frames))
-    monkeypatch.setattr("gen3r_jax.reconstruct.write_scene", lambda *arguments, **_: written.append(arguments))
+    monkeypatch.setattr(
+        "gen3r_jax.generation.reconstruction.write_scene", lambda *arguments, **_: written.append(arguments)
+    )
     picture = np.full((112, 112, 4), 255, np.uint8)
     picture[:, :60, 3] = 0
     Image.fromarray(picture).save(tmp_path / "cut.png")
