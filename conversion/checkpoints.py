@@ -52,7 +52,7 @@ def convert_checkpoint(
             params = convert(tensors, network.table, config, dtype=dtype, progress=progress)
         except UserError as error:
             other = most_alike(tensors)
-            hint = f"this is the network {other}, not {name}; run python -m conversion {other}"
+            hint = f"this is the network {other}, not {name}; run gen3r convert {other}"
             raise UserError(f"{checkpoint.path}: {error if other in (None, name) else hint}") from None
     _to_cpu_device(params)
     leaves = jax.tree.leaves(params)

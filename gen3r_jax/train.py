@@ -1,6 +1,6 @@
 """Trains one stage of Gen3R.
 
-    python -m gen3r_jax.train --config configs/adapter.py[:PRESET] --workdir DIR [--config.GROUP.KEY=VALUE ...]
+    gen3r train --config configs/adapter.py[:PRESET] --workdir DIR [--config.GROUP.KEY=VALUE ...]
 
 A config is a Python file with `get_config(preset)`; every value can be changed on the command line:
 
@@ -32,6 +32,8 @@ def main(arguments: Sequence[str]) -> None:
     if CONFIG.value is None or WORKDIR.value is None:
         raise UserError("--config and --workdir are needed; try --help")
     # What takes seconds to import waits until the flags are read: --help needs none of it.
+    import jax
+
     from gen3r_jax.stages.config import loader_of, read_config, with_defaults
     from gen3r_jax.storage.compile_cache import use_compile_cache
     from gen3r_jax.training.distributed import initialize, peer_errors, wait_for_all

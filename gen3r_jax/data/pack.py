@@ -1,4 +1,4 @@
-"""Packs any source of scenes into ArrayRecord shards: ``python -m gen3r_jax.data.pack SOURCE OUTPUT``.
+"""Packs any source of scenes into ArrayRecord shards: ``gen3r pack SOURCE OUTPUT``.
 
 Image files go in as they are; frames of videos and rendered frames are encoded. Frames that cannot be decoded are left
 out together with their cameras, scenes without any good frame altogether. Shards appear only when they are whole, and

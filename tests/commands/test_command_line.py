@@ -27,7 +27,7 @@ def test_help_is_quick_and_names_the_command(name):
     done, imported = gen3r(name, "--help")
     assert done.returncode == 0, done.stderr
     assert f"gen3r {name}" in done.stdout
-    heavy = {"orbax.checkpoint", "grain", "optax", "trimesh", "matplotlib.pyplot", "scipy.spatial", "tokenizers"}
+    heavy = {"orbax.checkpoint", "grain", "trimesh", "matplotlib.pyplot", "scipy.spatial", "tokenizers"}
     assert not imported & heavy
 
 

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from gen3r_jax.data import encoded
 from gen3r_jax.data.encoded import Header, SampleWriter, make_encoded_loader, read_header, read_sample
@@ -86,7 +86,7 @@ def test_parts_share_the_files(write, tmp_path, caplog):
 def test_other_clips_do_not_mix(write):
     write((0, 1))
     write((0, 1), data=DataOptions(workers=3))  # makes no difference
-    for change in ({"data": DataOptions(num_scenes=7)}, {"clips": 24}, {"clips_per_file": 8}, {"batch": 1}):
+    for change in ({"data": DataOptions(num_scenes=7)}, {"clips": 24}, {"per_file": 8}, {"batch": 1}):
         with pytest.raises(UserError, match="were made with other clips; choose another folder"):
             write((0, 1), **change)
 
@@ -123,11 +123,11 @@ def test_parts_may_begin_at_once(tmp_path, monkeypatch):
     header = Header(9, 112, True, "float16", {"wan_vae": "1"}, {"train": 1}, {"": np.zeros((4, 8))})
     together = Barrier(2, timeout=60)
 
-    def save_together(*arguments, **options) -> None:
-        save_file(*arguments, **options)
+    def save_together(*arguments, **options) -> bytes:
         together.wait()
+        return save(*arguments, **options)
 
-    monkeypatch.setattr(encoded, "save_file", save_together)
+    monkeypatch.setattr(encoded, "save", save_together)
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(lambda _: header.write(tmp_path), range(2)))
     assert [path.name for path in tmp_path.iterdir()] == ["header.safetensors"]

@@ -216,7 +216,7 @@ def test_missing_weights_name_the_command_that_makes_them(weights, images, tmp_p
         main_guard(lambda: run(tmp_path, tmp_path / "out", "--frames", images, "--through_adapter"))
     assert stop.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("error: no weights at ") and "python -m conversion geometry_adapter --source" in line
+    assert line.startswith("error: no weights at ") and "gen3r convert geometry_adapter --source" in line
 
 
 def test_an_adapter_of_another_vggt_is_refused(weights, images, tmp_path):
