@@ -1,33 +1,46 @@
 """Converts official checkpoints to the weights folders of gen3r_jax, and back.
 
-python -m conversion gen3r --source checkpoints --output weights       everything in the official folder
-python -m conversion vggt --source vggt/model.safetensors --output weights/vggt
-python -m conversion wan_vae --source Wan2.1_VAE.pth --output weights/wan_vae --dtype bfloat16
-python -m conversion geometry_adapter --source checkpoints/geo_adapter --output weights/geometry_adapter
-python -m conversion geometry_adapter --invert --source weights/geometry_adapter --output geo_adapter
-python -m conversion lpips --source DIR --output weights/lpips        DIR: vgg16-397923af.pth and LPIPS 0.1's vgg.pth
-python -m conversion random vggt --output vggt-random     random numbers under the official names, full size
-python -m conversion random gen3r --tiny --output tiny    a whole tiny folder to try the commands with
-python -m conversion prove vggt                           make, convert, load, run once, convert back; with costs
+gen3r convert gen3r --source checkpoints --output weights       everything in the official folder
+gen3r convert vggt --source vggt/model.safetensors --output weights/vggt
+gen3r convert wan_vae --source Wan2.1_VAE.pth --output weights/wan_vae --dtype bfloat16
+gen3r convert geometry_adapter --source checkpoints/geo_adapter --output weights/geometry_adapter
+gen3r convert geometry_adapter --invert --source weights/geometry_adapter --output geo_adapter
+gen3r convert lpips --source DIR --output weights/lpips        DIR: vgg16-397923af.pth and LPIPS 0.1's vgg.pth
+gen3r convert random vggt --output vggt-random     random numbers under the official names, full size
+gen3r convert random gen3r --tiny --output tiny    a whole tiny folder to try the commands with
+gen3r convert prove vggt                           make, convert, load, run once, convert back; with costs
 """
 
 import argparse
 from pathlib import Path
 
-import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 
-from conversion.checkpoints import SHARD_BYTES, convert_checkpoint, invert_weights, random_checkpoint
-from conversion.networks import CONVERTIBLE, NETWORKS
-from conversion.pipeline_folder import convert_pipeline, random_pipeline
-from conversion.prove import prove
 from gen3r_jax.errors import main_guard
 
-DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(jnp.bfloat16), "float16": np.dtype(np.float16)}
+DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16), "float16": np.dtype(np.float16)}
+# Keys and titles of conversion.networks.CONVERTIBLE, which takes seconds to import: --help should not.
+TITLES = {
+    "vggt": "VGGT",
+    "wan_vae": "the Wan 2.1 VAE",
+    "geometry_adapter": "the Gen3R geometry adapter",
+    "wan_dit": "the Wan DiT with camera adapter",
+    "umt5": "the umT5 text encoder",
+    "clip_vision": "the CLIP image encoder",
+    "lpips": "LPIPS from a folder with torchvision's file and that of LPIPS 0.1",
+}
+OPTIONAL = ("lpips",)  # no part of a pipeline
+SHARD_GB = 5.0
 
 
 def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
+    from conversion.checkpoints import convert_checkpoint, invert_weights, random_checkpoint
+    from conversion.networks import CONVERTIBLE
+    from conversion.pipeline_folder import convert_pipeline, random_pipeline
+    from conversion.prove import prove
+
     dtype = DTYPES.get(options.dtype)
     if options.command == "prove":
         report = prove(options.network, options.directory, options.dtype)
@@ -60,15 +73,15 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m conversion", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="gen3r convert", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     command = commands.add_parser("gen3r", help="convert the whole official folder; goes on after an interruption")
     command.add_argument("--source", type=Path, required=True, metavar="DIR", help="transformer/, vggt/, and so on")
     command.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder of weights folders")
     _add_common(command)
-    for name, network in CONVERTIBLE.items():
-        command = commands.add_parser(name, help=f"convert {network.title}")
+    for name, title in TITLES.items():
+        command = commands.add_parser(name, help=f"convert {title}")
         command.add_argument(
             "--source",
             type=Path,
@@ -86,20 +99,20 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--shard_gb",
             type=float,
-            default=SHARD_BYTES / 1e9,
+            default=SHARD_GB,
             help="with --invert: largest file (default %(default)s)",
         )
         if name == "vggt":
             command.add_argument("--no_point_head", action="store_true", help="leave the point head out")
         _add_common(command)
     command = commands.add_parser("random", help="write random numbers under the official names and shapes")
-    command.add_argument("network", choices=("gen3r", *CONVERTIBLE), help="gen3r: its whole folder")
+    command.add_argument("network", choices=("gen3r", *TITLES), help="gen3r: its whole folder")
     command.add_argument("--output", type=Path, required=True, metavar="FILE_OR_DIR")
     command.add_argument("--tiny", action="store_true", help="a few thousand parameters instead of full size")
     command.add_argument("--seed", type=int, default=0)
     _add_common(command, dtype="float32")
     command = commands.add_parser("prove", help="random weights at full size: convert, load, run, convert back")
-    command.add_argument("network", choices=NETWORKS)
+    command.add_argument("network", choices=[name for name in TITLES if name not in OPTIONAL])
     command.add_argument("--directory", type=Path, help="where to put some gigabytes for a while (default: temporary)")
     command.add_argument("--dtype", choices=DTYPES, default="float32")
     return parser

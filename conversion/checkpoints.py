@@ -24,7 +24,7 @@ from gen3r_jax.errors import UserError
 from gen3r_jax.storage.checkpoint import load_network, save_weights
 from gen3r_jax.storage.files import write_json
 
-SHARD_BYTES = 5_000_000_000
+SHARD_BYTES = 5_000_000_000  # as `gen3r convert --shard_gb` says it
 
 
 def convert_checkpoint(
@@ -52,7 +52,7 @@ def convert_checkpoint(
             params = convert(tensors, network.table, config, dtype=dtype, progress=progress)
         except UserError as error:
             other = most_alike(tensors)
-            hint = f"this is the network {other}, not {name}; run python -m conversion {other}"
+            hint = f"this is the network {other}, not {name}; run gen3r convert {other}"
             raise UserError(f"{checkpoint.path}: {error if other in (None, name) else hint}") from None
     _to_cpu_device(params)
     leaves = jax.tree.leaves(params)

@@ -69,7 +69,7 @@ def find_weights(path: Path, *, convert: bool = True) -> Path:
     cache = path.absolute().with_name(f"{path.absolute().name}-gen3r_jax")
     source, inventory = cache / "source.json", _inventory(path)
     if not source.exists() and not convert:
-        raise UserError(f"{path} is not converted yet: python -m conversion gen3r --source {path} --output OUTPUT")
+        raise UserError(f"{path} is not converted yet: gen3r convert gen3r --source {path} --output OUTPUT")
     if not source.exists():  # written last
         print(f"converting {path} to {cache}, once", file=sys.stderr)
         print("\n".join(convert_pipeline(path, cache)), file=sys.stderr)

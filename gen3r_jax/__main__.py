@@ -1,8 +1,10 @@
 """The ``gen3r`` command: ``gen3r COMMAND --help`` says what each takes."""
 
+import difflib
 import runpy
 import sys
 
+from gen3r_jax import __version__
 from gen3r_jax.errors import UserError, main_guard
 
 # Command -> the module that is it, and what it does.
@@ -11,25 +13,35 @@ COMMANDS = {
     "reconstruct": ("gen3r_jax.reconstruct", "cameras, depth and points of a video or of images"),
     "view": ("gen3r_jax.view", "look at a scene in the browser"),
     "info": ("gen3r_jax.info", "what a folder holds: a scene, weights, a training run"),
+    "convert": ("conversion", "official checkpoints to weights folders, and back"),
+    "compact": ("gen3r_jax.compact", "trained weights made small enough to hand around"),
     "prepare": ("gen3r_jax.data.prepare.__main__", "a data set, as its site hands it out, to scenes that train"),
     "check": ("gen3r_jax.data.check.__main__", "whether prepared scenes are sound; a report with pictures"),
     "caption": ("gen3r_jax.data.caption", "captions from a file into prepared scenes"),
     "pack": ("gen3r_jax.data.pack", "scenes of any source into shards"),
     "train": ("gen3r_jax.train", "train by a config file"),
+    "encode": ("gen3r_jax.encode", "the clips of a training, encoded once"),
     "evaluate": ("gen3r_jax.evaluate", "judge weights by the protocol of the paper"),
-    "convert": ("conversion", "official checkpoints to weights folders, and back"),
+    "plan": ("gen3r_jax.plan", "memory and time of a training step on chips that are not here"),
+    "replay": ("conversion.verify", "tensors recorded from the official implementation, computed again"),
 }
 
 
 def main() -> int:
+    if sys.platform == "win32":
+        raise UserError("gen3r runs on Linux and macOS; on Windows use it in the Windows Subsystem for Linux")
     if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help"):
         width = max(map(len, COMMANDS))
         lines = (f"  {name:{width}}  {summary}" for name, (_, summary) in COMMANDS.items())
         print("usage: gen3r COMMAND [options]", "", *lines, "", "gen3r COMMAND --help says more.", sep="\n")
         return 0 if len(sys.argv) > 1 else 2
     name = sys.argv.pop(1)
+    if name == "--version":
+        print(f"gen3r {__version__}")
+        return 0
     if name not in COMMANDS:
-        raise UserError(f"no command {name!r}; there are {', '.join(COMMANDS)}")
+        hint = "".join(f"; did you mean {found}?" for found in difflib.get_close_matches(name, COMMANDS, n=1))
+        raise UserError(f"no command {name!r}{hint or '; there are ' + ', '.join(COMMANDS)}")
     runpy.run_module(COMMANDS[name][0], run_name="__main__", alter_sys=True)
     return 0
 

@@ -1,13 +1,23 @@
-"""What the commands that take a config have in common."""
+"""What commands have in common: the flags of those that take a config, and pieces of the others' parsers."""
 
+import argparse
 import functools
+import importlib
 import re
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from absl import flags
 from ml_collections import config_flags
 
 from gen3r_jax.errors import UserError
+from gen3r_jax.options import group_docs
+
+_COMPILE_CACHE = (
+    'folder that keeps compiled programs, or "off" (default: in the cache folder of the user, or what '
+    "GEN3R_COMPILE_CACHE says)"
+)
 
 CONFIG = config_flags.DEFINE_config_file(
     "config",
@@ -16,6 +26,9 @@ CONFIG = config_flags.DEFINE_config_file(
     lock_config=False,  # what reads a config refuses unknown keys
     accept_new_attributes=True,
 )
+
+
+COMPILE_CACHE = flags.DEFINE_string("compile_cache", None, _COMPILE_CACHE)
 
 
 @functools.cache
@@ -35,8 +48,30 @@ def read_part(text: str) -> tuple[int, int]:
     return int(number), int(count)
 
 
-def parse_flags(arguments: Sequence[str]) -> list[str]:
-    """Reads the command line. Whatever is wrong with it, or with the config file, becomes a UserError of one line."""
+class Size(argparse.Action):
+    """One number, a side, or two: height and width."""
+
+    def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, option: str | None = None) -> None:
+        if len(values) > 2:
+            parser.error(f"{option} takes a side, or height and width")
+        setattr(namespace, self.dest, values[0] if len(values) == 1 else values)
+
+
+def add_compile_cache(parser: Any) -> None:
+    """Adds --compile_cache to an argparse parser or group."""
+    parser.add_argument("--compile_cache", metavar="DIR", help=_COMPILE_CACHE)
+
+
+def parse_flags(arguments: Sequence[str], options_in: str = "") -> list[str]:
+    """Reads the command line. Whatever is wrong with it, or with the config file, becomes a UserError of one line.
+
+    With --help it prints what the command takes, with --config every key of the config, too, and exits with status 0.
+
+    Args:
+      options_in: the module whose ``option_classes(config)`` gives the dataclasses that describe the config's groups.
+    """
+    wants_help = any(argument in ("-h", "--help", "-help", "--helpfull") for argument in arguments[1:])
+    arguments = [argument for argument in arguments if argument.lstrip("-") not in ("h", "help", "helpfull")]
     try:
         rest = flags.FLAGS(arguments)
         if CONFIG.value is not None:
@@ -47,4 +82,26 @@ def parse_flags(arguments: Sequence[str]) -> list[str]:
     except Exception as error:  # absl, ml_collections and the config file each raise their own kinds
         last_line = str(error).strip().splitlines()[-1].strip()
         raise UserError(re.sub(r"^\w*Error: ", "", last_line)) from error
+    if wants_help:
+        print("\n".join(_help(options_in)))
+        sys.exit(0)
     return rest
+
+
+def _help(options_in: str) -> Iterator[str]:
+    yield (sys.modules["__main__"].__doc__ or "").strip()
+    yield "\nFlags:"
+    for flag in sorted(flags.FLAGS.get_key_flags_for_module(sys.argv[0]), key=lambda flag: flag.name):
+        default = "" if flag.default in (None, "") else f" (default: {flag.default})"
+        yield f"  --{flag.name}: {flag.help}{default}"
+    if CONFIG.value is None:
+        yield "\nWith --config FILE, --help lists every key of the config."
+        return
+    yield "\nKeys of the config:"
+    values = CONFIG.value.to_dict()
+    classes = importlib.import_module(options_in).option_classes(values) if options_in else ()
+    described = {group: docs for options in classes for group, docs in group_docs(options).items()}
+    for group, keys in values.items():
+        for key, value in keys.items() if isinstance(keys, dict) else ():
+            doc = described.get(group, {}).get(key, "")
+            yield f"  --config.{group}.{key}={value!r}" + (f"\n      {doc}" if doc else "")

@@ -1,4 +1,4 @@
-"""Makes trained weights small enough to hand around: ``python -m gen3r_jax.compact WEIGHTS OUTPUT [--dtype bfloat16]``
+"""Makes trained weights small enough to hand around: ``gen3r compact WEIGHTS OUTPUT``
 
 OUTPUT gets one ``params.safetensors`` and one ``config.json`` a network, the tokenizer and the noise schedule; every
 command takes it like the folder that it was made from. All numbers are rounded, those of VGGT's heads, too.
@@ -8,17 +8,19 @@ import argparse
 import shutil
 from pathlib import Path
 
-import jax
-import jax.numpy as jnp
-
 from gen3r_jax.errors import UserError, main_guard
-from gen3r_jax.models.registry import NETWORKS
-from gen3r_jax.models.rgb_head import RGBHead
-from gen3r_jax.storage.checkpoint import holds_weights, load_network, read_config, save_compact
 
 
 def compact(weights: Path, output: Path, dtype: str) -> list[str]:
     """Returns a line a network. Raises UserError where `weights` holds none, and where `output` is not free."""
+    # What takes seconds to import waits until the flags are read: --help needs none of it.
+    import jax
+    import jax.numpy as jnp
+
+    from gen3r_jax.models.registry import NETWORKS
+    from gen3r_jax.models.rgb_head import RGBHead
+    from gen3r_jax.storage.checkpoint import holds_weights, load_network, read_config, save_compact
+
     if output.resolve() == weights.resolve():
         raise UserError(f"{output} cannot be made small in its place; give another folder")
     networks = NETWORKS | {"rgb_head": RGBHead}  # of an ablation, where there is one
@@ -44,10 +46,12 @@ def compact(weights: Path, output: Path, dtype: str) -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m gen3r_jax.compact", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="gen3r compact", description=__doc__.splitlines()[0])
     parser.add_argument("weights", type=Path, help="folder with trained or converted networks")
-    parser.add_argument("output", type=Path)
-    parser.add_argument("--dtype", choices=("bfloat16", "float16", "float32"), default="bfloat16")
+    parser.add_argument("output", type=Path, help="folder of the small weights")
+    parser.add_argument(
+        "--dtype", choices=("bfloat16", "float16", "float32"), default="bfloat16", help="dtype of the weights"
+    )
     arguments = parser.parse_args()
     print("\n".join(compact(arguments.weights, arguments.output, arguments.dtype)))
 

@@ -66,7 +66,7 @@ def main_guard(main: Callable[[], int | None]) -> None:
 
 def _cause(error: OSError) -> str:
     """Why something failed, with the file where the system tells it: a write to a full disk does not."""
-    reason = error.strerror or " ".join(str(error).split()) or type(error).__name__
+    reason = error.strerror or one_line(error)
     file = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else ""
     if error.errno in _FULL:
         return f"cannot write {file}".rstrip() + f": {reason}"

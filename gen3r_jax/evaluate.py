@@ -12,13 +12,14 @@ goes on where it was stopped. To share the work among machines, give each its --
 """
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 
 from absl import app, flags, logging
 
 from gen3r_jax import command_line
-from gen3r_jax.command_line import CONFIG, parse_flags, read_part, shared_work_flags
+from gen3r_jax.command_line import COMPILE_CACHE, CONFIG, parse_flags, read_part, shared_work_flags
 from gen3r_jax.errors import UserError, main_guard
 
 OUTPUT, PART = shared_work_flags()
@@ -40,12 +41,14 @@ def main(arguments: Sequence[str]) -> None:
     from gen3r_jax.evaluation.run import claim, evaluate, fingerprint, load_rgb_head, open_data
     from gen3r_jax.generation.pipeline import Gen3RPipeline, default_dtype
     from gen3r_jax.generation.settings import read_settings
+    from gen3r_jax.storage.compile_cache import use_compile_cache
     from gen3r_jax.storage.remote import is_remote
 
     for name in ("weights", "output"):
         if is_remote(needed[name].value):
             raise UserError(f"--{name} {needed[name].value}: a folder on a disk is needed; mount the bucket or copy it")
     logging.set_verbosity(logging.WARNING)
+    use_compile_cache(COMPILE_CACHE.value)
     options = read_evaluation(CONFIG.value.to_dict(), read_settings(Path(WEIGHTS.value)))
     output = Path(OUTPUT.value)
     part = read_part(PART.value)
@@ -70,4 +73,6 @@ def main(arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    main_guard(lambda: app.run(main, flags_parser=parse_flags))
+    main_guard(
+        lambda: app.run(main, flags_parser=functools.partial(parse_flags, options_in="gen3r_jax.evaluation.options"))
+    )

@@ -8,6 +8,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+from gen3r_jax.command_line import Size, add_compile_cache
 from gen3r_jax.diffusion.conditioning import TASKS
 from gen3r_jax.diffusion.solvers import SOLVERS
 from gen3r_jax.errors import UserError, main_guard
@@ -27,7 +28,9 @@ def main(arguments: list[str] | None = None) -> int:
     from gen3r_jax.generation.request import FIELDS, Request, read_jobs
     from gen3r_jax.generation.settings import read_settings
     from gen3r_jax.sharding import make_mesh, read_mesh
+    from gen3r_jax.storage.compile_cache import use_compile_cache
 
+    use_compile_cache(options.compile_cache)
     if options.fps is not None:
         require_fps(options.fps)
     mesh = read_mesh(options.mesh) if options.mesh else None
@@ -75,15 +78,6 @@ def _dry_run(options: argparse.Namespace, request: Any) -> int:
     return 0
 
 
-class _Size(argparse.Action):
-    """One number, a side, or two: height and width."""
-
-    def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, option: Any = None) -> None:
-        if len(values) > 2:
-            parser.error(f"{option} takes a side, or height and width")
-        setattr(namespace, self.dest, values[0] if len(values) == 1 else values)
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="gen3r generate",
@@ -119,7 +113,7 @@ def _parser() -> argparse.ArgumentParser:
     add = sampling.add_argument
     add("--weights", "--pretrained_model_name_or_path", type=Path, default=Path("checkpoints"), metavar="DIR",
         help="converted weights, or the official folder, which is converted once (default: checkpoints)")  # fmt: skip
-    add("--size", nargs="+", type=int, action=_Size, metavar="PIXELS", help="side of the frames, or height and width; "
+    add("--size", nargs="+", type=int, action=Size, metavar="PIXELS", help="side of the frames, or height and width; "
         "multiples of 112 (default: 560)")  # fmt: skip
     add("--height", type=int, metavar="PIXELS", help=argparse.SUPPRESS)
     add("--width", type=int, metavar="PIXELS", help=argparse.SUPPRESS)
@@ -139,6 +133,7 @@ def _parser() -> argparse.ArgumentParser:
         help="staged: load each network, use it, free it")  # fmt: skip
     add("--mesh", metavar="AXIS=N,...", help="split the work over devices: seq (tokens, frames), tensor (heads), fsdp "
         "(weights), data; for example seq=4,tensor=2 (default: one device)")  # fmt: skip
+    add_compile_cache(sampling)
     add("--dry_run", action="store_true", help="estimate memory and time for these settings and stop")
 
     outputs = parser.add_argument_group("output")

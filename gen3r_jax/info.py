@@ -7,15 +7,16 @@ from pathlib import Path
 import numpy as np
 
 from gen3r_jax.errors import UserError, main_guard
-from gen3r_jax.generation.settings import read_shift
 from gen3r_jax.geometry.camera_files.official import read_cameras
-from gen3r_jax.storage.checkpoint import holds_weights, stored_leaves
 from gen3r_jax.storage.files import read_json, read_text
-from gen3r_jax.training.metrics import read_metrics
 
 
 def describe(folder: Path) -> list[str]:
     """Lines of text about a folder made by this project. Raises UserError for any other."""
+    # What takes seconds to import waits until the flags are read: --help needs none of it.
+    from gen3r_jax.generation.settings import read_shift
+    from gen3r_jax.storage.checkpoint import holds_weights
+
     if not folder.is_dir():
         raise UserError(f"{folder} is no folder")
     if holds_weights(folder):
@@ -33,6 +34,8 @@ def describe(folder: Path) -> list[str]:
 
 
 def _weights(folder: Path) -> str:
+    from gen3r_jax.storage.checkpoint import stored_leaves
+
     network = read_json(folder / "config.json").get("network", "?")
     leaves = stored_leaves(folder).values()
     count = sum(math.prod(leaf.shape) for leaf in leaves)
@@ -46,6 +49,8 @@ def _bytes(count: int) -> str:
 
 
 def _run(folder: Path) -> list[str]:
+    from gen3r_jax.training.metrics import read_metrics
+
     losses = [line for line in read_metrics(folder / "metrics.jsonl") if "loss" in line]
     lines = [f"training run of stage {read_json(folder / 'config.json', nan=True).get('stage', '?')}"]
     if losses:

@@ -9,6 +9,7 @@ Dataclasses hold the defaults: a key that is absent equals its default. A field 
 import dataclasses
 import difflib
 import math
+import re
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -90,6 +91,26 @@ def to_config(options: Any) -> ConfigDict:
             value = placeholder(next(kind for kind in typing.get_args(hints[field.name]) if kind is not types.NoneType))
         config[field.name] = value
     return config
+
+
+def group_docs(options: type) -> dict[str, dict[str, str]]:
+    """What the docstrings of the groups of an option dataclass say of their fields: {group: {field: text}}."""
+    hints = typing.get_type_hints(options)
+    groups = {field.name: hints[field.name] for field in dataclasses.fields(options)}
+    return {name: field_docs(group) for name, group in groups.items() if dataclasses.is_dataclass(group)}
+
+
+def field_docs(options: type) -> dict[str, str]:
+    """What the docstrings of a dataclass and of its bases say of each field, after ``name: `` or ``name, other: ``."""
+    names = [field.name for field in dataclasses.fields(options)]
+    one = "|".join(map(re.escape, names))
+    found = {}
+    for kind in reversed(options.__mro__):
+        text = " ".join((kind.__dict__.get("__doc__") or "").split())
+        parts = re.split(rf"(?<![\w.])((?:{one})(?:, (?:{one}))*): ", text)
+        for listed, said in zip(parts[1::2], parts[2::2], strict=True):
+            found |= dict.fromkeys(listed.split(", "), said.strip())
+    return found
 
 
 def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

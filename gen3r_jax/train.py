@@ -1,6 +1,6 @@
 """Trains one stage of Gen3R.
 
-    python -m gen3r_jax.train --config configs/adapter.py[:PRESET] --workdir DIR [--config.GROUP.KEY=VALUE ...]
+    gen3r train --config configs/adapter.py[:PRESET] --workdir DIR [--config.GROUP.KEY=VALUE ...]
 
 A config is a Python file with `get_config(preset)`; every value can be changed on the command line:
 
@@ -16,20 +16,11 @@ tensorboard/, loss.png, validation/step_N/ (pictures) and weights/ (the trained 
 import functools
 from collections.abc import Sequence
 
-import jax
 from absl import app, flags, logging
 
 from gen3r_jax import command_line
-from gen3r_jax.command_line import CONFIG, parse_flags
-from gen3r_jax.data.encoded import make_encoded_loader
-from gen3r_jax.data.loader import make_loader
+from gen3r_jax.command_line import COMPILE_CACHE, CONFIG, parse_flags
 from gen3r_jax.errors import UserError, main_guard
-from gen3r_jax.stages.config import RunOptions, read_config, with_defaults
-from gen3r_jax.storage.remote import local_copy
-from gen3r_jax.training.distributed import initialize, peer_errors, wait_for_all
-from gen3r_jax.training.loop import MakeLoader, train
-from gen3r_jax.training.stage import Stage
-from gen3r_jax.training.workdir import claim_workdir
 
 flags.adopt_module_key_flags(command_line)
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run, also gs://...; made when it is missing.")
@@ -40,12 +31,20 @@ def main(arguments: Sequence[str]) -> None:
         raise UserError(f"unexpected argument {arguments[1]!r}; try --help")
     if CONFIG.value is None or WORKDIR.value is None:
         raise UserError("--config and --workdir are needed; try --help")
+    # What takes seconds to import waits until the flags are read: --help needs none of it.
+    import jax
+
+    from gen3r_jax.stages.config import loader_of, read_config, with_defaults
+    from gen3r_jax.storage.compile_cache import use_compile_cache
+    from gen3r_jax.training.distributed import initialize, peer_errors, wait_for_all
+    from gen3r_jax.training.loop import train
+    from gen3r_jax.training.workdir import claim_workdir
+
     initialize()
     logging.set_verbosity(logging.WARNING)  # Orbax tells every move at the level below
     config, workdir = with_defaults(CONFIG.value.to_dict()), WORKDIR.value
     stage, options = read_config(config)
-    if options.train.compile_cache:
-        jax.config.update("jax_compilation_cache_dir", options.train.compile_cache)
+    use_compile_cache(COMPILE_CACHE.value or options.train.compile_cache, default=f"{workdir}/compile_cache")
     with peer_errors():
         if jax.process_index() == 0:
             claim_workdir(workdir, config, free_keys=stage.free_keys, with_defaults=with_defaults)
@@ -53,12 +52,5 @@ def main(arguments: Sequence[str]) -> None:
     train(stage, loader_of(stage, options), options, workdir, config)
 
 
-def loader_of(stage: Stage, options: RunOptions) -> MakeLoader:
-    """What makes the data: frames of the sources, or latents that were encoded before."""
-    if stage.encoded:
-        return functools.partial(make_encoded_loader, local_copy(stage.encoded), options.data, side=options.train.side)
-    return functools.partial(make_loader, options.data, side=options.train.side)
-
-
 if __name__ == "__main__":
-    main_guard(lambda: app.run(main, flags_parser=parse_flags))
+    main_guard(lambda: app.run(main, flags_parser=functools.partial(parse_flags, options_in="gen3r_jax.stages.config")))

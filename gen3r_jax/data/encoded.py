@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 FORMAT = "gen3r_jax.latents/2"
 HEADER = "header.safetensors"
-AGAIN = "encode clips with python -m gen3r_jax.encode"
+AGAIN = "encode clips with gen3r encode"
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Packs any source of scenes into ArrayRecord shards: ``python -m gen3r_jax.data.pack SOURCE OUTPUT``.
+"""Packs any source of scenes into ArrayRecord shards: ``gen3r pack SOURCE OUTPUT``.
 
 Image files go in as they are; frames of videos and rendered frames are encoded. Frames that cannot be decoded are left
 out together with their cameras, scenes without any good frame altogether. Shards appear only when they are whole, and
@@ -169,7 +169,7 @@ def _checked_file(capture: Capture, index: int) -> bytes | None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m gen3r_jax.data.pack",
+        prog="gen3r pack",
         description="Packs any source of scenes into ArrayRecord shards, which train as they are: "
         "--config.data.source=OUTPUT. The same command goes on where it was stopped.",
     )

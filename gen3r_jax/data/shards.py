@@ -191,7 +191,7 @@ def read_record(file: Path, index: int) -> bytes:
 
 
 def _read_index(file: Path) -> dict[str, Any]:
-    return read_json_index(file, FORMAT, "pack it again with python -m gen3r_jax.data.pack")
+    return read_json_index(file, FORMAT, "pack it again with gen3r pack")
 
 
 def read_json_index(file: Path, wanted: str, advice: str) -> dict[str, Any]:

@@ -92,7 +92,7 @@ class Lpips:
 
 
 def load_lpips(path: epath.PathLike) -> Lpips:
-    """Reads the folder that ``python -m conversion lpips`` writes. Raises UserError as :func:`load_network` does."""
+    """Reads the folder that ``gen3r convert lpips`` writes. Raises UserError as :func:`load_network` does."""
     return Lpips.of(module.merge(*load_network(path, LPIPS, dtype=jnp.float32)))
 
 

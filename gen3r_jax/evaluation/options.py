@@ -75,3 +75,8 @@ def read_evaluation(config: Mapping[str, Any], settings: GenerationSettings) -> 
         groups[name] = {key: value for key, value in groups.get(name, {}).items() if value is not None}
     groups["data"] = {"num_frames": settings.num_frames, "side": settings.height} | groups["data"]
     return read_options(EvaluationOptions, groups, base=EvaluationOptions(sampling=settings))
+
+
+def option_classes(config: Mapping[str, Any]) -> tuple[type, ...]:
+    """The dataclasses that the groups of a config are read by."""
+    return (EvaluationOptions,)

@@ -75,15 +75,18 @@ def load_images(images: Images, size: int | Size | None = None) -> Float[np.ndar
         height, width = pictures[0].shape[:2]
         scaled = round(height * VGGT_WIDTH / width / VGGT_PATCH) * VGGT_PATCH
         size = (min(max(scaled, VGGT_PATCH), VGGT_WIDTH), VGGT_WIDTH)
-    return np.stack([_fit(picture, as_size(size)) for picture in pictures])
+    size = as_size(size)
+    if min(size) < 1:
+        raise UserError(f"size {size} holds no pixels")
+    return np.stack([_fit(picture, size) for picture in pictures])
 
 
 def as_size(size: int | Sequence[int]) -> Size:
     """(height, width) of a side or of both. Raises UserError for other numbers."""
-    height, width = (size, size) if isinstance(size, int) else tuple(size)[:2] if len(size) == 2 else (0, 0)
-    if height < 1 or width < 1:
+    sides = [size, size] if isinstance(size, int) else list(size)
+    if len(sides) != 2 or not all(isinstance(side, (int, np.integer)) for side in sides):
         raise UserError(f"size {size!r} is neither a side nor (height, width) in pixels")
-    return int(height), int(width)
+    return int(sides[0]), int(sides[1])
 
 
 def read_pictures(images: Images, at: Sequence[int] | None = None) -> list[Picture]:

@@ -53,7 +53,7 @@ Callback = Callable[[int, float, Float[Array, "b f h w 16"]], None]
 
 
 class Gen3RPipeline:
-    """The networks of a folder made by ``python -m conversion gen3r``, and the way from conditions to a scene.
+    """The networks of a folder made by ``gen3r convert gen3r``, and the way from conditions to a scene.
 
     Calling it again with other prompts, images, cameras, seeds, steps, solvers or strengths of guidance compiles
     nothing anew; other sizes, frame counts and batch sizes do, as do guidance at all and, with a step cache, other
@@ -114,7 +114,7 @@ class Gen3RPipeline:
         missing = [name for name in (*NETWORKS, "tokenizer", "scheduler.json") if not (path / name).exists()]
         if missing:
             raise UserError(
-                f"{path} lacks {', '.join(missing)}; make it with: python -m conversion gen3r --source CHECKPOINTS "
+                f"{path} lacks {', '.join(missing)}; make it with: gen3r convert gen3r --source CHECKPOINTS "
                 f"--output {path}"
             )
         configs = {name: read_config(path / name, network_class) for name, network_class in NETWORKS.items()}

@@ -16,7 +16,7 @@ from gen3r_jax.generation.settings import GenerationSettings
 from gen3r_jax.geometry.trajectories import PRESETS, options_of
 from gen3r_jax.models.sizes import require_clip_length, require_side
 from gen3r_jax.options import read_options
-from gen3r_jax.storage.files import parse_json, read_text
+from gen3r_jax.storage.files import parse_json, read_lines, read_text
 
 FORMAT_VERSION = 1
 """Of a file of jobs: the largest ``format_version`` that a line may say."""
@@ -78,7 +78,7 @@ class Request(GenerationSettings):
         """The prompt: stripped, and the first line where `prompt` names a file."""
         text = self.prompt
         if _exists(Path(text)) and Path(text).is_file():
-            first, *others = [line for line in read_text(Path(text)).split("\n") if line.strip()] or [""]
+            first, *others = read_lines(text) or [""]
             if others:
                 notice(f"{text}: the first line is the prompt; {len(others)} further lines are not used")
             text = first

@@ -15,6 +15,9 @@ from gen3r_jax.errors import UserError
 from gen3r_jax.options import read_options
 from gen3r_jax.storage.files import read_json
 
+MOST_FRAMES = 49
+"""Frames of the clips that the released weights were trained on."""
+
 
 @dataclass(frozen=True)
 class SamplingOptions:
@@ -50,7 +53,7 @@ class GenerationSettings:
       seed: sample i of a batch depends on the seed and i alone.
     """
 
-    num_frames: int = 49
+    num_frames: int = MOST_FRAMES
     height: int = 560
     width: int = 560
     num_inference_steps: int = 50

@@ -4,12 +4,14 @@ The defaults of all keys are those of the option dataclasses; a config file says
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from gen3r_jax.data.loader import DataOptions
+from gen3r_jax.data.encoded import make_encoded_loader
+from gen3r_jax.data.loader import DataOptions, make_loader
 from gen3r_jax.errors import UserError
 from gen3r_jax.options import merged, read_options, to_config
 from gen3r_jax.stages.adapter.stage import AdapterStage
@@ -17,6 +19,8 @@ from gen3r_jax.stages.dit.stage import DiTStage
 from gen3r_jax.stages.rgb_head import RGBHeadStage
 from gen3r_jax.stages.vggt.stage import VGGTStage
 from gen3r_jax.stages.wan_vae import WanVAEStage
+from gen3r_jax.storage.remote import local_copy
+from gen3r_jax.training.loop import MakeLoader
 from gen3r_jax.training.options import LoopOptions
 from gen3r_jax.training.stage import Stage
 
@@ -51,6 +55,11 @@ def with_defaults(config: Mapping[str, Any]) -> dict[str, Any]:
     return merged(dataclasses.asdict(STAGES[name]()) | dataclasses.asdict(RunOptions()), config)
 
 
+def option_classes(config: Mapping[str, Any]) -> tuple[type, ...]:
+    """The dataclasses that the groups of a config are read by."""
+    return RunOptions, STAGES[config["stage"]]
+
+
 def read_config(config: Mapping[str, Any]) -> tuple[Stage, RunOptions]:
     """Turns a config into the stage, which reads its own groups, and the options of the run, which are all the others.
 
@@ -65,3 +74,10 @@ def read_config(config: Mapping[str, Any]) -> tuple[Stage, RunOptions]:
         raise UserError("no data: give --config.data.source=PATH (a video, a folder, a data set root) or =procedural")
     stage.check(options)
     return stage, options
+
+
+def loader_of(stage: Stage, options: RunOptions) -> MakeLoader:
+    """What makes the data: frames of the sources, or latents that were encoded before."""
+    if stage.encoded:
+        return functools.partial(make_encoded_loader, local_copy(stage.encoded), options.data, side=options.train.side)
+    return functools.partial(make_loader, options.data, side=options.train.side)

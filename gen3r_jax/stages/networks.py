@@ -103,6 +103,6 @@ def _held(name: str, params: Params, cast: Callable[[Any], Any]) -> Params:
 
 def _advice(name: str) -> str:
     return (
-        f"convert the official ones (python -m conversion {name} --source FILE_OR_DIR --output DIR/{name}, or all with "
-        "python -m conversion gen3r) and give --config.weights.dir=DIR"
+        f"convert the official ones (gen3r convert {name} --source FILE_OR_DIR --output DIR/{name}, or all with "
+        "gen3r convert gen3r) and give --config.weights.dir=DIR"
     )

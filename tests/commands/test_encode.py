@@ -7,16 +7,14 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from absl import flags
-from absl.testing import flagsaver
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
-from gen3r_jax import encode
 from gen3r_jax.data import encoded
 from gen3r_jax.data.encoded import Header, SampleWriter, make_encoded_loader, read_header, read_sample
 from gen3r_jax.data.loader import DataOptions
 from gen3r_jax.data.shards import RecordWriter
 from gen3r_jax.errors import UserError
+from gen3r_jax.stages import encoding
 
 CLIPS = {"test": 3, "train": 20}
 
@@ -46,7 +44,7 @@ class Numbers:
 def write(monkeypatch, tmp_path):
     """Writes a part of both splits."""
 
-    def samples(encoder, frozen, batch):
+    def samples(encoder, frozen, batch, dtype):
         for number in batch:
             yield str(number), {"text": np.ones((1, 1)), "number": np.array(number)}
 
@@ -59,14 +57,13 @@ def write(monkeypatch, tmp_path):
     encoder = SimpleNamespace(frozen=(), texts=("", "bad"), joint=True, encode_texts=encode_texts)
     validation = SimpleNamespace(clips=CLIPS["test"], split="test")
     counts = {"train": SimpleNamespace(side=112, seed=0), "validation": validation}
-    monkeypatch.setattr(encode, "samples", samples)
-    monkeypatch.setattr(encode, "make_loader", loader)
-    flags.FLAGS.mark_as_parsed()
+    monkeypatch.setattr(encoding, "samples", samples)
+    monkeypatch.setattr(encoding, "make_loader", loader)
 
     def run(part: tuple[int, int], data: DataOptions | None = None, **numbers: int) -> None:
         options = SimpleNamespace(data=data or DataOptions(), **counts)
-        with flagsaver.flagsaver(**{"clips": CLIPS["train"], "batch": 2, "clips_per_file": 4, **numbers}):
-            encode.encode(encoder, options, 9, {}, tmp_path, encode.BATCH.value, part)
+        how = encoding.Encoding(**{"clips": CLIPS["train"], "batch": 2, "per_file": 4, **numbers})
+        encoding.encode(encoder, options, 9, {}, tmp_path, how, part)
 
     return run
 
@@ -89,7 +86,7 @@ def test_parts_share_the_files(write, tmp_path, caplog):
 def test_other_clips_do_not_mix(write):
     write((0, 1))
     write((0, 1), data=DataOptions(workers=3))  # makes no difference
-    for change in ({"data": DataOptions(num_scenes=7)}, {"clips": 24}, {"clips_per_file": 8}, {"batch": 1}):
+    for change in ({"data": DataOptions(num_scenes=7)}, {"clips": 24}, {"per_file": 8}, {"batch": 1}):
         with pytest.raises(UserError, match="were made with other clips; choose another folder"):
             write((0, 1), **change)
 
@@ -126,11 +123,11 @@ def test_parts_may_begin_at_once(tmp_path, monkeypatch):
     header = Header(9, 112, True, "float16", {"wan_vae": "1"}, {"train": 1}, {"": np.zeros((4, 8))})
     together = Barrier(2, timeout=60)
 
-    def save_together(*arguments, **options) -> None:
-        save_file(*arguments, **options)
+    def save_together(*arguments, **options) -> bytes:
         together.wait()
+        return save(*arguments, **options)
 
-    monkeypatch.setattr(encoded, "save_file", save_together)
+    monkeypatch.setattr(encoded, "save", save_together)
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(lambda _: header.write(tmp_path), range(2)))
     assert [path.name for path in tmp_path.iterdir()] == ["header.safetensors"]

@@ -219,7 +219,7 @@ def test_what_other_programs_keep():
 COMPILE = """
 import sys, jax, jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec as P
-from gen3r_jax.plan import compile_all, describe
+from gen3r_jax.planning.report import compile_all, describe
 from gen3r_jax.sharding import MeshOptions, make_mesh
 from gen3r_jax.costs.topology import parse
 from gen3r_jax.training.program import Program

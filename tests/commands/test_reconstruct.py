@@ -105,7 +105,7 @@ def test_a_folder_whose_writing_was_cut_short_does_not_look_complete(weights, im
         raise Stop
 
     monkeypatch.setattr(networks, "reconstruct", lambda frames, *_: _flat_scene(frames))
-    monkeypatch.setattr("gen3r_jax.reconstruct.write_scene", stop)
+    monkeypatch.setattr("gen3r_jax.generation.reconstruction.write_scene", stop)
     with pytest.raises(Stop):
         run(weights, tmp_path / "out", "--frames", images)
     assert not (tmp_path / "out" / "run.json").exists()
@@ -151,7 +151,9 @@ def test_transparent_pixels_have_no_confidence_and_a_video_keeps_its_speed(weigh
     """From what the networks give to what is written."""
     written = []
     monkeypatch.setattr(networks, "reconstruct", lambda frames, *_: _flat_scene(frames))
-    monkeypatch.setattr("gen3r_jax.reconstruct.write_scene", lambda *arguments, **_: written.append(arguments))
+    monkeypatch.setattr(
+        "gen3r_jax.generation.reconstruction.write_scene", lambda *arguments, **_: written.append(arguments)
+    )
     picture = np.full((112, 112, 4), 255, np.uint8)
     picture[:, :60, 3] = 0
     Image.fromarray(picture).save(tmp_path / "cut.png")
@@ -214,7 +216,7 @@ def test_missing_weights_name_the_command_that_makes_them(weights, images, tmp_p
         main_guard(lambda: run(tmp_path, tmp_path / "out", "--frames", images, "--through_adapter"))
     assert stop.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("error: no weights at ") and "python -m conversion geometry_adapter --source" in line
+    assert line.startswith("error: no weights at ") and "gen3r convert geometry_adapter --source" in line
 
 
 def test_an_adapter_of_another_vggt_is_refused(weights, images, tmp_path):

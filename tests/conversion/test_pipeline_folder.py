@@ -47,7 +47,7 @@ def test_everything_is_converted_and_what_is_there_is_kept(official, tmp_path, c
 def test_a_folder_is_converted_once_and_not_used_when_it_has_changed(official, tmp_path, capsys, monkeypatch):
     folder = tmp_path / "checkpoints"
     shutil.copytree(official, folder)
-    with pytest.raises(UserError, match="is not converted yet: python -m conversion gen3r"):
+    with pytest.raises(UserError, match="is not converted yet: gen3r convert gen3r"):
         find_weights(folder, convert=False)
     monkeypatch.setattr(pipeline_folder, "convert_pipeline", lambda source, output: output.mkdir() or [])
     assert find_weights(folder) == tmp_path / "checkpoints-gen3r_jax" and "once" in capsys.readouterr().err

@@ -13,9 +13,10 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
+from conversion.comparison import compare, verify
 from conversion.recording import Recording, Tolerance
 from conversion.replay import REPLAYS, kind_of
-from conversion.verify import compare, main, verify
+from conversion.verify import main
 from tests.helpers.paths import RECORDED
 
 FOLDER = Path(os.environ.get("GEN3R_RECORDED", RECORDED))

@@ -5,7 +5,7 @@ import random
 import numpy as np
 import pytest
 
-from conversion.verify import verify
+from conversion.comparison import verify
 from gen3r_jax.data.captions import clean_caption, read_captions
 from gen3r_jax.data.clips import default_intrinsics, repair_indices, resize_crop, sample_indices
 from gen3r_jax.errors import UserError

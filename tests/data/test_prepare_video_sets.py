@@ -333,8 +333,8 @@ def test_dl3dv_scenes_end_at_gaps(tmp_path):
     "damage, reason",
     [
         (lambda folder: (folder / "transforms.json").unlink(), "no transforms.json"),
-        (lambda folder: (folder / "transforms.json").write_text('{"w": 256, '), "is not a JSON file"),
-        (lambda folder: (folder / "transforms.json").write_text("[]"), "lists no frames"),
+        (lambda folder: (folder / "transforms.json").write_text('{"w": 256, '), "is not JSON"),
+        (lambda folder: (folder / "transforms.json").write_text("[]"), "holds no JSON object"),
         (lambda folder: (folder / "transforms.json").write_text('{"frames": [{}]}'), "frame 0 lacks w, h, fl_x"),
         (lambda folder: shutil.rmtree(folder / "images_4"), "no pictures (images_4, images_2, images, images_8)"),
         (lambda folder: folder.rename(folder.parents[1] / "problem" / folder.name), "of the batch of problems"),

@@ -251,7 +251,7 @@ def test_networks_that_were_not_made_for_each_other_are_refused(weights, tmp_pat
 
 
 def test_partial_folders_are_refused(weights, tmp_path):
-    with pytest.raises(UserError, match=r"lacks umt5, clip_vision, .*python -m conversion gen3r"):
+    with pytest.raises(UserError, match=r"lacks umt5, clip_vision, .*gen3r convert gen3r"):
         Gen3RPipeline.from_pretrained(tmp_path)
     for entry in weights.iterdir():
         (tmp_path / entry.name).symlink_to(entry)

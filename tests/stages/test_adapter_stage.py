@@ -255,7 +255,7 @@ def test_adapter_weights_travel(trainable, tmp_path):
 
 def test_missing_weights_name_the_command(tmp_path):
     full = replace(STAGE, model=replace(MODEL, preset="gen3r"))
-    with pytest.raises(UserError, match="python -m conversion vggt"):
+    with pytest.raises(UserError, match="gen3r convert vggt"):
         full.load_frozen()
     with pytest.raises(UserError, match=r"no weights at .*vggt: convert"):
         replace(full, weights=WeightsOptions(dir=str(tmp_path), adapter="")).load_frozen()

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from gen3r_jax.errors import UserError
 from gen3r_jax.geometry.camera_files.contents import CameraFile, pinhole
 from gen3r_jax.geometry.cameras import Size, invert_se3, matrix_to_quaternion, quaternion_pose
-from gen3r_jax.storage.files import read_text, write_text
+from gen3r_jax.storage.files import read_lines, read_text, write_text
 
 # Model, in the order of their numbers -> its parameters. k are radial and p tangential terms, all as in OpenCV.
 _MODELS = {
@@ -196,7 +196,7 @@ def _read_binary_images(path: Path) -> list[ColmapImage]:
 
 
 def _lines(path: Path) -> list[str]:
-    return [line for line in read_text(path).splitlines() if line.strip() and not line.startswith("#")]
+    return [line for line in read_lines(path) if not line.startswith("#")]
 
 
 def _words(line: str, least: int, path: Path, most: int = -1) -> list[str]:

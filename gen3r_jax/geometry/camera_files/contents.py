@@ -110,7 +110,7 @@ class CameraFile:
 
 def name_key(name: str) -> list[list[tuple[int, int | str]]]:
     """The key that sorts pictures by their whole names, numbers counted as numbers."""
-    return [natural_key(Path(part)) for part in name.split("/")]
+    return [natural_key(part) for part in name.split("/")]
 
 
 def to_poses(value: Any) -> Float[np.ndarray, "t 4 4"] | None:

@@ -6,7 +6,7 @@ ignored.
 """
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -47,7 +47,7 @@ def read_cameras(path: Path | str) -> FoundCameras:
     Raises:
       UserError: not such a file, matrices of the wrong shape, another convention than ``opencv_w2c``.
     """
-    document = _document(Path(path))
+    document = read_json(path, nan=True)  # numbers that are not finite are named with their camera
     w2c, intrinsics = (to_numbers(document.get(key)) for key in ("extrinsics", "intrinsics"))
     if w2c is None or intrinsics is None:
         raise UserError(
@@ -73,7 +73,3 @@ def read_official(path: Path) -> CameraFile:
     c2w = np.stack([w2c if pose_fault(w2c) else np.linalg.inv(w2c) for w2c in cameras.w2c])
     sizes = None if cameras.image_size is None else np.tile(np.array(cameras.image_size), (len(c2w), 1))
     return CameraFile(path, c2w, intrinsics=cameras.intrinsics, sizes=sizes)
-
-
-def _document(path: Path) -> dict[str, Any]:
-    return read_json(path, nan=True)  # numbers that are not finite are named with their camera

@@ -13,7 +13,7 @@ from gen3r_jax.geometry.camera_files.orientation import StoredPicture, turned_wi
 from gen3r_jax.geometry.camera_files.transforms import read_capture
 from gen3r_jax.geometry.camera_files.tum import is_tum, read_tum
 from gen3r_jax.geometry.cameras import Size, crop_intrinsics, intrinsics_fault
-from gen3r_jax.storage.files import parse_json, read_text
+from gen3r_jax.storage.files import read_json, read_text
 
 # Name -> what it is.
 FORMATS = {
@@ -98,7 +98,7 @@ def _recognise(path: Path):
         return read_tum
     if not text.lstrip().startswith("{"):
         raise UserError(f"{path} has none of the forms {', '.join(FORMATS)}")
-    document = parse_json(text, str(path), nan=True)
+    document = read_json(path, nan=True)
     if {"extrinsics", "intrinsics"} <= document.keys():
         return read_official
     if "frames" in document:

@@ -1,0 +1,103 @@
+"""The work of ``gen3r reconstruct``: VGGT reads a clip, through the adapter's latents if wanted."""
+
+import argparse
+import dataclasses
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gen3r_jax.data.clips import quantize, resize_crop, tell_fit
+from gen3r_jax.data.images import Mask, read_clip, require_choice
+from gen3r_jax.errors import UserError
+from gen3r_jax.export.folder import write_scene
+from gen3r_jax.export.pointcloud import CloudFilter
+from gen3r_jax.export.run_report import RunReport
+from gen3r_jax.export.video import require_fps
+from gen3r_jax.generation import networks
+from gen3r_jax.generation.inputs import as_size
+from gen3r_jax.generation.pipeline import default_dtype
+from gen3r_jax.generation.settings import MOST_FRAMES, read_settings
+from gen3r_jax.geometry.cameras import Size
+from gen3r_jax.models.geometry_adapter import GeometryAdapter
+from gen3r_jax.models.registry import EXACT
+from gen3r_jax.models.sizes import longest_clip, require_side
+from gen3r_jax.models.vggt import VGGT
+from gen3r_jax.storage.checkpoint import load_network, read_config
+from gen3r_jax.storage.files import writing
+
+
+def reconstruct_clip(options: argparse.Namespace) -> None:
+    """Reads the frames, reconstructs them and writes the scene; `options` are the flags of the command.
+
+    Raises UserError for frames, weights and settings that do not fit, and where the output is not free.
+    """
+    size = as_size(read_settings(options.weights).size if options.size is None else options.size)
+    _check(options, size)
+    report = RunReport(vars(options))
+    with report.stage("Reading frames"):
+        clip = read_clip(
+            options.images, options.num_frames, stride=options.stride, first=options.first, at_most=MOST_FRAMES
+        )
+        pictures = clip.frames
+        if options.through_adapter and (below := longest_clip(len(pictures))) < len(pictures):
+            raise UserError(f"--through_adapter takes 4k+1 frames, not {len(pictures)}; add --num_frames {below}")
+        tell_fit(pictures[0].shape[:2], size)
+        frames = np.stack([quantize(resize_crop(picture, size)) for picture in pictures])
+        known = np.stack([_crop_mask(mask, size) for mask in clip.masks])
+        fps = report.results["fps"] = options.fps or clip.fps or 12
+    with report.stage("Loading weights"):
+        dtype = default_dtype(options.dtype)
+        vggt = load_network(options.weights / "vggt", VGGT, dtype=dtype, exact=EXACT["vggt"])
+        adapter = None
+        if options.through_adapter:
+            adapter = load_network(options.weights / "geometry_adapter", GeometryAdapter, dtype=dtype)
+    through = " through the adapter" if options.through_adapter else ""
+    with report.stage(f"Reconstructing {len(frames)} frames of {size[1]} x {size[0]}{through}"):
+        scene = networks.reconstruct(frames, vggt, adapter)
+        if not known.all():
+            scene = dataclasses.replace(scene, confidence=np.where(known, scene.confidence, np.float32(0)))
+    with report.stage(f"Writing {options.output}"):
+        keep = CloudFilter.official() if options.points == "official" else CloudFilter()
+        write_scene(scene, options.output, fps, keep, formats=options.format)
+    report.write(options.output / "run.json")
+
+
+def _check(options: argparse.Namespace, size: Size) -> None:
+    """Refuses what cannot work before anything slow begins."""
+    for side in size:
+        require_side(side)
+    if options.num_frames is not None and options.num_frames < 1:
+        raise UserError(f"--num_frames {options.num_frames} is not a positive number")
+    require_choice(options.stride, options.first)
+    if options.fps is not None:
+        require_fps(options.fps)
+    vggt = _network_config(options.weights, "vggt", VGGT)
+    if options.through_adapter:
+        adapter = _network_config(options.weights, "geometry_adapter", GeometryAdapter)
+        if adapter.input_dim != 10 * vggt.embed_dim:
+            raise UserError(
+                f"the adapter in {options.weights} takes {adapter.input_dim} channels and the VGGT beside it gives "
+                f"{10 * vggt.embed_dim}; put networks there that were made for each other"
+            )
+    with writing(options.output, "choose another --output"):
+        options.output.mkdir(parents=True, exist_ok=True)
+        if any(options.output.iterdir()):
+            raise UserError(f"{options.output} holds something already; remove it or give another --output")
+        tempfile.TemporaryFile(dir=options.output).close()
+
+
+def _crop_mask(mask: Mask | None, size: Size) -> Mask:
+    """Where a cropped picture is known."""
+    return np.ones(size, bool) if mask is None else resize_crop(mask[..., None] * np.uint8(255), size)[..., 0] >= 128
+
+
+def _network_config(weights: Path, name: str, network: type[VGGT] | type[GeometryAdapter]) -> Any:
+    folder = weights / name
+    if not folder.exists():
+        raise UserError(
+            f"no weights at {folder}; make them with: "
+            f"gen3r convert {name} --source OFFICIAL_FILE_OR_DIR --output {folder}"
+        )
+    return read_config(folder, network)

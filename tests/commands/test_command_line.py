@@ -1,0 +1,52 @@
+"""What holds for every command: quick help, its name in the usage, hints at what was meant."""
+
+import re
+import subprocess
+import sys
+
+import pytest
+
+from conversion.__main__ import OPTIONAL, SHARD_GB, TITLES
+from conversion.checkpoints import SHARD_BYTES
+from conversion.networks import CONVERTIBLE, NETWORKS
+from gen3r_jax import __version__
+from gen3r_jax.__main__ import COMMANDS
+from gen3r_jax.options import field_docs
+from gen3r_jax.training.options import TrainOptions
+
+
+def gen3r(*arguments):
+    command = [sys.executable, "-X", "importtime", "-m", "gen3r_jax", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return done, {line.rsplit("|", 1)[1].strip() for line in done.stderr.splitlines() if line.startswith("import time")}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_is_quick_and_names_the_command(name):
+    """What takes seconds to import is not imported for it."""
+    done, imported = gen3r(name, "--help")
+    assert done.returncode == 0, done.stderr
+    assert f"gen3r {name}" in done.stdout
+    heavy = {"orbax.checkpoint", "grain", "trimesh", "matplotlib.pyplot", "scipy.spatial", "tokenizers"}
+    assert not imported & heavy
+
+
+def test_the_keys_of_a_config_are_told():
+    done, _ = gen3r("train", "--help", "--config", "configs/adapter.py:tiny")
+    assert done.returncode == 0, done.stderr
+    keys = re.findall(r"^  --config\.([\w.]+)=", done.stdout, re.MULTILINE)
+    assert {"train.batch_size", "optim.learning_rate", "data.source", "model.preset"} <= set(keys)
+    assert field_docs(TrainOptions)["batch_size"] in done.stdout
+
+
+def test_slips_of_the_pen_are_seen():
+    done, _ = gen3r("generat")
+    assert done.returncode == 2 and "did you mean generate?" in done.stderr
+    done, _ = gen3r("--version")
+    assert done.stdout.split() == ["gen3r", __version__]
+
+
+def test_names_that_help_tells_are_those_of_the_networks():
+    assert {name: network.title for name, network in CONVERTIBLE.items()} == TITLES
+    assert [name for name in TITLES if name not in OPTIONAL] == list(NETWORKS)
+    assert SHARD_GB * 1e9 == SHARD_BYTES
