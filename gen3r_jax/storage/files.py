@@ -27,6 +27,9 @@ LARGEST_JSON = 1 << 28
 DEEPEST_JSON = 64
 """Lists and objects inside of one another."""
 
+LONGEST_NAME = 240
+"""Bytes of a file's or folder's name; file systems allow 255, and temporary names have some more."""
+
 LONGEST_INTEGER = 40
 """Digits of an integer in JSON; UUIDs have 39."""
 
@@ -157,6 +160,25 @@ def parse_json(text: str | bytes, name: str, kind: type = dict, *, nan: bool = F
     if not isinstance(value, kind):
         raise UserError(f"{name} holds no JSON {'object' if kind is dict else kind.__name__}")
     return value
+
+
+def inside(folder: Path, name: str) -> Path:
+    """The path of `name`, which was read from a file, below `folder`.
+
+    Raises UserError where a path of that name would not lie below the folder, or cannot be one: it is absolute, has
+    parts ``..`` or control characters, is empty or too long. Links in the folder are followed: its owner made them.
+    """
+    parts = Path(name).parts
+    reasons = {
+        "is empty": not parts,
+        "is absolute": name.startswith("/"),
+        "has a part ..": ".." in parts,
+        "has control characters": any(character < " " or character == "\x7f" for character in name),
+        f"has above {LONGEST_NAME} bytes": any(len(os.fsencode(part)) > LONGEST_NAME for part in parts),
+    }
+    if reason := next((reason for reason, holds in reasons.items() if holds), ""):
+        raise UserError(f"the name {name[:80]!r} {reason}: it does not lead to a place below {folder}")
+    return folder / name
 
 
 def natural_key(name: Path | str) -> list[tuple[int, int | str]]:

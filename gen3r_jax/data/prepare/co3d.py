@@ -10,6 +10,7 @@ are black, but have annotations like all others.
 
 import gzip
 import json
+import re
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -26,13 +27,21 @@ from gen3r_jax.data.images import read_image
 from gen3r_jax.data.prepare.recording import DataSet, RawFrame, ReadOptions, Recording, Unit, successive
 from gen3r_jax.errors import UserError
 from gen3r_jax.geometry.cameras import invert_se3, pose
-from gen3r_jax.storage.files import read_json
+from gen3r_jax.storage.files import inside, read_json
 
 LEAST_QUALITY = 0.5
 JUMP = 10
 """A step so many times the median is one that COLMAP got wrong."""
 
 CHUNK = 1 << 16
+
+LARGEST_ANNOTATION = 1 << 20
+"""Characters; a frame's has about two thousand."""
+
+MOST_UNPACKED, LEAST_BOUND = 100, 1 << 24
+"""Annotations unpack to so many times the size of their file at most, or to so many characters; a tenfold is usual."""
+
+_SEPARATORS = re.compile(r"[, \t\r\n]*")
 
 
 class _Frame(NamedTuple):
@@ -80,7 +89,10 @@ def read(unit: Unit, options: ReadOptions) -> Iterator[Recording]:
         elif _jumps(frames):
             yield Recording(scene, scene, (), unfit=f"its camera jumps by more than {JUMP} times its median step")
         else:
-            yield _recording(scene, frames, category.parent, secret.get(name, set()), options)
+            try:
+                yield _recording(scene, frames, category.parent, secret.get(name, set()), options)
+            except UserError as error:
+                yield Recording(scene, scene, (), damaged=str(error))
 
 
 def _recording(
@@ -88,7 +100,7 @@ def _recording(
 ) -> Recording:
     frames, dropped = [], Counter()
     for frame in annotated:
-        image = root / frame.image
+        image = inside(root, frame.image)
         if frame.camera is None:
             dropped["no camera"] += 1
         elif frame.number in secret:
@@ -97,7 +109,7 @@ def _recording(
             dropped["no picture"] += 1
         else:
             # A mask that was not downloaded leaves no way to tell which depths are good.
-            parts = [root / part for part in (frame.depth, frame.mask) if part]
+            parts = [inside(root, part) for part in (frame.depth, frame.mask) if part]
             known = options.depth and frame.depth and all(part.exists() for part in parts)
             depth = partial(_read_depth, frame.depth_scale, *parts) if known else None
             read_picture = partial(_read_picture, image)
@@ -106,22 +118,39 @@ def _recording(
 
 
 def _annotations(path: Path) -> Iterator[dict]:
-    """The objects of a gzipped JSON list, one at a time: the whole list would take gigabytes."""
+    """The objects of a gzipped JSON list, one at a time: the whole list would take gigabytes.
+
+    Raises UserError for a file that is no such list or damaged, has an object above 1 MiB, or unpacks to above a
+    hundred times its size.
+    """
     decode = json.JSONDecoder().raw_decode
     try:
+        bound = max(LEAST_BOUND, MOST_UNPACKED * path.stat().st_size)
         with gzip.open(path, "rt", encoding="utf-8") as file:
-            text = file.read(CHUNK).lstrip().removeprefix("[")
-            while not (text := text.lstrip(", \t\r\n")).startswith("]"):
+            text, unpacked = file.read(CHUNK).lstrip().removeprefix("["), 0
+            position = _SEPARATORS.match(text).end()
+            while not text.startswith("]", position):
                 try:
-                    annotation, end = decode(text)
+                    annotation, end = decode(text, position)
                 except json.JSONDecodeError:  # it goes on in the next chunk
                     more = file.read(CHUNK)
+                    unpacked += len(more)
                     if not more:
                         raise UserError(f"{path} is cut short or damaged") from None
-                    text += more
+                    if unpacked > bound:
+                        raise UserError(
+                            f"{path} unpacks to above {bound >> 20} MiB; annotations do not, so it is damaged"
+                        ) from None
+                    if len(text) - position > LARGEST_ANNOTATION:
+                        largest = LARGEST_ANNOTATION >> 20
+                        raise UserError(f"{path} has an entry above {largest} MiB, so it is damaged") from None
+                    text, position = text[position:] + more, 0
+                    position = _SEPARATORS.match(text).end()
                     continue
-                text = text[end:]
+                position = _SEPARATORS.match(text, end).end()
                 yield annotation
+    except RecursionError:
+        raise UserError(f"{path} has lists or objects inside of one another without end") from None
     except (EOFError, OSError, UnicodeDecodeError, zlib.error) as error:
         raise UserError(f"cannot read {path}: {error}") from None
 

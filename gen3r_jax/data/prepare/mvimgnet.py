@@ -14,6 +14,7 @@ from pathlib import Path
 from gen3r_jax.data.prepare.readers import folders_with
 from gen3r_jax.data.prepare.recording import DataSet, RawFrame, ReadOptions, Recording, Unit
 from gen3r_jax.geometry.camera_files.colmap import read_cameras, read_images
+from gen3r_jax.storage.files import inside
 
 
 def find(raw: Path) -> list[Unit]:
@@ -30,7 +31,7 @@ def read(unit: Unit, options: ReadOptions) -> Iterator[Recording]:
     cameras = read_cameras(model / "cameras.bin")
     frames, dropped = [], Counter()
     for order, image in enumerate(sorted(read_images(model / "images.bin"), key=lambda image: image.name)):
-        picture, camera = folder / "images" / image.name, cameras.get(image.camera)
+        picture, camera = inside(folder / "images", image.name), cameras.get(image.camera)
         if camera is None or not picture.exists():
             dropped["no picture" if camera else "no camera"] += 1
             continue

@@ -62,6 +62,7 @@ class Recording:
     split: the official one, if there is one. dropped: frames that were left out while reading, by reason.
     continues: whether a frame follows another without a gap; a scene ends where it does not.
     unfit: why the whole recording is skipped; empty if it is not.
+    damaged: why the whole recording cannot be read, which should not be so; empty if it can.
     looks_ahead: whether the camera looks where it moves, as those at the front of cars do; the check makes use of it.
     """
 
@@ -72,6 +73,7 @@ class Recording:
     dropped: dict[str, int] = field(default_factory=dict)
     continues: Callable[[RawFrame, RawFrame], bool] = always
     unfit: str = ""
+    damaged: str = ""
     looks_ahead: bool = False
 
 

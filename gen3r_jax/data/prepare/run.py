@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from gen3r_jax.data.format import CATALOGUE
 from gen3r_jax.data.prepare.frames import Developing
+from gen3r_jax.data.prepare.places import require_apart
 from gen3r_jax.data.prepare.recording import DataSet, ReadOptions, Unit
 from gen3r_jax.data.prepare.records import (
     UNIT,
@@ -59,9 +60,11 @@ def prepare(
       The outcome of all units, those of earlier runs included. Raises UserError where `raw` is not this set's, where
       `root` was made with other settings, where it cannot be written to, and while another process prepares this set.
     """
+    folder = root / chosen.name
+    require_apart(folder, [raw])
     units = _find(chosen, raw)
     units = units[:limit] if limit else units
-    folder = root / chosen.name
+    require_apart(folder, [path for unit in units for path in unit.paths])
     records = folder / ".prepared"
     with writing(folder):
         records.mkdir(parents=True, exist_ok=True)
@@ -123,8 +126,8 @@ def _prepare_unit(chosen: DataSet, unit: Unit, settings: Settings, folder: Path,
                     writer.add(recording.id, made)
         except CannotWrite:
             raise
-        except (UserError, OSError, ValueError) as error:  # ValueError: what should be a number is none
-            itself.skipped.append((unit.key, str(error)))
+        except (UserError, OSError, ValueError, RecursionError) as error:  # ValueError: what should be a number is none
+            itself.refuse(unit.key, error)
         writer.add(UNIT, itself)
         return total(writer.outcomes)
 

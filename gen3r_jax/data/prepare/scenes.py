@@ -18,6 +18,7 @@ import numpy as np
 
 from gen3r_jax.data.depth import encode_depth
 from gen3r_jax.data.prepare.frames import DevelopedFrame, Developing, develop
+from gen3r_jax.data.prepare.places import require_own, scene_place
 from gen3r_jax.data.prepare.recording import DataSet, RawFrame, Recording, Split
 from gen3r_jax.errors import UserError
 from gen3r_jax.geometry.camera_files.transforms import write_transforms
@@ -39,11 +40,13 @@ class Outcome:
     """What became of a unit's recordings.
 
     scenes: ``{"id", "split", "group", "frames"}`` each. skipped: scenes that were not kept, with the reason.
+    bad: how many of the skipped should not have been: what is damaged or has no place to go to.
     dropped: frames of kept recordings that were left out, by reason. examples: the first such frame of each reason.
     """
 
     scenes: list[dict] = field(default_factory=list)
     skipped: list[tuple[str, str]] = field(default_factory=list)
+    bad: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
     examples: dict[str, str] = field(default_factory=dict)
 
@@ -51,9 +54,14 @@ class Outcome:
         self.dropped[reason] += 1
         self.examples.setdefault(reason, example)
 
+    def refuse(self, scene: str, error: Exception | str) -> None:
+        self.skipped.append((scene, str(error)))
+        self.bad += 1
+
     def add(self, other: "Outcome") -> None:
         self.scenes += other.scenes
         self.skipped += other.skipped
+        self.bad += other.bad
         self.dropped.update(other.dropped)
         self.examples = other.examples | self.examples
 
@@ -84,6 +92,14 @@ def write_recording(
         outcome.examples.setdefault(reason, recording.id)
     if not data_set.split_by_chunk and split not in ("all", _split(data_set, recording, "")):
         return Outcome()
+    try:
+        scene_place(folder, recording.id)
+    except UserError as error:
+        outcome.refuse(recording.id, error)
+        return outcome
+    if recording.damaged:
+        outcome.refuse(recording.id, recording.damaged)
+        return outcome
     if recording.unfit:
         outcome.skipped.append((recording.id, recording.unfit))
         return outcome
@@ -121,7 +137,13 @@ def write_recording(
             "licence": data_set.licence,
             "looks_ahead": recording.looks_ahead,
         }
-        _write_scene(piece, description, how, folder / scene_id, scratch / "scene")
+        try:
+            place = scene_place(folder, scene_id)
+            require_own(place)
+        except UserError as error:
+            outcome.refuse(scene_id, error)
+            continue
+        _write_scene(piece, description, how, place, scratch / "scene")
         outcome.scenes.append({"id": scene_id, "split": scene_split, "group": group, "frames": len(piece)})
     shutil.rmtree(scratch, ignore_errors=True)
     return outcome
@@ -293,7 +315,7 @@ def _write_scene(piece: Sequence[_Kept], description: dict, how: Developing, pla
             "order": [frame.raw.order for frame in piece],
         }
         write_json(scratch / "scene.json", description)
-        if place.exists():  # of a run of another split, or of one that was stopped before it could say that it is done
+        if place.exists():  # ours, of a run of another split, or of one that was stopped before it could say so
             shutil.rmtree(place)
         place.parent.mkdir(parents=True, exist_ok=True)
         os.replace(scratch, place)
