@@ -166,7 +166,7 @@ def _for_json(value: object) -> object:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m conversion.verify", description=__doc__.split("\n\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m conversion.verify", description=str(__doc__).split("\n\n")[0])
     parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="a recorded file, or a folder of them")
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of text")
     options = parser.parse_args(arguments)

@@ -19,7 +19,7 @@ CONFIG = config_flags.DEFINE_config_file(
 
 
 @functools.cache
-def shared_work_flags() -> tuple[flags.FlagHolder[str], flags.FlagHolder[str]]:
+def shared_work_flags() -> tuple[flags.FlagHolder[str | None], flags.FlagHolder[str]]:
     """Defines --output and --part for commands whose work several machines may share; returns both."""
     return (
         flags.DEFINE_string("output", None, "Folder for the results; it is made when it is missing."),

@@ -44,7 +44,7 @@ def compact(weights: Path, output: Path, dtype: str) -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m gen3r_jax.compact", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m gen3r_jax.compact", description=str(__doc__).splitlines()[0])
     parser.add_argument("weights", type=Path, help="folder with trained or converted networks")
     parser.add_argument("output", type=Path)
     parser.add_argument("--dtype", choices=("bfloat16", "float16", "float32"), default="bfloat16")

@@ -46,15 +46,15 @@ def main(arguments: Sequence[str]) -> None:
         if is_remote(needed[name].value):
             raise UserError(f"--{name} {needed[name].value}: a folder on a disk is needed; mount the bucket or copy it")
     logging.set_verbosity(logging.WARNING)
-    options = read_evaluation(CONFIG.value.to_dict(), read_settings(Path(WEIGHTS.value)))
-    output = Path(OUTPUT.value)
+    weights, data, output = Path(str(WEIGHTS.value)), str(DATA.value), Path(str(OUTPUT.value))
+    options = read_evaluation(CONFIG.value.to_dict(), read_settings(weights))
     part = read_part(PART.value)
-    source, split = open_data(DATA.value, options.data)
-    pipeline = Gen3RPipeline.from_pretrained(WEIGHTS.value, dtype=options.output.dtype or None)
+    source, split = open_data(data, options.data)
+    pipeline = Gen3RPipeline.from_pretrained(weights, dtype=options.output.dtype or None)
     lpips = load_lpips(options.metrics.lpips) if options.metrics.lpips else None
     place = {
         "weights": WEIGHTS.value,
-        "weights_are": fingerprint(Path(WEIGHTS.value)),
+        "weights_are": fingerprint(weights),
         "weights_dtype": default_dtype(options.output.dtype).name,
         "lpips_backbone": lpips.backbone if lpips else "",
         "data_source": DATA.value,
@@ -62,7 +62,7 @@ def main(arguments: Sequence[str]) -> None:
         "scenes": len(source),
     }
     claim(output, dataclasses.asdict(options) | place)
-    evaluate(pipeline, source, options, output, part, lpips, load_rgb_head(Path(WEIGHTS.value)))
+    evaluate(pipeline, source, options, output, part, lpips, load_rgb_head(weights))
     if part[0] >= min(len(source), options.data.num_scenes) and not any((output / "scenes").glob("*.json")):
         print(f"part {PART.value}: there are fewer scenes than parts, and none for this one")
         return

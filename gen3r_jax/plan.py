@@ -16,6 +16,7 @@ is run. Work includes what a backward pass computes again. The exit status is 1 
 import dataclasses
 import sys
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import jax
 from absl import app, flags, logging
@@ -153,7 +154,7 @@ def _exchanges(costs: Sequence[ProgramCost]) -> Iterator[str]:
             yield f"  {runs} {one.kind} over {one.group} of {one.shape}: {one.source}"
 
 
-def to_json(cost: ProgramCost, topology: Topology) -> dict[str, object]:
+def to_json(cost: ProgramCost, topology: Topology) -> dict[str, Any]:
     return dataclasses.asdict(cost) | {"seconds": cost.times(topology)}
 
 
