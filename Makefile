@@ -56,6 +56,7 @@ ablations: $(VENV)/ready
 lint: $(VENV)/ready
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
+	$(PYTHON) -m pyright --project pyproject.toml --pythonpath $(PYTHON)
 
 format: $(VENV)/ready
 	$(PYTHON) -m ruff check --fix .

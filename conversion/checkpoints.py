@@ -180,7 +180,7 @@ def _unusual_statistics(network: Network, config: Any) -> dict[str, np.ndarray]:
         usual.latent_std,
     ):
         return {}
-    return {"mean": np.float32(config.latent_mean), "std": np.float32(config.latent_std)}
+    return {"mean": np.asarray(config.latent_mean, np.float32), "std": np.asarray(config.latent_std, np.float32)}
 
 
 def _to_cpu_device(params: module.Params) -> None:
@@ -218,6 +218,6 @@ def _require_space(output: Path, size: int) -> None:
 
 
 @contextmanager
-def _progress(label: str, total: int) -> Iterator[Callable[[str], None]]:
+def _progress(label: str, total: int) -> Iterator[Callable[[str], object]]:
     with tqdm(total=total, desc=label, unit=" tensors", disable=None) as bar:  # None: only on a terminal
         yield lambda name: bar.update()

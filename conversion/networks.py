@@ -101,5 +101,5 @@ def most_alike(names: Iterable[str]) -> str | None:
         official = manifest(network.table, network.table.read_config({})).keys()
         relevant = {name for name in names if name in official or not network.table.ignores(name)}
         likeness[key] = len(relevant & official) / len(relevant | official)
-    best = max(likeness, key=likeness.get)
-    return best if likeness[best] > 0.5 else None
+    best, most = max(likeness.items(), key=lambda item: item[1])
+    return best if most > 0.5 else None

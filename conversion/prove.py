@@ -92,7 +92,7 @@ def _forward(name: str, network: Any, x: jax.Array, *others: jax.Array) -> Any:
 def _encode_text(network: UMT5Encoder, x: jax.Array) -> jax.Array:
     """The text encoder, block by block: XLA's CPU compiler would turn all stacked bfloat16 weights to float32 first."""
     config = network.config
-    ids, mask = (np.asarray(x) * config.vocab_size).astype(np.int32), np.ones(x.shape, bool)
+    ids, mask = (np.asarray(x) * config.vocab_size).astype(np.int32), jnp.ones(x.shape, bool)
     buckets = distance_buckets(x.shape[1], config.num_buckets, config.max_distance)
     _, params = module.split(network)
     blocks = jax.tree.map(np.asarray, params["blocks"])
@@ -108,6 +108,7 @@ def _measure(step: str, command: tuple[str, ...]) -> tuple[float, int]:
     """Wall seconds and peak resident bytes of a process."""
     start = time.perf_counter()
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        assert process.stdout is not None
         output = process.stdout.read()
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)

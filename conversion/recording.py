@@ -25,17 +25,18 @@ from gen3r_jax.storage.files import natural_key, parse_json, read_json
 Arrays = dict[str, np.ndarray]
 
 
-class Group(Mapping[str, np.ndarray]):
+class Group(Mapping[str, Any]):
     """Tensors of one group (``inputs/...``) under their names without it; each is read when asked for.
 
-    Half-precision numbers are storage only and come as float32; a missing name is the user's error.
+    They are NumPy arrays, and `Any` because functions of NumPy and of JAX take them. Half-precision numbers are storage
+    only and come as float32; a missing name is the user's error.
     """
 
     def __init__(self, path: Path, prefix: str, tensors: Mapping[str, Any]):
         self._path, self._prefix = path, prefix
         self._tensors = {name.removeprefix(prefix): x for name, x in tensors.items() if name.startswith(prefix)}
 
-    def __getitem__(self, name: str) -> np.ndarray:
+    def __getitem__(self, name: str) -> Any:
         if name not in self._tensors:
             raise UserError(f"{self._path} lacks the tensor {self._prefix}{name}")
         array = np.asarray(self._tensors[name])
@@ -54,7 +55,7 @@ class Group(Mapping[str, np.ndarray]):
         """First parts of the names, each once: ``f1/video`` and ``f1/eps`` belong to the case ``f1``."""
         return list(dict.fromkeys(name.split("/")[0] for name in self))
 
-    def list(self, name: str) -> list[np.ndarray]:
+    def list(self, name: str) -> list[Any]:
         """The tensors ``name/0``, ``name/1``, ... of a recorded list."""
         items = [self[f"{name}/{i}"] for i in range(sum(key.rpartition("/")[0] == name for key in self))]
         if not items:
@@ -94,14 +95,14 @@ class Recording:
 
     def network(
         self,
-        cls: type[nnx.Module],
+        cls: type[module.Network],
         config: Any,
         table: Table,
         prefix: str = "",
         *,
         source_prefix: str = "",
         target_prefix: str = "",
-    ) -> nnx.Module:
+    ) -> Any:
         """The network with the recorded weights, in float32, through the converter that users run.
 
         Args:
@@ -122,7 +123,7 @@ class Recording:
             )
         except UserError as error:
             raise UserError(f"{self.path}: {error}") from None
-        network = nnx.eval_shape(lambda: cls(config, rngs=nnx.Rngs(0)))
+        network: Any = nnx.eval_shape(lambda: cls(config, rngs=nnx.Rngs(0)))
         for key in filter(None, target_prefix.split(".")):
             network = network[int(key)] if key.isdigit() else getattr(network, key)
         graphdef, _ = module.split(network)

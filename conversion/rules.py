@@ -16,7 +16,6 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
 from gen3r_jax import module
 from gen3r_jax.errors import UserError
@@ -27,10 +26,13 @@ Shape = tuple[int, ...]
 class Tensor(Protocol):
     """An array, or a promise of one: `shape` and `dtype` are known, ``numpy.asarray`` reads the numbers."""
 
-    shape: Shape
-    dtype: np.dtype
+    @property
+    def shape(self) -> Shape: ...
 
-    def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray: ...
+    @property
+    def dtype(self) -> np.dtype: ...
+
+    def __array__(self, dtype: Any = None, *, copy: Any = None) -> np.ndarray: ...
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -174,7 +176,7 @@ class Table:
         for another form of the network that is accepted, too. What is written back is the network's own form.
     """
 
-    network: type[nnx.Module]
+    network: type[module.Network]
     rules: tuple[Rule, ...]
     read_config: Callable[[Mapping[str, Any]], Any]
     write_config: Callable[[Any], dict[str, Any]]
@@ -213,7 +215,7 @@ def convert(
     dtype: Any = None,
     source_prefix: str = "",
     target_prefix: str = "",
-    progress: Callable[[str], None] = lambda name: None,
+    progress: Callable[[str], object] = lambda name: None,
 ) -> module.Params:
     """Parameters of ``table.network(config)`` from official tensors, as a nested dict of numpy arrays.
 
@@ -301,6 +303,7 @@ def official_slots(table: Table, leaves: Mapping[str, Any]) -> dict[str, Slot]:
             raise ValueError(f"{path} has {leaf.shape[0]} rows, its rule names {', '.join(rule.rows)}")
         for row in range(leaf.shape[0]) if rule.stacked else (None,):
             name = rule.name_of(path, row or 0)
+            assert name is not None
             if name in slots:
                 raise ValueError(f"{name} fills both {slots[name].path} and {path}")
             slots[name] = Slot(path, row, rule.op)

@@ -89,7 +89,7 @@ def write_safetensors(
     path: Path,
     entries: Mapping[str, jax.ShapeDtypeStruct],
     tensors: Iterable[tuple[str, np.ndarray]],
-    progress: Callable[[str], None] = lambda name: None,
+    progress: Callable[[str], object] = lambda name: None,
 ) -> None:
     """Writes a file under a temporary name and renames it when it is complete.
 

@@ -54,7 +54,7 @@ def write_checkpoint(
     entries: Mapping[str, jax.ShapeDtypeStruct],
     tensors: Iterable[tuple[str, np.ndarray]],
     shard_bytes: int,
-    progress: Callable[[str], None] = lambda name: None,
+    progress: Callable[[str], object] = lambda name: None,
 ) -> list[Path]:
     """Writes ``path`` (``*.safetensors``), or shards and their index beside it where it would exceed `shard_bytes`.
 
@@ -144,7 +144,7 @@ class TorchTensor:
         return np.dtype(ml_dtypes.bfloat16 if name == "bfloat16" else name)
 
     def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
-        import torch
+        import torch  # pyright: ignore[reportMissingImports]: only the extra `convert` has it
 
         tensor = self.tensor.contiguous()
         if tensor.dtype == torch.bfloat16:  # numpy knows it only through ml_dtypes
@@ -156,7 +156,7 @@ class TorchTensor:
 
 def _open_pickle(path: Path) -> dict[str, Tensor]:
     try:
-        import torch
+        import torch  # pyright: ignore[reportMissingImports]: only the extra `convert` has it
     except ImportError:
         raise UserError(
             f'reading {path.name} needs torch: pip install "gen3r-jax[convert]", or take the .safetensors file'

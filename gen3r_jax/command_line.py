@@ -32,7 +32,7 @@ COMPILE_CACHE = flags.DEFINE_string("compile_cache", None, _COMPILE_CACHE)
 
 
 @functools.cache
-def shared_work_flags() -> tuple[flags.FlagHolder[str], flags.FlagHolder[str]]:
+def shared_work_flags() -> tuple[flags.FlagHolder[str | None], flags.FlagHolder[str]]:
     """Defines --output and --part for commands whose work several machines may share; returns both."""
     return (
         flags.DEFINE_string("output", None, "Folder for the results; it is made when it is missing."),

@@ -55,7 +55,8 @@ def main(arguments: Sequence[str]) -> None:
     if is_remote(OUTPUT.value):
         raise UserError(f"--output {OUTPUT.value} must be a folder of this machine; copy what it holds afterwards")
     part = read_part(PART.value)
-    if len(phases := make_phases(options.train.phases)) > 1:
+    phases = make_phases(options.train.phases)
+    if len(phases) != 1:
         raise UserError(f"config.train.phases has {len(phases)} phases; encode for one of them at a time")
     mesh = training_mesh(options, phases)
     batch = BATCH.value or data_parallel_size(mesh)

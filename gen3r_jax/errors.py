@@ -1,6 +1,7 @@
 """Errors that are the user's to mend: one line that says what was given, what is allowed and what to do."""
 
 import errno
+import io
 import os
 import sys
 from collections.abc import Callable
@@ -42,7 +43,7 @@ def main_guard(main: Callable[[], int | None]) -> None:
     the output went away, the command ends quietly with the status that a shell expects. Characters that the terminal
     does not have are written as escapes.
     """
-    with suppress(AttributeError):  # whoever replaced the stream takes all characters
+    if isinstance(sys.stdout, io.TextIOWrapper):  # whoever replaced the stream takes all characters
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         try:

@@ -41,14 +41,16 @@ def main(arguments: list[str] | None = None) -> int:
         if mesh:
             raise UserError("--dry_run estimates for one device; leave --mesh away, or see gen3r plan")
         return _dry_run(options, Request(**{**vars(settings), **flags, "images": ("none",), "prompt": "none"}))
+    jobs: list[tuple[str, Request | UserError]]
     if options.jobs:
         jobs = read_jobs(options.jobs, vars(settings) | flags)
     else:
         for name in ("images", "prompt"):
             if name not in flags:
                 raise UserError(f"--{name} is needed (or --jobs with a file of scenes)")
-        jobs = [("", Request(**{**vars(settings), **flags, "images": tuple(options.images)}))]
-        if options.check_step_cache and not jobs[0][1].step_cache:
+        request = Request(**{**vars(settings), **flags, "images": tuple(options.images)})
+        jobs = [("", request)]
+        if options.check_step_cache and not request.step_cache:
             raise UserError("--check_step_cache compares with --step_cache, which is not given")
     require_writable(options.output or options.output_dir)
     weights = find_weights(options.weights)

@@ -7,7 +7,7 @@ optimizers, checkpoints, sharding rules and converters work on; a dotted path su
 
 import hashlib
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -16,27 +16,38 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
 Params = dict[str, Any]
+Module = TypeVar("Module", bound=nnx.Module)
+AnyNetwork = TypeVar("AnyNetwork", bound="Network")
 Remat = Literal["none", "full", "dots", "offload"]
 
 
-def split(module: nnx.Module) -> tuple[nnx.GraphDef, Params]:
+class Network(nnx.Module):
+    """A module with weights of its own on disk, made from a description: ``Config`` is its class."""
+
+    Config: ClassVar[type]
+
+    def __init__(self, config: Any, *, rngs: nnx.Rngs) -> None:
+        self.config = config
+
+
+def split(module: Module) -> tuple[nnx.GraphDef[Module], Params]:
     """Returns the static part of a module and its parameters as a nested dict."""
     graphdef, state = nnx.split(module)
     return graphdef, _rename_keys(nnx.to_pure_dict(state), str)
 
 
-def merge(graphdef: nnx.GraphDef, params: Params) -> nnx.Module:
+def merge(graphdef: nnx.GraphDef[Module], params: Params) -> Module:
     """Inverse of :func:`split`; `params` may hold arrays, tracers or any other leaves."""
     return nnx.merge(graphdef, _rename_keys(params, lambda key: int(key) if key.isdigit() else key))
 
 
-def abstract(build: Callable[[nnx.Rngs], nnx.Module]) -> tuple[nnx.GraphDef, Params]:
+def abstract(build: Callable[[nnx.Rngs], Module]) -> tuple[nnx.GraphDef[Module], Params]:
     """:func:`split` of ``build(rngs)`` with ``jax.ShapeDtypeStruct`` leaves: nothing is allocated."""
     graphdef, state = nnx.split(nnx.eval_shape(lambda: build(nnx.Rngs(0))))
     return graphdef, _rename_keys(nnx.to_pure_dict(state), str)
 
 
-def stack(build: Callable[[nnx.Rngs], nnx.Module], rngs: nnx.Rngs, count: int) -> nnx.Module:
+def stack(build: Callable[[nnx.Rngs], Module], rngs: nnx.Rngs, count: int) -> Module:
     """Builds `count` equal modules with a leading layer axis on every parameter, to be walked by ``jax.lax.scan``."""
     return nnx.vmap(build)(rngs.split(count))
 
@@ -94,7 +105,7 @@ def fingerprint(params: Params) -> str:
     digest = hashlib.sha256()
     for name, leaf in flatten(params).items():
         digest.update(f"{name} {leaf.shape} {leaf.dtype}".encode())
-        digest.update(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8))
+        digest.update(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8).data)
     return digest.hexdigest()[:16]
 
 

@@ -14,7 +14,7 @@ import types
 import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, cast
 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
@@ -60,7 +60,7 @@ def read_options(options: type[T], values: Mapping[str, Any], name: str = "confi
     Raises UserError with one line that lists every unknown and every missing key, or names the first value that is of
     another type, out of its range or not finite.
     """
-    fields = {field.name: field for field in dataclasses.fields(options)}
+    fields = {field.name: field for field in dataclasses.fields(cast(Any, options))}
     hints = typing.get_type_hints(options, include_extras=True)
     required = [key for key, field in fields.items() if base is None and _default(field) is dataclasses.MISSING]
     problems = [f"unknown key {name}.{key}{nearest(key, fields)}" for key in values if key not in fields]
@@ -77,7 +77,7 @@ def read_options(options: type[T], values: Mapping[str, Any], name: str = "confi
             filled[key] = read_options(hints[key], value, path, None if group is dataclasses.MISSING else group)
         else:
             filled[key] = _coerce(value, hints[key], path)
-    return options(**filled) if base is None else dataclasses.replace(base, **filled)
+    return options(**filled) if base is None else dataclasses.replace(cast(Any, base), **filled)
 
 
 def to_config(options: Any) -> ConfigDict:

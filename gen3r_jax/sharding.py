@@ -24,7 +24,7 @@ import jax
 import numpy as np
 import optax
 from jax.experimental import mesh_utils, multihost_utils
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from gen3r_jax import module
 from gen3r_jax.errors import UserError
@@ -83,7 +83,7 @@ def read_mesh(text: str) -> MeshOptions:
     return MeshOptions(**sizes)
 
 
-def make_mesh(options: MeshOptions, devices: list[jax.Device] | None = None) -> Mesh:
+def make_mesh(options: MeshOptions, devices: list[Any] | None = None) -> Mesh:
     """The device mesh. Raises UserError when the sizes do not multiply to the number of devices."""
     devices = jax.devices() if devices is None else devices
     sizes = dataclasses.asdict(options)
@@ -102,7 +102,7 @@ def make_mesh(options: MeshOptions, devices: list[jax.Device] | None = None) -> 
     return Mesh(_arrange(shape, devices), AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
-def _arrange(shape: tuple[int, ...], devices: list[jax.Device]) -> np.ndarray:
+def _arrange(shape: tuple[int, ...], devices: list[Any]) -> np.ndarray:
     """Devices in the shape of the mesh, neighbours side by side; slices of a TPU job differ along `data`."""
     # Devices of one slice need not know that there are slices; on other platforms the number means machines.
     slices = len({getattr(device, "slice_index", 0) for device in devices}) if devices[0].platform == "tpu" else 1
@@ -237,7 +237,7 @@ def _param_spec(name: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
     return spec
 
 
-def _parts(axis: str, mesh: Mesh) -> int:
+def _parts(axis: str, mesh: Mesh | AbstractMesh) -> int:
     return math.prod(mesh.shape[one] for one in LOGICAL[axis])
 
 

@@ -29,6 +29,14 @@ else:
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
+from jaxtyping import install_import_hook  # noqa: E402
+
+# The annotations of all arithmetic are checked wherever a test calls it. An int is a float, as everywhere in typing;
+# `Self`, which only a decorated class could resolve, is not looked at.
+CHECKED = [f"gen3r_jax.{room}" for room in ("ops", "models", "geometry", "diffusion")]
+HINTS = "beartype.FrozenDict({beartype.typing.Self: beartype.typing.Any})"
+RULES = f"beartype.BeartypeConf(is_pep484_tower=True, hint_overrides={HINTS})"
+install_import_hook(CHECKED, f"beartype.beartype(conf={RULES})")
 
 from gen3r_jax import errors  # noqa: E402
 from tests.helpers.paths import RECORDED  # noqa: E402

@@ -48,6 +48,7 @@ FLOORS = {
     "gen3r_jax.costs": 2,
     "gen3r_jax.camera_files": 2,
     # 1: what everything stands on
+    "gen3r_jax.arrays": 1,
     "gen3r_jax.errors": 1,
     "gen3r_jax.module": 1,
     "gen3r_jax.options": 1,
@@ -82,6 +83,8 @@ def _imports(file: Path, known: set[str]) -> set[str]:
 
 
 def _floor(module: str) -> int:
+    if module == "gen3r_jax":
+        return 1
     prefixes = [p for p in FLOORS if module == p or module.startswith(p + ".")]
     return FLOORS[max(prefixes, key=len)]
 
@@ -109,6 +112,23 @@ def test_no_import_circles():
 
     for name in graph:
         visit(name, ())
+
+
+@pytest.mark.parametrize("folder", ["gen3r_jax", "conversion", "tests", "benchmarks"])
+def test_no_file_is_long(folder):
+    lengths = {str(file): len(file.read_text().splitlines()) for file in (REPOSITORY / folder).rglob("*.py")}
+    assert not {file: length for file, length in lengths.items() if length > 500}
+
+
+def test_the_root_of_the_package_is_for_commands_and_what_everything_stands_on():
+    assert len(list((REPOSITORY / "gen3r_jax").glob("*.py"))) <= 22
+
+
+def test_nothing_but_a_command_imports_a_command():
+    commands = {name for name in MODULES if _floor(name) == 6}
+    below = {name: file for name, file in MODULES.items() if _floor(name) < 6}
+    found = {name: _imports(file, commands) - {"conversion"} for name, file in below.items()}
+    assert not {name: imports for name, imports in found.items() if imports}
 
 
 @pytest.mark.parametrize("module", sorted(name for name in MODULES if not name.startswith("conversion")))

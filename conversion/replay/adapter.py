@@ -2,6 +2,7 @@
 
 import re
 from functools import partial
+from typing import get_args
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +24,7 @@ from gen3r_jax.stages.vggt import losses as vggt_losses
 def losses_basic(recording: Recording) -> Arrays:
     """The settings stand in the names, except the quantile of the ``regression_*`` losses: that was 0.8."""
     inputs = recording.inputs
-    poses = [np.stack(inputs.list(name)) for name in ("pose_pred", "pose_gt")]
+    poses, true_poses = (jnp.stack(inputs.list(name)) for name in ("pose_pred", "pose_gt"))
     depths = inputs["depth_pred"], inputs["depth_gt"]
     points = inputs["pts_pred"], inputs["pts_gt"]
     mask = inputs["mask"].astype(bool)
@@ -36,9 +37,9 @@ def losses_basic(recording: Recording) -> Arrays:
     }
     for name in recording.outputs:
         if match := re.fullmatch(r"camera_loss_single_(\w+)", name):
-            outputs[name] = adapter_losses.camera_errors(poses[0][0], poses[1][0], _penalty(match[1]))
+            outputs[name] = adapter_losses.camera_errors(poses[0], true_poses[0], _penalty(match[1]))
         elif match := re.fullmatch(r"camera_loss_(\w+)", name):
-            outputs[name] = adapter_losses.camera_loss(*poses, _penalty(match[1]))
+            outputs[name] = adapter_losses.camera_loss(poses, true_poses, _penalty(match[1]))
         elif match := re.fullmatch(r"(depth|point)_loss(?:_quantile([\d.]+))?_power([01])", name):
             pair = depths if match[1] == "depth" else points
             quantile = float(match[2]) if match[2] else None
@@ -54,7 +55,8 @@ def losses_basic(recording: Recording) -> Arrays:
 
 
 def _penalty(name: str) -> adapter_losses.Penalty:
-    return "smooth_l1" if name == "l1_smooth" else name
+    name = "smooth_l1" if name == "l1_smooth" else name
+    return next(penalty for penalty in get_args(adapter_losses.Penalty) if penalty == name)
 
 
 # Logged quantities of the official trainer -> ours.

@@ -32,7 +32,7 @@ def replay_wan_vae(recording: Recording) -> Arrays:
                 "mode": posterior.mode(),
             }
             if f"{case}/eps" in inputs:
-                outputs["sample"] = posterior.sample(_channels_last(inputs[f"{case}/eps"]))
+                outputs["sample"] = posterior.sample(jnp.asarray(_channels_last(inputs[f"{case}/eps"])))
             results |= {f"outputs/{case}/{name}": _channels_first(x) for name, x in outputs.items()}
             results |= _chunks(f"intermediates/{case}/enc_", trace, posterior.mean.shape[1])
         if f"{case}/latent" in inputs:
@@ -66,7 +66,8 @@ def replay_geometry_adapter(recording: Recording) -> Arrays:
 def _divergences(recording: Recording, case: str, posterior: DiagonalGaussian) -> Arrays:
     values = {"kl": kl_divergence(posterior)}
     if f"{case}/other_params" in recording.inputs:
-        other = DiagonalGaussian.from_moments(_channels_last(recording.inputs[f"{case}/other_params"]))
+        other_moments = jnp.asarray(_channels_last(recording.inputs[f"{case}/other_params"]))
+        other = DiagonalGaussian.from_moments(other_moments)
         values["kl_other"] = kl_divergence(posterior, other)
         values["kl_other_mean"] = jnp.mean(values["kl_other"])
         surprise = jnp.log(2 * jnp.pi) + other.logvar + (posterior.mean - other.mean) ** 2 / other.std**2

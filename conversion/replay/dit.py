@@ -3,7 +3,7 @@
 import dataclasses
 import re
 from functools import partial
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,7 @@ from conversion.recording import Arrays, Recording, Replay, Tolerance
 from conversion.rules import invert
 from conversion.tables.wan_dit import TABLE
 from gen3r_jax import module
+from gen3r_jax.arrays import picture_size
 from gen3r_jax.models.wan_dit import PATCH, WanDiT, modulate, timestep_embedding
 from gen3r_jax.ops.rope import axis_angles, rotate_pairs, rotation_3d
 from gen3r_jax.stages.dit import flow_matching
@@ -36,14 +37,14 @@ def dit(recording: Recording) -> Arrays:
 def _trace(network: WanDiT, latents, condition, timesteps, text, image, cameras) -> tuple[dict, dict]:
     config, inner = network.config, {}
     encoded = None
-    if cameras is not None:
+    if cameras is not None and network.camera_adapter is not None:
         encoded = network.encode_cameras(cameras)
         inner["control_adapter"] = _channels_first(encoded)
         projected = network.camera_adapter.embed(cameras)
         inner["control_adapter_conv"] = _channels_first(projected.reshape(-1, *projected.shape[2:]))
     context = network.encode_context(text, image)
     inner["text_embedding"] = network.text_mlp(text)
-    if image is not None:
+    if image is not None and network.image_embed is not None:
         inner["img_emb"] = network.image_embed(image)[:, ::8]
 
     patches = network.embed(latents, condition, encoded)
@@ -53,7 +54,8 @@ def _trace(network: WanDiT, latents, condition, timesteps, text, image, cameras)
 
     # The walk over the blocks once more, with what each gives.
     x = patches.reshape(patches.shape[0], -1, patches.shape[-1])
-    rotation = rotation_3d(patches.shape[1:4], config.dim // config.num_heads, shared_halves=config.shared_halves)
+    grid = (patches.shape[1], *picture_size(patches))
+    rotation = rotation_3d(grid, config.dim // config.num_heads, shared_halves=config.shared_halves)
     block, block_context = jax.tree.map(lambda leaf: leaf[0], (network.blocks, context))
     shift, scale, gate, *_ = jnp.moveaxis(block.modulation + modulation, 1, 0)
     attended = inner["block0_self_attn"] = block.self_attn(modulate(x, shift, scale), rotation)
@@ -87,14 +89,14 @@ def dit_rope(recording: Recording) -> Arrays:
             count = len(recording.outputs[name])
             outputs[name] = table[:count] if match[3] == "first" else table[-count:]
         elif match := re.fullmatch(r"sinusoidal_dim(\d+)", name):
-            outputs[name] = timestep_embedding(inputs["t"], int(match[1]))
+            outputs[name] = timestep_embedding(jnp.asarray(inputs["t"]), int(match[1]))
     return {f"outputs/{name}": np.asarray(x) for name, x in outputs.items()}
 
 
 def _rotate(x: np.ndarray, grid: tuple[int, int, int], shared_halves: bool) -> np.ndarray:
     """Tokens behind those of the grid stay as they are."""
     count = np.prod(grid)
-    turned = rotate_pairs(x[:count], rotation_3d(grid, x.shape[-1], shared_halves=shared_halves))
+    turned = rotate_pairs(jnp.asarray(x[:count]), rotation_3d(grid, x.shape[-1], shared_halves=shared_halves))
     return np.concatenate([turned, x[count:]])
 
 
@@ -131,7 +133,8 @@ def dit_training_loss(recording: Recording) -> Arrays:
                 draw = np.log(recorded) - np.log1p(-recorded)  # a normal number went in
             else:
                 draw = recording.outputs[f"density_none_u_{match[2]}"]  # the same seed, hence the same uniform numbers
-            outputs[name] = flow_matching.density(match[1], draw)
+            (scheme,) = (scheme for scheme in get_args(flow_matching.Density) if scheme == match[1])
+            outputs[name] = flow_matching.density(scheme, draw)
         elif match := re.fullmatch(r"linear_decay_([\d.]+)_([\d.]+)_(\d+)", name):
             outputs[name] = _decay(float(match[1]), float(match[2]), int(match[3]), recorded)
 
@@ -144,12 +147,14 @@ def dit_training_loss(recording: Recording) -> Arrays:
 
 
 @partial(jax.jit, static_argnames="schemes")
-def _losses(network: WanDiT, batch, timesteps, sigmas, schemes: tuple[str, ...]) -> tuple[dict, module.Params]:
+def _losses(
+    network: WanDiT, batch, timesteps, sigmas, schemes: tuple[flow_matching.Weighting, ...]
+) -> tuple[dict, module.Params]:
     noisy = flow_matching.add_noise(batch["latents"], batch["noise"], sigmas)
     target = flow_matching.velocity(batch["latents"], batch["noise"])
     graphdef, params = module.split(network)
 
-    def loss(params: module.Params, scheme: str = "none"):
+    def loss(params: module.Params):
         network = module.merge(graphdef, params)
         context = network.encode_context(batch["text"], batch["image"])
         cameras = network.encode_cameras(batch["cameras"])
@@ -166,7 +171,7 @@ def _losses(network: WanDiT, batch, timesteps, sigmas, schemes: tuple[str, ...])
 
 def _decay(start: float, end: float, steps: int, recorded: np.ndarray) -> np.ndarray:
     """The steps at which it was recorded are not in the file: the nearest whole ones are taken."""
-    others = dict.fromkeys((field.name for field in dataclasses.fields(OptimOptions)), 0.0)
+    others: dict[str, Any] = dict.fromkeys((field.name for field in dataclasses.fields(OptimOptions)), 0.0)
     options = OptimOptions(**{**others, "clip_norm": end, "clip_start": start / end, "clip_decay": 1.0})
     at = np.round((start - recorded) / (start - end) * steps).astype(int)
     return np.array([clip_threshold(options, steps)(step) for step in at])

@@ -15,7 +15,7 @@ from gen3r_jax.models.umt5 import UMT5Encoder, distance_buckets
 def t5(recording: Recording) -> Arrays:
     config = umt5.TABLE.read_config(recording.config)
     network = recording.network(UMT5Encoder, config, umt5.TABLE)
-    ids, mask = recording.inputs["input_ids"], recording.inputs["attention_mask"].astype(bool)
+    ids, mask = recording.inputs["input_ids"], jnp.asarray(recording.inputs["attention_mask"], bool)
     run = jax.jit(UMT5Encoder.hidden_states)
     outputs = {"hidden": run(network, ids, mask), "hidden_no_mask": run(network, ids, np.ones_like(mask))}
     buckets = distance_buckets(300, config.num_buckets, config.max_distance)
@@ -41,8 +41,8 @@ def clip(recording: Recording) -> Arrays:
     image = recording.inputs["image_u8_hwc"][None].astype(np.float32) / 255
     preprocessed = preprocess(image, config.image_size)
     intermediates = {
-        "preprocessed": np.moveaxis(preprocessed, -1, 1),
-        "patch_embedding": np.moveaxis(network.patch_embed(preprocessed), -1, 1),
+        "preprocessed": jnp.moveaxis(preprocessed, -1, 1),
+        "patch_embedding": jnp.moveaxis(network.patch_embed(preprocessed), -1, 1),
         "pre_norm": network.embed(preprocessed),
     }
     x = intermediates["pre_norm"]

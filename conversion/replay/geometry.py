@@ -3,9 +3,11 @@
 import re
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from conversion.recording import Arrays, Recording, Replay, Tolerance
+from gen3r_jax.arrays import AnyArray
 from gen3r_jax.evaluation.geometry import aligned_chamfer
 from gen3r_jax.export.pointcloud import CloudFilter, filter_cloud
 from gen3r_jax.geometry.cameras import plucker_map, rays, rebase_to_first
@@ -32,7 +34,7 @@ def pipeline_pieces(recording: Recording) -> Arrays:
     first = _resize_trilinear(mask[:, :, :1], [1, *latent_grid[1:]])
     outputs["resize_mask_first_frame_only"] = np.concatenate([first, *rest], axis=2)
 
-    packed = inputs["token_latents"]
+    packed = jnp.asarray(inputs["token_latents"])
     patch_tokens, camera_token = unpack_tokens(packed)
     special = np.repeat(np.asarray(camera_token)[:, :, None], 5, axis=2)
     for i, patches in enumerate(np.asarray(patch_tokens)):
@@ -43,7 +45,7 @@ def pipeline_pieces(recording: Recording) -> Arrays:
     return {f"outputs/{name}": np.asarray(x) for name, x in outputs.items()}
 
 
-def _channels_first(x: jax.Array) -> np.ndarray:
+def _channels_first(x: AnyArray) -> np.ndarray:
     return np.moveaxis(np.asarray(x), -1, -3)
 
 
@@ -59,6 +61,7 @@ def eval_chamfer(recording: Recording) -> Arrays:
     for case in recording.outputs.cases():
         if case.startswith("umeyama"):
             settings = re.fullmatch(r"umeyama(_\w+?)?_scale([01])", case)
+            assert settings is not None
             source = inputs[f"P{settings[1] or ''}"]
             fit = umeyama(source[mask], target[mask], "variance" if settings[2] == "1" else "none")
             values = {"R": fit.rotation, "t": fit.translation, "s": [fit.scale], "aligned": fit.apply(source)}

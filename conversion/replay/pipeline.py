@@ -9,6 +9,7 @@ import numpy as np
 from conversion.recording import Arrays, Recording, Replay, Tolerance
 from conversion.tables import clip_vision, geometry_adapter, umt5, vggt, wan_dit, wan_vae
 from gen3r_jax import module
+from gen3r_jax.arrays import AnyArray
 from gen3r_jax.diffusion.conditioning import camera_condition, condition, frame_mask, given_frames, pack_time
 from gen3r_jax.diffusion.solvers import init_state, make_schedule, solver_step
 from gen3r_jax.generation.networks import encode_tokens, encode_video
@@ -33,13 +34,13 @@ def pipeline_control_inputs(recording: Recording) -> Arrays:
     latents = inputs["latents"]
     f, h, w = latents.shape[2:]
     pluecker = _enlarged(inputs["plucker_small"], size[0] // inputs["plucker_small"].shape[-2])
-    cameras = _channels_first(camera_condition(np.moveaxis(pluecker, 2, -1)))
+    cameras = _channels_first(camera_condition(jnp.moveaxis(pluecker, 2, -1)))
     outputs = {}
     for task in config["tasks"]:
         images = np.moveaxis(inputs[f"{task}/control_images"], 2, -1)
         given = given_frames(task, num_frames)
         clip, mask = _masked(images, given, num_frames)
-        noise = np.moveaxis(inputs[f"{task}/vae_eps"], 1, -1)
+        noise = jnp.moveaxis(inputs[f"{task}/vae_eps"], 1, -1)
         video = jax.jit(encode_video)(video_encoder, clip).sample(noise)
         outputs |= {
             f"{task}/clip_input": _clip_input(images[0, 0]),
@@ -47,7 +48,7 @@ def pipeline_control_inputs(recording: Recording) -> Arrays:
             f"{task}/seq_len": np.array(int(np.ceil(h * w / 4 * f))),
             f"{task}/t": np.full(2, make_schedule("euler", 1, 2.0).timesteps[0]),
             f"{task}/x": np.concatenate([latents, latents]),
-            f"{task}/y": _channels_first(condition(video, mask)),
+            f"{task}/y": _channels_first(condition(video, jnp.asarray(mask))),
             f"{task}/y_camera_half_strided4": cameras[..., ::4, : cameras.shape[-1] // 2 : 4],
             f"{task}/y_camera_shape": np.array(cameras.shape),
         } | {f"{task}/context/{i}": text for i, text in enumerate(texts)}
@@ -78,7 +79,8 @@ def pipeline_full(recording: Recording) -> Arrays:
         callback_on_step_end=lambda i, timestep, latents: steps.append((timestep, np.asarray(latents))),
         min_max_depth_mask=True,
     )
-    masks = result.point_masks
+    masks, point_maps = result.point_masks, result.point_maps
+    assert point_maps is not None
     outputs = {
         "depth_strided8": result.depth_maps[:, :, ::8, ::8],
         "extrinsics": result.cameras[0],
@@ -89,7 +91,7 @@ def pipeline_full(recording: Recording) -> Arrays:
         "infer/scene_scale": np.float32(0.8 * median),
         "infer/plucker_frames_0_24_48_strided8": np.moveaxis(pluecker[[0, 24, 48], ::8, ::8], -1, 1)[None],
         "pcds_strided8": result.pcds[:, :, ::8, ::8],
-        "point_maps_strided8": result.point_maps[:, :, ::8, ::8],
+        "point_maps_strided8": point_maps[:, :, ::8, ::8],
         "point_masks_count_per_frame": masks.sum(axis=(0, 2, 3)),
         "point_masks_strided8": masks[:, :, ::8, ::8],
         "rgbs_crop_last_frame_256_304": result.rgbs[:, -1, 256:304, 256:304],
@@ -105,7 +107,7 @@ def pipeline_full(recording: Recording) -> Arrays:
     packed = jax.jit(GeometryAdapter.decode)(
         module.merge(*pipeline.network("geometry_adapter")), result.latents[:, :, :, result.latents.shape[3] // 2 :]
     )
-    cameras = _channels_first(pack_time(pluecker[None, :num_frames]))
+    cameras = _channels_first(pack_time(jnp.asarray(pluecker[None, :num_frames])))
     intermediates = {
         "clip_context_strided8": clip_features[:, ::8],
         "vggt_cam_token_mean": np.moveaxis(packed[..., -packed.shape[-1] // 5 :].mean(axis=(2, 3)), -1, 1),
@@ -136,7 +138,7 @@ def dit_training_encode(recording: Recording) -> Arrays:
         given = given_frames(task, frames.shape[1])
         clip, mask = _masked(frames[:, list(given)], given, frames.shape[1])
         video, geometry, _ = encode(clip, draw)
-        outputs[f"control_{task}/control_latents"] = _channels_first(condition(video, mask, geometry))
+        outputs[f"control_{task}/control_latents"] = _channels_first(condition(video, jnp.asarray(mask), geometry))
         outputs[f"control_{task}/clip_input_strided4"] = _clip_input(frames[0, 0])[..., ::4, ::4]
     return {f"outputs/{name}": np.asarray(x) for name, x in outputs.items()}
 
@@ -199,10 +201,10 @@ def _text_encoder(recording: Recording) -> UMT5Encoder:
 
 def _stand_still(latents: np.ndarray) -> np.ndarray:
     """Where a solver ends that is told not to move."""
-    state = init_state(latents)
+    state = init_state(jnp.asarray(latents))
     for _, coefficients in make_schedule("euler", 2, 2.0):
-        state = solver_step(state, np.zeros_like(latents), coefficients)
-    return state.sample
+        state = solver_step(state, jnp.zeros_like(state.sample), jnp.asarray(coefficients))
+    return np.asarray(state.sample)
 
 
 def _tokens(texts: Sequence[str], length: int, config: dict) -> tuple[np.ndarray, np.ndarray]:
@@ -235,7 +237,7 @@ def _enlarged(x: np.ndarray, factor: int) -> np.ndarray:
     return x.repeat(factor, axis=-2).repeat(factor, axis=-1)
 
 
-def _channels_first(x: np.ndarray) -> np.ndarray:
+def _channels_first(x: AnyArray) -> np.ndarray:
     return np.moveaxis(np.asarray(x), -1, 1)
 
 

@@ -21,9 +21,12 @@ def schedulers(recording: Recording) -> Arrays:
         shift = recording.config["scheduler_kwargs"]["shift"]
         table = training_table(len(recording.outputs["euler_train/sigmas"]), shift)
         outputs |= dict(zip(("euler_train/timesteps", "euler_train/sigmas"), table, strict=True))
-    runs = {match[0] for name in recording.outputs if (match := re.match(r"(\w+)_shift([\d.]+)/n(\d+)", name))}
-    for run in runs:
-        solver, shift, steps = re.fullmatch(r"(\w+)_shift([\d.]+)/n(\d+)", run).groups()
+    runs = {
+        match[0]: match.groups()
+        for name in recording.outputs
+        if (match := re.match(r"(\w+)_shift([\d.]+)/n(\d+)", name))
+    }
+    for run, (solver, shift, steps) in runs.items():
         schedule = make_schedule(_SOLVERS[solver], int(steps), float(shift))
         walk = _walk(schedule, recording.inputs["x0"])
         stored = len(recording.outputs[f"{run}/trajectory"])

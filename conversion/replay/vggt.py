@@ -1,6 +1,7 @@
 """Recordings of VGGT and its parts: tokens, heads, and the geometry that turns encodings into cameras and points."""
 
 import re
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 
 from conversion.recording import Arrays, Recording, Replay, Tolerance
 from conversion.tables.vggt import TABLE
+from gen3r_jax.arrays import picture_size
 from gen3r_jax.geometry.cameras import (
     decode_pose,
     encode_pose,
@@ -54,7 +56,7 @@ def vggt_aggregator(recording: Recording) -> Arrays:
     intermediates |= {f"global_block{i}": x.reshape(b, -1, x.shape[-1]) for i, x in enumerate(over)}
     intermediates["positions_grid"] = aggregator.positions((h, w))[None, SPECIAL_TOKENS:] - 1
     if "rope_tokens" in recording.inputs:
-        rope_tokens = np.swapaxes(recording.inputs["rope_tokens"], 1, 2)
+        rope_tokens = jnp.swapaxes(recording.inputs["rope_tokens"], 1, 2)
         rotation = rotation_2d(recording.inputs["rope_positions"], rope_tokens.shape[-1])
         intermediates["rope_out"] = np.swapaxes(rotate_2d(rope_tokens, rotation), 1, 2)
     return _named(outputs, intermediates)
@@ -72,14 +74,19 @@ def vggt_dinov2(recording: Recording) -> Arrays:
     return _named(outputs, intermediates)
 
 
+def _pass_and_keep(x: jax.Array, block: Callable[[jax.Array], jax.Array]) -> tuple[jax.Array, jax.Array]:
+    x = block(x)
+    return x, x
+
+
 @jax.jit
 def _trace_dinov2(encoder: DINOv2, images: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
     patches = encoder.patch_embed(images)
     inner = {
         "patch_embed": patches.reshape(patches.shape[0], -1, patches.shape[-1]),
-        "pos_embed_interp": encoder.position_embedding(patches.shape[1:3]),
+        "pos_embed_interp": encoder.position_embedding(picture_size(patches)),
     }
-    _, blocks = jax.lax.scan(lambda x, block: 2 * (block(x),), encoder.embed(images), encoder.blocks)
+    _, blocks = jax.lax.scan(_pass_and_keep, encoder.embed(images), encoder.blocks)
     return encoder(images), inner | {f"block{i}": x for i, x in enumerate(blocks)}
 
 
@@ -110,7 +117,7 @@ def vggt_dpt(recording: Recording) -> Arrays:
     for name in recording.intermediates:
         if match := re.fullmatch(r"uv_embed_w(\d+)_h(\d+)_dim(\d+)", name):
             w, h, dim = map(int, match.groups())
-            intermediates[name] = position_map((h, w, dim), image_size) / 0.1
+            intermediates[name] = position_map((h, w), dim, image_size) / 0.1
     return _named(outputs, intermediates)
 
 
@@ -148,12 +155,12 @@ def vggt_geometry(recording: Recording) -> Arrays:
             outputs[name] = points
             outputs[f"unproject_minmax{match[1]}/mask"] = depth_mask(depth, percentiles=match[1] == "1")
         elif match := re.fullmatch(r"act/(\w+)/pred", name):
-            outputs[name] = _ACTIVATIONS[match[1]](_channels_last(inputs["act_in"])[..., :-1])
+            outputs[name] = _ACTIVATIONS[match[1]](jnp.asarray(_channels_last(inputs["act_in"])[..., :-1]))
         elif match := re.fullmatch(r"act/conf_(\w+)", name):
-            outputs[name] = _ACTIVATIONS[match[1]](_channels_last(inputs["act_in"])[..., -1])
+            outputs[name] = _ACTIVATIONS[match[1]](jnp.asarray(_channels_last(inputs["act_in"])[..., -1]))
         elif match := re.fullmatch("act_pose" + 3 * "_(linear|inv_log|exp|relu)", name):
             parts = np.split(inputs["pose_act_in"], [3, 7], axis=-1)
-            pose = [_ACTIVATIONS[kind](x) for kind, x in zip(match.groups(), parts, strict=True)]
+            pose = [_ACTIVATIONS[kind](jnp.asarray(x)) for kind, x in zip(match.groups(), parts, strict=True)]
             outputs[name] = np.concatenate(pose, axis=-1)
     return _named(outputs, {})
 

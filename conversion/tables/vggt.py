@@ -24,8 +24,9 @@ _FIELDS = {
 
 
 def _read_config(fields: Mapping[str, Any]) -> VGGTConfig:
-    known = {_FIELDS[name]: value for name, value in fields.items() if name in _FIELDS}
-    return VGGTConfig(**{name: tuple(value) if isinstance(value, list) else value for name, value in known.items()})
+    known: dict[str, Any] = {_FIELDS[name]: value for name, value in fields.items() if name in _FIELDS}
+    known |= {name: tuple(value) for name, value in known.items() if isinstance(value, list)}
+    return VGGTConfig(**known)
 
 
 def _write_config(config: VGGTConfig) -> dict[str, Any]:

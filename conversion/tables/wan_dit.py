@@ -79,7 +79,7 @@ def grow_mask_channels(
     weight = tensors.get(name)
     if weight is None or weight.shape[1:2] != (latents,) or config.in_channels not in (latents, wanted):
         return tensors, config, []
-    grown = np.pad(np.asarray(weight), ((0, 0), (0, wanted - latents), (0, 0), (0, 0), (0, 0)))
+    grown: Any = np.pad(np.asarray(weight), ((0, 0), (0, wanted - latents), (0, 0), (0, 0), (0, 0)))
     note = f"{name} has {latents} input channels: 4 for the mask were added, with zero weights"
     return {**tensors, name: grown}, dataclasses.replace(config, in_channels=wanted), [note]
 

@@ -5,7 +5,7 @@ program.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -28,17 +28,21 @@ def count_traced(program: ClosedJaxpr) -> int:
     return _count(program.jaxpr)
 
 
+def _shapes(variables: Sequence[Any]) -> list[tuple[int, ...]]:
+    return [getattr(variable.aval, "shape", ()) for variable in variables]
+
+
 def _count(jaxpr: Jaxpr) -> int:
     total = 0
     for equation in jaxpr.eqns:
         name, parameters = equation.primitive.name, equation.params
-        shapes = [getattr(variable.aval, "shape", ()) for variable in equation.invars]
+        shapes, results = (_shapes(variables) for variables in (equation.invars, equation.outvars))
         if name == "dot_general":
             (contracted, _), _ = parameters["dimension_numbers"]
             summed = math.prod(shapes[0][axis] for axis in contracted)
-            total += 2 * math.prod(equation.outvars[0].aval.shape) * summed
+            total += 2 * math.prod(results[0]) * summed
         elif name == "conv_general_dilated":
-            total += _convolution(*shapes[:2], equation.outvars[0].aval.shape, parameters)
+            total += _convolution(shapes[0], shapes[1], results[0], parameters)
         elif "dot_product_attention" in name:  # cuDNN's, [b q k d] and [b n k d]: 2 products, and 5 backward
             total += (10 if "bwd" in name else 4) * math.prod(shapes[0]) * shapes[1][1]
         elif name == "cond":

@@ -9,6 +9,7 @@ import importlib.util
 import math
 import os
 import re
+from typing import Any
 
 import jax
 from jax.experimental import topologies
@@ -113,7 +114,7 @@ class Topology:
         # It would take kernels of its own for matrix products, some of which it cannot build: rather NVIDIA's.
         return {"xla_gpu_enable_triton_gemm": False} if self.chip.name == "h100" else {}
 
-    def devices(self) -> list[jax.Device]:
+    def devices(self) -> list[Any]:
         """Devices to compile for, which are not there. Nothing else can be done with them.
 
         Keeps JAX off any real accelerator. Raises UserError when the compiler is not installed.
@@ -132,7 +133,7 @@ class Topology:
         one = {"chips_per_host_bounds": (1, 1, 1)} if self.count == 1 else {}
         return topologies.get_topology_desc(platform="tpu", topology_name=self.name, **one).devices
 
-    def _gpus(self) -> list[jax.Device]:
+    def _gpus(self) -> list[Any]:
         _require(self.name, "jax_cuda12_plugin", "the CUDA compiler", "cuda")
         nodes, gpus = self.shape
         return topologies.get_topology_desc(
@@ -149,6 +150,8 @@ def parse(name: str) -> Topology:
     """``v5p:4x8x8``, or ``v5p:256`` for the usual shape of so many chips; ``h100:8``. UserError for what is unknown."""
     kind, _, size = name.partition(":")
     chip = next((chip for chip in CHIPS if chip.name == kind), None)
+    if chip is None:
+        raise UserError(f"topology {name!r} is unknown; give {_accepted(kind)}")
     if kind == "h100" and re.fullmatch(r"[1-9]\d*", size):
         count = int(size)
         if count <= _GPUS_PER_NODE or count % _GPUS_PER_NODE == 0:

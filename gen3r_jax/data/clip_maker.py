@@ -64,7 +64,7 @@ class ClipMaker(grain.transforms.RandomMap):
         """A sample of one capture; UserError where it cannot be made. Without `rng` nothing is drawn."""
         indices = sample_indices(capture.length, self.num_frames, stride, rng)
         step = max(1, int(np.diff(indices, append=indices[-1]).max()))  # the stride, if the scene is long enough for it
-        pictures = capture.read(indices)
+        pictures = capture.read(indices.tolist())
         readable = np.array([picture is not None for picture in pictures])
         if not readable.any():
             raise UserError(f"{source.name}: scene {capture.id} has no readable frame")
@@ -95,11 +95,11 @@ class ClipMaker(grain.transforms.RandomMap):
                 raise UserError(f"{source.name}: scene {capture.id} has no depth, which {wish} asks for")
             depths = {frame: crop_depth(capture.depth(frame), self.size) for frame in places}
             depth = np.stack([depths[frame] for frame in frames])
-        if self.normalize:
+        if self.normalize and depth is not None:
             unit = _mean_distance(depth, c2w, intrinsics)
             depth = depth / unit
             c2w[:, :3, 3] /= unit
-        return ({"depth": depth.astype(np.float16)} if self.depth else {}) | {
+        return ({"depth": depth.astype(np.float16)} if self.depth and depth is not None else {}) | {
             "frames": np.stack([crops[frame] for frame in frames]),
             "intrinsics": intrinsics.astype(np.float32),
             "c2w": c2w.astype(np.float32),

@@ -76,7 +76,7 @@ def resize_crop(image: UInt8[np.ndarray, "h w c"], target: Size) -> Float[np.nda
     planes = np.moveaxis(image, -1, 0).astype(np.float32)
     return np.stack(
         [
-            Image.fromarray(plane).resize((right - left, bottom - top), Image.Resampling.BILINEAR, box)
+            np.asarray(Image.fromarray(plane).resize((right - left, bottom - top), Image.Resampling.BILINEAR, box))
             for plane in planes
         ],
         axis=-1,

@@ -2,6 +2,7 @@
 
 import io
 from functools import lru_cache
+from typing import Any
 
 import av
 import numpy as np
@@ -58,7 +59,7 @@ def to_srgb(image: Image.Image, name: object) -> Image.Image:
 @lru_cache(maxsize=32)
 def _icc_transform(profile: bytes) -> tuple[str, ImageCms.ImageCmsTransform | None]:
     """The mode that a profile is for, and its conversion to sRGB; None where that changes no colour by over a level."""
-    source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+    source: Any = ImageCms.ImageCmsProfile(io.BytesIO(profile))
     space = source.profile.xcolor_space.strip()
     if space not in ("RGB", "GRAY", "CMYK"):
         raise ValueError(f"profiles of {space} pictures are not known")

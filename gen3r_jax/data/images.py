@@ -258,12 +258,13 @@ def read_clip(
         video = Video(inputs[0])
         chosen = choose(len(video))
         frames = video.read(chosen)
-        damaged = [index for index, frame in zip(chosen, frames, strict=True) if frame is None]
-        if damaged:
-            raise UserError(f"{name}: frame {damaged[0]} is damaged; re-encode the video")
+        whole = [frame for frame in frames if frame is not None]
+        if len(whole) < len(frames):
+            damaged = next(index for index, frame in zip(chosen, frames, strict=True) if frame is None)
+            raise UserError(f"{name}: frame {damaged} is damaged; re-encode the video")
         shown = video.times[list(chosen)]
         is_row = at is None and len(shown) > 1
-        return Clip(frames, [None] * len(frames), float((len(shown) - 1) / (shown[-1] - shown[0])) if is_row else None)
+        return Clip(whole, [None] * len(whole), float((len(shown) - 1) / (shown[-1] - shown[0])) if is_row else None)
     files = inputs
     if len(inputs) == 1 and inputs[0].is_dir():
         files = list_images(inputs[0])

@@ -137,6 +137,7 @@ class Loader(grain.DatasetIterator):
     def __next__(self) -> dict[str, np.ndarray]:
         self._assert_not_closed()
         self.start_prefetch()
+        assert self._running is not None
         batch = next(self._running)
         self._next_index += 1
         # Arrays from workers live in shared memory that is freed behind them; these are ours.
@@ -244,7 +245,7 @@ def _sets(options: DataOptions) -> list[_Entry]:
             "data.sets is ((folder, weight, max_stride, min_frames), ...) with weights and strides above 0, "
             f"not {options.sets!r}"
         )
-    root = local_copy(options.source)
+    root = local_copy(str(options.source))
     found = [each._replace(name=str(root / each.name)) for each in sets if (root / each.name).is_dir()]
     if found and (missing := [each.name for each in sets if not (root / each.name).is_dir()]):
         log.warning("%s has no %s: the mixture goes without", options.source, ", ".join(missing))

@@ -8,7 +8,7 @@ running the same command again goes on where it was stopped.
 import argparse
 from collections.abc import Iterator
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 from tqdm import tqdm
 
@@ -21,9 +21,7 @@ from gen3r_jax.data.workers import worker_pool
 from gen3r_jax.errors import UserError, main_guard
 
 
-def pack(
-    source: Source, output: Path, settings: dict[str, object], *, workers: int = 1, quiet: bool = False
-) -> "Summary":
+def pack(source: Source, output: Path, settings: dict[str, Any], *, workers: int = 1, quiet: bool = False) -> "Summary":
     """Writes the scenes of `source` to shards in `output`, in `workers` processes that make no difference to the bytes.
 
     settings: ``split``, ``scenes_per_shard``, ``num_frames`` (of each scene at most, 0 for all), ``format`` (jpg or
@@ -99,7 +97,9 @@ def _take_job(source: Source, settings: dict) -> None:
 
 
 def _pack_in_worker(shard: tuple[Path, range]) -> "Summary":
-    return _pack_shard(*_job, *shard)
+    assert _job is not None
+    source, settings = _job
+    return _pack_shard(source, settings, *shard)
 
 
 def _pack_shard(source: Source, settings: dict, file: Path, scenes: range) -> "Summary":
@@ -159,6 +159,7 @@ def _encoded_depths(capture: Capture, length: int) -> list[bytes]:
 
 
 def _checked_file(capture: Capture, index: int) -> bytes | None:
+    assert capture.encoded is not None
     try:
         encoded = capture.encoded(index)
         read_image(encoded)

@@ -172,8 +172,9 @@ class ShardWriter(RecordWriter):
                 numbers = {key: getattr(kept, key).tolist() for key in ("c2w", "intrinsics", "sizes")}
             description = {"id": scene_id, "captions": list(captions), "cameras": numbers, "depth": depths is not None}
             self.write(json.dumps(description).encode())
-            for index in good if depths else ():
-                self.write(depths[index])
+            if depths is not None:
+                for index in good:
+                    self.write(depths[index])
             self.index["scenes"].append((scene_id, first, len(good)))
         return len(good)
 

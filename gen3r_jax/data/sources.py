@@ -63,7 +63,8 @@ class NoScenes(UserError):
 class Source(Protocol):
     """A numbered set of scenes. name: short, for sample names and messages."""
 
-    name: str
+    @property
+    def name(self) -> str: ...
 
     def __len__(self) -> int: ...
 
@@ -208,7 +209,7 @@ def open_source(
     """
     if str(source) == "procedural":
         first = 0 if split == "train" else FIRST_TEST_SEED
-        return Procedural(num_scenes, num_frames, size, difficulty, first, kinds)
+        return Procedural(num_scenes, num_frames, size, difficulty, first, tuple(kinds))
     path = local_copy(str(source))
     if not path.exists():
         raise UserError(f"{path} does not exist; data.source is `procedural`, a video, or a folder")

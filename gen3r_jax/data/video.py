@@ -12,6 +12,10 @@ from typing import NamedTuple
 
 import av
 import numpy as np
+from av.container import InputContainer
+from av.error import FFmpegError
+from av.filter import Graph
+from av.stream import Disposition
 from av.video.frame import PictureType
 from jaxtyping import Float64
 
@@ -21,7 +25,7 @@ from gen3r_jax.storage.files import natural_key
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi")
 
-STILLS = av.stream.Disposition.attached_pic | av.stream.Disposition.timed_thumbnails
+STILLS = Disposition.attached_pic | Disposition.timed_thumbnails
 """Streams of these dispositions are covers and previews of a film, not the film."""
 
 
@@ -117,22 +121,20 @@ class Video:
         try:
             if place is not None and not self._index.counted:
                 with _open(self.path) as container:
-                    stream = container.streams[self._index.stream]
+                    stream = _stream(container, self._index.stream)
                     if frames := self._enter(container, stream, place):
                         yield from ((frame.pts, stream, frame) for frame in frames if frame.pts is not None)
                         return
             with _open(self.path) as container:
-                stream = container.streams[self._index.stream]
+                stream = _stream(container, self._index.stream)
                 for number, frame in enumerate(_decode(container.demux(stream))):
                     at = number if self._index.counted else frame.pts
                     if at is not None:
                         yield at, stream, frame
-        except (OSError, av.FFmpegError):
+        except (OSError, FFmpegError):
             pass  # a file cut short: what was decoded counts
 
-    def _enter(
-        self, container: av.container.InputContainer, stream: av.VideoStream, place: int
-    ) -> Iterator[av.VideoFrame] | None:
+    def _enter(self, container: InputContainer, stream: av.VideoStream, place: int) -> Iterator[av.VideoFrame] | None:
         """The frames from the last key frame before `place`; None where there is none that decoding can begin at.
 
         Containers call recovery points key frames, too, from which pictures become whole only by and by, and seeking in
@@ -161,8 +163,8 @@ class Video:
             with _open(self.path) as container:
                 number = _film(container, self.path)
             with _open(self.path) as container:
-                stream = container.streams[number]
-                unit, start = stream.time_base, stream.start_time
+                stream = _stream(container, number)
+                unit, start = stream.time_base or Fraction(1), stream.start_time
                 counted = container.format.name == "avi" and stream.codec_context.has_b_frames
                 first, last = (seconds / float(unit) + (start or 0) for seconds in self._window)
                 packets = container.demux(stream)
@@ -181,7 +183,7 @@ class Video:
                             keys.append(time)
         except FileNotFoundError:
             raise UserError(f"{self.path} does not exist") from None
-        except (OSError, av.FFmpegError) as error:
+        except (OSError, FFmpegError) as error:
             if not times:
                 raise UserError(f"cannot read the video {self.path}: {one_line(error)}") from None
         if start is None or counted or self._window[0] <= 0:
@@ -207,12 +209,12 @@ class _Shown:
         return _turned(self._colours(frame, width), matrix)
 
 
-def _open(path: Path) -> av.container.InputContainer:
+def _open(path: Path) -> InputContainer:
     """Opens a video; titles and other words in it may be in any encoding."""
     return av.open(path, metadata_errors="ignore")
 
 
-def _film(container: av.container.InputContainer, path: Path) -> int:
+def _film(container: InputContainer, path: Path) -> int:
     """The number of the stream that is the film: one that moves, is marked as the default, is large, in this order."""
     streams = [stream for stream in container.streams.video if not stream.disposition & STILLS]
     if not streams:
@@ -222,7 +224,7 @@ def _film(container: av.container.InputContainer, path: Path) -> int:
     heads = Counter(packet.stream.index for packet in itertools.islice(container.demux(streams), 64) if packet.size)
 
     def rank(stream: av.VideoStream) -> tuple[bool, bool, int]:
-        default = bool(stream.disposition & av.stream.Disposition.default)
+        default = bool(stream.disposition & Disposition.default)
         return heads[stream.index] > 1, default, stream.codec_context.width * stream.codec_context.height
 
     best = max(streams, key=rank)
@@ -231,11 +233,17 @@ def _film(container: av.container.InputContainer, path: Path) -> int:
     return best.index
 
 
-def _packets_before(container: av.container.InputContainer, stream: av.VideoStream, time: float) -> Iterator[av.Packet]:
+def _stream(container: InputContainer, number: int) -> av.VideoStream:
+    stream = container.streams[number]
+    assert isinstance(stream, av.VideoStream)
+    return stream
+
+
+def _packets_before(container: InputContainer, stream: av.VideoStream, time: float) -> Iterator[av.Packet]:
     """The packets from a key frame at or before `time`."""
     start, back = stream.start_time or 0, 1
     while True:
-        target = max(int(time - (back - 1) / stream.time_base), start)
+        target = max(int(time - (back - 1) / Fraction(stream.time_base or 1)), start)
         container.seek(target, stream=stream)
         packets = itertools.dropwhile(lambda packet: not packet.is_keyframe, container.demux(stream))
         key = next(packets, None)
@@ -249,20 +257,22 @@ def _decode(packets: Iterable[av.Packet]) -> Iterator[av.VideoFrame]:
     for packet in packets:
         try:
             yield from packet.decode()
-        except av.FFmpegError:
+        except FFmpegError:
             continue
 
 
 def _deinterlaced(frame: av.VideoFrame) -> av.VideoFrame:
     """The moment of a frame's first field. Only this frame is looked at, so a frame is the same however it is found."""
-    graph = av.filter.Graph()
+    graph = Graph()
     source = graph.add_buffer(
         width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base or Fraction(1)
     )
     graph.link_nodes(source, graph.add("estdif", "mode=frame"), graph.add("buffersink")).configure()
     graph.push(frame)
     graph.push(None)
-    return graph.pull()
+    first_field = graph.pull()
+    assert isinstance(first_field, av.VideoFrame)
+    return first_field
 
 
 def _display_matrix(frame: av.VideoFrame) -> np.ndarray:

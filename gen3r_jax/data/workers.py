@@ -56,7 +56,8 @@ def end_with_parent() -> None:
     """Ends this process as soon as the one that started it is gone: when that is killed, nobody else would do it."""
 
     def wait() -> None:
-        multiprocessing.parent_process().join()
+        if parent := multiprocessing.parent_process():
+            parent.join()
         os._exit(1)
 
     threading.Thread(target=wait, daemon=True).start()

@@ -10,6 +10,9 @@ by polynomials: "DPM-Solver++" (multistep, second order, midpoint) and "UniPC" (
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +25,9 @@ TRAIN_STEPS = 1000
 # What a row of coefficients multiplies, see `solver_step`.
 CORRECTOR = ("sample", "last", "prediction", "previous", "before")
 PREDICTOR = ("corrected", "velocity", "prediction", "previous")
+
+SomeFloats = TypeVar("SomeFloats", float, Float[np.ndarray, " n"])
+Table = Float[np.ndarray, " m"]  # a number for each noise level
 
 
 @dataclass(frozen=True)
@@ -98,14 +104,15 @@ def _euler(num_steps: int, shift: float) -> Schedule:
     # The released scheduler shifts twice: its even grid ends at the shifted noise level of the last training step.
     sigmas = _shifted(np.linspace(1, _shifted(1 / TRAIN_STEPS, shift), num_steps), shift)
     sigmas = np.append(sigmas, 0).astype(np.float32)
-    rows = [_row(sigmas[i], velocity=float(sigmas[i + 1]) - float(sigmas[i])) for i in range(num_steps)]
+    exact = sigmas.tolist()
+    rows = [_row(exact[i], velocity=exact[i + 1] - exact[i]) for i in range(num_steps)]
     return Schedule(TRAIN_STEPS * sigmas[:-1], sigmas, np.array(rows, np.float32))
 
 
 def _dpm_solver(num_steps: int, shift: float) -> Schedule:
     sigmas = _shifted(np.linspace(1, 0, num_steps + 1)[:-1], shift)
 
-    def row(i: int, alpha: Array, sigma: Array, lambdas: Array) -> list[float]:
+    def row(i: int, alpha: Table, sigma: Table, lambdas: Table) -> list[float]:
         h, decay, phi = _weights(i, sigma, lambdas)
         second = alpha[i + 1] * phi / 2 * h / (lambdas[i] - lambdas[i - 1]) if 0 < i < num_steps - 1 else 0.0
         return _row(sigma[i], corrected=decay, prediction=-alpha[i + 1] * phi - second, previous=second)
@@ -117,7 +124,7 @@ def _unipc(num_steps: int, shift: float) -> Schedule:
     sigmas = _shifted(np.linspace(1 - 1 / TRAIN_STEPS, 0, num_steps + 1)[:-1], shift)
     orders = [min(2, i + 1, num_steps - i) for i in range(num_steps)]
 
-    def row(i: int, alpha: Array, sigma: Array, lambdas: Array) -> list[float]:
+    def row(i: int, alpha: Table, sigma: Table, lambdas: Table) -> list[float]:
         h, decay, phi = _weights(i, sigma, lambdas)
         second = 0.0
         if orders[i] == 2:
@@ -125,7 +132,7 @@ def _unipc(num_steps: int, shift: float) -> Schedule:
         predictor = {"corrected": decay, "prediction": -alpha[i + 1] * phi - second, "previous": second}
         return _row(sigma[i], **predictor, corrector=corrector(i, alpha, sigma, lambdas) if i else None)
 
-    def corrector(i: int, alpha: Array, sigma: Array, lambdas: Array) -> dict[str, float]:
+    def corrector(i: int, alpha: Table, sigma: Table, lambdas: Table) -> dict[str, float]:
         """The step before once more, now that the prediction at its end is known."""
         h, decay, phi = _weights(i - 1, sigma, lambdas)
         if orders[i - 1] == 1:
@@ -156,10 +163,10 @@ def _multistep(sigmas: Float[np.ndarray, " n"], row: Callable[..., list[float]])
     return Schedule(timesteps, sigmas, np.array(rows, np.float32))
 
 
-def _weights(i: int, sigma: Array, lambdas: Array) -> tuple[float, float, float]:
+def _weights(i: int, sigma: Table, lambdas: Table) -> tuple[float, float, float]:
     """Length h of step i in lambda, what is left of the sample, and ``e^-h - 1``."""
     h = lambdas[i + 1] - lambdas[i]
-    return h, sigma[i + 1] / sigma[i], np.expm1(-h)
+    return h, sigma[i + 1] / sigma[i], float(np.expm1(-h))
 
 
 def _row(sigma: float, corrector: dict[str, float] | None = None, corrected: float = 1.0, **predictor: float) -> list:
@@ -167,9 +174,9 @@ def _row(sigma: float, corrector: dict[str, float] | None = None, corrected: flo
     return [sigma, *(corrector.get(x, 0.0) for x in CORRECTOR), *(predictor.get(x, 0.0) for x in PREDICTOR)]
 
 
-def _shifted(sigma: Float[np.ndarray, " n"], shift: float) -> Float[np.ndarray, " n"]:
+def _shifted(sigma: SomeFloats, shift: float) -> SomeFloats:
     return shift * sigma / (1 + (shift - 1) * sigma)
 
 
 def _combine(weights: Float[Array, " k"], *terms: Float[Array, "*s"]) -> Float[Array, "*s"]:
-    return sum(weight * term for weight, term in zip(weights, terms, strict=True))
+    return reduce(add, (weight * term for weight, term in zip(weights, terms, strict=True)))

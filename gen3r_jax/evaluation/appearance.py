@@ -4,6 +4,8 @@ All take clips with values in [0, 1] and are means over the frames of what each 
 """
 
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 from typing import Any, Self
 
 import jax
@@ -64,7 +66,7 @@ def _window_means(x: Float[Array, "h w c"]) -> Float[Array, "y x c"]:
     weights = (weights / weights.sum()).tolist()
     for axis in (0, 1):
         size = x.shape[axis] - 2 * _RADIUS
-        x = sum(w * jax.lax.slice_in_dim(x, i, i + size, axis=axis) for i, w in enumerate(weights))
+        x = reduce(add, (w * jax.lax.slice_in_dim(x, i, i + size, axis=axis) for i, w in enumerate(weights)))
     return x
 
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 
 from gen3r_jax.geometry.points import farthest_points, umeyama, voxel_downsample
 
@@ -33,8 +33,8 @@ def cloud_distance(
     if len(predicted) == 0 or len(target) == 0:
         raise ValueError("a cloud without points has no distance to another; check the masks")
     power = 2 if squared else 1
-    accuracy = float(np.mean(cKDTree(target).query(predicted)[0] ** power))
-    completeness = float(np.mean(cKDTree(predicted).query(target)[0] ** power))
+    accuracy = float(np.mean(KDTree(target).query(predicted)[0] ** power))
+    completeness = float(np.mean(KDTree(predicted).query(target)[0] ** power))
     chamfer = (accuracy + completeness) / 2
     diagonal = float(np.linalg.norm(target.max(axis=0) - target.min(axis=0)))
     return CloudDistance(accuracy, completeness, chamfer, 100 * chamfer / max(diagonal, np.finfo(float).tiny))
@@ -74,7 +74,7 @@ def aligned_chamfer(
     if predicted.shape != target[seen].shape:
         raise ValueError(f"the predicted points {predicted.shape} and true points {target[seen].shape} do not pair up")
     if mask is None:
-        mask = np.isfinite(target).all(axis=-1)
+        mask = np.asarray(np.isfinite(target).all(axis=-1))
         mask[seen] &= np.isfinite(predicted).all(axis=-1)
     pairs = mask[seen] & np.isfinite(predicted).all(axis=-1)
     predicted_cloud = umeyama(predicted[pairs], target[seen][pairs], scale).apply(predicted[pairs])

@@ -60,7 +60,8 @@ class EvaluationOptions:
 def default_config() -> ConfigDict:
     """Every key of a config of an evaluation, with its default; None is as the weights' folder says."""
     config = to_config(EvaluationOptions())
-    config.data.update(num_frames=placeholder(int), side=placeholder(int))
+    data: Any = config.data
+    data.update(num_frames=placeholder(int), side=placeholder(int))
     config.sampling = to_config(SamplingOptions())
     return config
 

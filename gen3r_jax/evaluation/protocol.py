@@ -65,6 +65,12 @@ class Prediction:
     intrinsics: Float[np.ndarray, "k 3 3"] | None = None
     points: Float[np.ndarray, "k h w 3"] | None = None
 
+    @property
+    def views(self) -> tuple[Float[np.ndarray, "k h w"], Float[np.ndarray, "k r 4"], Float[np.ndarray, "k 3 3"]]:
+        """Depth, cameras and intrinsics of a prediction that has them."""
+        assert self.depth is not None and self.w2c is not None and self.intrinsics is not None
+        return self.depth, self.w2c, self.intrinsics
+
 
 class Scores(NamedTuple):
     """values: by metric, None for n/a. reasons: why, by metric. Metrics that the row does not claim are in neither."""
@@ -117,8 +123,9 @@ def score(prediction: Prediction, truth: Truth, options: MetricOptions, lpips: L
         elif len(prediction.seen) < 2:
             not_available(POSES, "one frame has no relative pose")
         else:
-            values |= _score_poses(prediction, truth)
-            if np.isnan(values["rta_15"]):
+            scores = _score_poses(prediction, truth)
+            values |= scores
+            if np.isnan(scores["rta_15"]):
                 not_available(("rta_15",), "the true cameras stand still")
     not_finite = [name for name, value in values.items() if value is not None and not np.isfinite(value)]
     not_available(not_finite, "the prediction is not finite")
@@ -126,6 +133,7 @@ def score(prediction: Prediction, truth: Truth, options: MetricOptions, lpips: L
 
 
 def _score_depth(prediction: Prediction, truth: Truth) -> dict[str, float]:
+    assert truth.depth is not None and prediction.depth is not None
     true_depth = truth.depth[list(prediction.seen)]
     errors = depth_errors(prediction.depth, true_depth, true_depth > 0)
     return {"abs_rel": errors.abs_rel, "delta_1_25": errors.delta}
@@ -134,13 +142,14 @@ def _score_depth(prediction: Prediction, truth: Truth) -> dict[str, float]:
 def _points(prediction: Prediction) -> Float[np.ndarray, "k h w 3"]:
     if prediction.points is not None:
         return prediction.points
-    return unproject_depth(prediction.depth, prediction.w2c, prediction.intrinsics)
+    return unproject_depth(*prediction.views)
 
 
 def _score_points(
     predicted: Float[np.ndarray, "k h w 3"], seen: Sequence[int], truth: Truth, options: MetricOptions
 ) -> dict[str, float]:
     """Points of the frames that were seen, aligned, against those of the whole clip."""
+    assert truth.depth is not None
     points, cloud = _true_points(truth, options)
     distance = aligned_chamfer(
         predicted,
@@ -159,6 +168,7 @@ def _score_points(
 def _true_points(truth: Truth, options: MetricOptions) -> tuple[Float[np.ndarray, "t h w 3"], Float[np.ndarray, "n 3"]]:
     """The points of the whole clip, in world coordinates, and those that are left of them by thinning."""
     # Unprojection counts pixels from their centres, true principal points from the corner.
+    assert truth.depth is not None and truth.c2w is not None
     intrinsics = truth.intrinsics.copy()
     intrinsics[:, :2, 2] -= 0.5
     points = unproject_depth(truth.depth, invert_se3(truth.c2w), intrinsics)
@@ -166,5 +176,6 @@ def _true_points(truth: Truth, options: MetricOptions) -> tuple[Float[np.ndarray
 
 
 def _score_poses(prediction: Prediction, truth: Truth) -> dict[str, float]:
+    assert truth.c2w is not None and prediction.w2c is not None
     errors = pose_errors(invert_se3(prediction.w2c), truth.c2w[list(prediction.seen)])
     return {"auc_30": errors.auc(30), "rra_15": errors.rra(15), "rta_15": errors.rta(15)}

@@ -124,7 +124,7 @@ def _points_through_vae(pipeline: Gen3RPipeline, vggt: Prediction) -> Prediction
     the longest side of the box to their whole range, so that x, y and z keep their proportions; both are of the whole
     clip, and undone behind the VAE. The paper does not say how it maps points to [-1, 1].
     """
-    points = unproject_depth(vggt.depth, vggt.w2c, vggt.intrinsics)
+    points = unproject_depth(*vggt.views)
     low, high = points.min(axis=(0, 1, 2)), points.max(axis=(0, 1, 2))
     side = (high - low).max()
     corner = (low + high - side) / 2

@@ -62,7 +62,7 @@ def _write_maps(job: _Job) -> None:
     confidence = np.minimum(job.scene.confidence, np.finfo(np.float16).max).astype(np.float16)
     for name, array in (("depth", job.scene.depth), ("confidence", confidence)):
         with replacing(job.folder / f"{name}.npz") as temporary:
-            np.savez_compressed(temporary, **{name: array})
+            np.savez_compressed(temporary, allow_pickle=False, **{name: array})
 
 
 def _write_nerfstudio(job: _Job) -> None:

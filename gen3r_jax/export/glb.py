@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float, UInt8
+from trimesh.path import Path3D
+from trimesh.path.entities import Line
 
 from gen3r_jax.export.pointcloud import at_most
 from gen3r_jax.geometry.cameras import OPENGL_AXES, invert_se3
@@ -22,7 +24,7 @@ def write_glb(
 ) -> None:
     """Writes at most ``MOST_POINTS`` points and the frustum of every camera; axes as glTF has them (y up)."""
     with replacing(path) as temporary:
-        temporary.write_bytes(build_scene(scene, points, colors, MOST_POINTS, linear=True).export(file_type="glb"))
+        build_scene(scene, points, colors, MOST_POINTS, linear=True).export(temporary, file_type="glb")
 
 
 def to_linear(colors: UInt8[np.ndarray, "n 3"]) -> UInt8[np.ndarray, "n 3"]:
@@ -52,8 +54,8 @@ def build_scene(
     built = trimesh.Scene()
     if len(points):
         built.add_geometry(trimesh.PointCloud(points, colors=colors), geom_name="points")
-    lines = [trimesh.path.entities.Line([2 * i, 2 * i + 1]) for i in range(len(edges))]
-    path = trimesh.path.Path3D(entities=lines, vertices=edges.reshape(-1, 3), colors=tints, process=False)
+    lines = [Line([2 * i, 2 * i + 1]) for i in range(len(edges))]
+    path = Path3D(entities=lines, vertices=edges.reshape(-1, 3), colors=tints, process=False)
     built.add_geometry(path, geom_name="cameras")
     built.apply_transform(OPENGL_AXES)
     return built

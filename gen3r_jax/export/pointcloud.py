@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
@@ -32,7 +33,7 @@ class CloudFilter:
     far_percentile: float | None = None
     outliers: bool = True
     near_percentile: float = 0.0
-    voxel_size: float | str | None = "auto"
+    voxel_size: float | Literal["auto"] | None = "auto"
     voxels_first: bool = True
     max_points: int | None = 2_000_000
 
@@ -64,8 +65,8 @@ def scene_cloud(
 ) -> tuple[Float[np.ndarray, "n 3"], UInt8[np.ndarray, "n 3"]]:
     """The points and colours of a scene that `keep` lets through, in world coordinates."""
     valid = confident_pixels(scene, keep.confidence_percentile)
-    voxel_size = keep.voxel_size
-    if voxel_size == "auto":
+    voxel_size = None if keep.voxel_size == "auto" else keep.voxel_size
+    if keep.voxel_size == "auto":
         voxel_size = 0.005 * float(np.median(scene.depth[valid])) if valid.any() else None
     points, colors = filter_cloud(scene.points[valid], scene.rgb[valid] / np.float32(255), keep, voxel_size)
     return points, np.round(255 * colors).astype(np.uint8)
@@ -99,7 +100,8 @@ def filter_cloud(
 
 
 def _near_inliers(points: np.ndarray, percentile: float, seed: int) -> np.ndarray:
-    from scipy.spatial import cKDTree
+
+    from scipy.spatial import KDTree
 
     keep = np.ones(len(points), bool)
     if len(points) == 0:
@@ -111,7 +113,7 @@ def _near_inliers(points: np.ndarray, percentile: float, seed: int) -> np.ndarra
     cloud = points[near]
     # NumPy's legacy generator: the one the official routine draws from.
     sample = np.random.RandomState(seed).choice(len(cloud), min(2000, len(cloud)), replace=False)
-    distance, _ = cKDTree(cloud).query(cloud[sample], k=2)
+    distance, _ = KDTree(cloud).query(cloud[sample], k=2)
     keep[near] = radius_inliers(cloud, 4 * float(np.median(distance[:, 1])), neighbors=10)
     return keep
 
@@ -131,4 +133,4 @@ def write_ply(path: Path | str, points: Float[np.ndarray, "n 3"], colors: UInt8[
     import trimesh
 
     with replacing(path) as temporary:
-        temporary.write_bytes(trimesh.PointCloud(points, colors=colors).export(file_type="ply"))
+        trimesh.PointCloud(points, colors=colors).export(temporary, file_type="ply")

@@ -32,8 +32,8 @@ def read_scene(directory: Path | str) -> Scene:
     except (OSError, EOFError, BadZipFile, ValueError, KeyError) as error:
         raise UserError(f"{directory}: depth.npz or confidence.npz is damaged ({error})") from None
     video = Video(directory / "rgb.mp4")
-    frames = video.read(range(len(video)))
-    if any(frame is None for frame in frames):
+    frames = [frame for frame in video.read(range(len(video))) if frame is not None]
+    if len(frames) < len(video):
         raise UserError(f"{directory / 'rgb.mp4'} is damaged")
     rgb = np.stack(frames)[:, : depth.shape[1], : depth.shape[2]]  # odd sides were made even
     prompt = directory / "prompts.txt"

@@ -24,9 +24,9 @@ class _Compiler:
 
     seconds, compiled, kept = 0.0, 0, 0
 
-    def on_duration(self, event: str, seconds: float, **_: Any) -> None:
+    def on_duration(self, event: str, duration_secs: float, **_: str | int) -> None:
         if event.endswith("backend_compile_duration"):
-            self.seconds += seconds
+            self.seconds += duration_secs
             self.compiled += 1
 
     def state(self) -> tuple[float, int, int]:

@@ -5,8 +5,6 @@ from typing import Any
 
 _LAZY = {"Gen3RPipeline": "gen3r_jax.generation.pipeline"}
 
-__all__ = list(_LAZY)
-
 
 def __getattr__(name: str) -> Any:
     if name not in _LAZY:

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Float, Num
 from PIL import Image
 
+from gen3r_jax.arrays import picture_size
 from gen3r_jax.data.clips import resize_crop, tell_fit
 from gen3r_jax.data.images import is_image, list_images, read_frames, read_image, read_orientation
 from gen3r_jax.diffusion.conditioning import frame_mask
@@ -180,8 +181,8 @@ def _places(count: int, num_frames: int, control_frames: Sequence[int] | None) -
                 f"{count} images for {num_frames} frames: give 1, 2 or all {num_frames}, or say in control_frames "
                 "(--frame_index) which they are"
             )
-        control_frames = {1: (0,), 2: (0, num_frames - 1)}.get(count, tuple(range(num_frames)))
-    places = tuple(int(frame) for frame in control_frames)
+        control_frames = {1: (0,), 2: (0, num_frames - 1)}.get(count)
+    places = tuple(range(num_frames)) if control_frames is None else tuple(int(frame) for frame in control_frames)
     if len(places) != count:
         raise UserError(f"{count} images and {len(places)} control_frames")
     frame_mask(places, num_frames)
@@ -206,10 +207,9 @@ def camera_poses(
     The scale of a preset is VGGT's median depth; so are intrinsics VGGT's where the cameras have none.
     Raises UserError for unknown presets, damaged files and too few cameras.
     """
-    size = images.shape[1:3]
-    is_preset = isinstance(cameras, str) and cameras in PRESETS
+    size = picture_size(images)
     refuse_other_options(cameras, camera_format, camera_angle, camera_distance)
-    if is_preset:
+    if isinstance(cameras, str) and cameras in PRESETS:
         options = {"angle": camera_angle, "distance": camera_distance}
         camera_path(cameras, num_frames, 1.0, **options)  # says what is wrong before VGGT runs
         _, intrinsics, depth = reconstruct(images)
@@ -217,9 +217,9 @@ def camera_poses(
     if isinstance(cameras, Cameras):
         if len(cameras) < num_frames:
             raise UserError(f"{len(cameras)} cameras for {num_frames} frames")
-        cameras = cameras.take(range(num_frames))
+        cameras = cameras.take(list(range(num_frames)))
         pairs = zip(cameras.intrinsics, cameras.sizes, strict=True)
-        intrinsics = np.stack([crop_intrinsics(k, tuple(map(int, of)), size) for k, of in pairs])
+        intrinsics = np.stack([crop_intrinsics(k, (int(height), int(width)), size) for k, (height, width) in pairs])
         return rebase_to_first(cameras.c2w), intrinsics
     if not Path(cameras).exists():
         raise UserError(f"cameras {str(cameras)!r} is neither a file nor one of {', '.join(PRESETS)}")

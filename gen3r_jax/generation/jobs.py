@@ -84,6 +84,7 @@ def _generate(pipeline: Gen3RPipeline, request: Request, options: argparse.Names
     with scene_folder(folder) as partial:
         result = pipeline(request.text(), step_cache=request.step_cache, **arguments)
         report = result.report
+        assert report is not None
         report.options = {**vars(options), **dataclasses.asdict(request)}
         report.results["fps"] = fps
         if request.step_cache:

@@ -117,10 +117,10 @@ def _encode_tokens(vggt: Network, frames: UInt8[Array, "b t h w 3"]) -> Float[Ar
 
 @jax.jit
 def _through_adapter(adapter: Network, packed: Float[Array, "b t hp wp c"], key: Key[Array, ""] | None):
-    adapter = module.merge(*adapter)
-    posterior = adapter.encode(packed)
+    network = module.merge(*adapter)
+    posterior = network.encode(packed)
     z = posterior.mode() if key is None else posterior.sample(jax.random.normal(key, posterior.mean.shape))
-    return adapter.decode(z)
+    return network.decode(z)
 
 
 @jax.jit

@@ -52,7 +52,8 @@ class Gen3RPipelineOutput:
 
         The points are at the centres of pixels, unlike `pcds`, which are at the corners, as in the official pipeline.
         """
-        depth, (w2c, intrinsics) = self.depth_maps[sample, ..., 0], (x[sample] for x in self.cameras)
+        depth, (w2c, intrinsics) = self.depth_maps[sample, ..., 0], self.cameras
+        w2c, intrinsics = w2c[sample], intrinsics[sample]
         return Scene(
             rgb=np.floor(255 * self.rgbs[sample]).astype(np.uint8),
             depth=depth,

@@ -19,6 +19,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 from tqdm import tqdm
 
+from gen3r_jax.arrays import AnyArray
 from gen3r_jax.diffusion.conditioning import frame_mask
 from gen3r_jax.diffusion.solvers import Schedule, make_schedule
 from gen3r_jax.diffusion.step_cache import evaluated_steps
@@ -37,7 +38,7 @@ from gen3r_jax.generation.inputs import (
     stored_picture,
     tell_other_sizes,
 )
-from gen3r_jax.generation.networks import Geometry, Network
+from gen3r_jax.generation.networks import Network
 from gen3r_jax.generation.output import Gen3RPipelineOutput
 from gen3r_jax.generation.settings import GenerationSettings, read_settings, read_shift
 from gen3r_jax.geometry.cameras import Cameras, Size, decode_pose
@@ -67,7 +68,7 @@ class Gen3RPipeline:
     def __init__(
         self,
         load: Callable[[str], Network],
-        tokenize: Callable[[Sequence[str], int], tuple[Int[np.ndarray, "b n"], Bool[np.ndarray, "b n"]]],
+        tokenize: Callable[[Sequence[str], int], tuple[Int[np.ndarray, "b n"], Bool[np.ndarray, "b n"]]] | None,
         *,
         text_length: int,
         shift: float,
@@ -243,7 +244,7 @@ class Gen3RPipeline:
         if isinstance(cameras, (np.ndarray, jax.Array)):
             if np.shape(cameras) != (wanted := (len(prompts), num_frames, *size, 6)):
                 raise UserError(f"control_cameras need the shape {list(wanted)}, not {list(np.shape(cameras))}")
-            return Inputs(tuple(prompts), frames, given, num_frames, maps=cameras)
+            return Inputs(tuple(prompts), frames, given, num_frames, maps=np.asarray(cameras))
         how = (num_frames, self.reconstruct_cameras, stored_picture(images))
         poses = [camera_poses(cameras, one, *how, **camera_options) for one in frames]
         return Inputs(tuple(prompts), frames, given, num_frames, poses, camera_maps(poses, size))
@@ -278,10 +279,8 @@ class Gen3RPipeline:
             noise = programs.noise(keys, 1, shape) if posterior_noise is None else posterior_noise
             clip = _fill(inputs.images, inputs.given, inputs.num_frames)
             given_latents = jax.block_until_ready(programs.encode_given(wan_vae, clip, mask, noise, joint=self.joint))
-        if latents is None:
-            latents = programs.noise(keys, 0, wide)
         return self.sample(
-            latents,
+            programs.noise(keys, 0, wide) if latents is None else latents,
             texts,
             image_features,
             given_latents,
@@ -295,8 +294,8 @@ class Gen3RPipeline:
 
     def sample(
         self,
-        latents: Float[Array, "b f h w 16"],
-        texts: Float[Array, "p n c"],
+        latents: Float[AnyArray, "b f h w 16"],
+        texts: Float[AnyArray, "p n c"],
         image_features: Float[Array, "b 257 e"],
         given: Float[Array, "b f h w 20"],
         cameras: Float[np.ndarray, "b t H W 6"] | None,
@@ -331,6 +330,7 @@ class Gen3RPipeline:
         """Features of texts by the text encoder; rows beyond a text are zero. They are kept for the next call."""
         new = list(dict.fromkeys(text for text in texts if text not in self._prompts))
         if new:
+            assert self._tokenize is not None
             ids, mask = self._tokenize(new, self._text_length)
             with self._network("umt5", "Encoding the text") as umt5:
                 # One by one: the first call has a negative prompt beside the prompt, and later calls have not.
@@ -350,7 +350,7 @@ class Gen3RPipeline:
         depth = np.sort(geometry.depth, axis=None)
         return np.asarray(w2c), np.asarray(intrinsics), float(depth[(depth.size - 1) // 2])
 
-    def decode(self, latents: Float[Array, "b f h w 16"], min_max_depth_mask: bool = False) -> Gen3RPipelineOutput:
+    def decode(self, latents: Float[AnyArray, "b f h w 16"], min_max_depth_mask: bool = False) -> Gen3RPipelineOutput:
         """Video and geometry of latents Z."""
         appearance, *geometry = jnp.split(jnp.asarray(latents), 1 + self.joint, axis=3)
         with self._network("wan_vae", "Decoding the video") as wan_vae:
@@ -359,9 +359,7 @@ class Gen3RPipeline:
             with self._network("geometry_adapter", "Decoding the geometry") as adapter:
                 packed = jax.block_until_ready(programs.decode_adapter(adapter, *geometry))
         with self._network("vggt", "Reading depth and cameras") as vggt:
-            read: Geometry = fetch(
-                programs.read_geometry(vggt, packed) if self.joint else programs.reconstruct(vggt, rgbs)
-            )
+            read = fetch(programs.read_geometry(vggt, packed) if self.joint else programs.reconstruct(vggt, rgbs))
         w2c, intrinsics = decode_pose(read.pose_encs[-1], rgbs.shape[2:4])
         return Gen3RPipelineOutput(
             rgbs=rgbs,
@@ -379,7 +377,7 @@ class Gen3RPipeline:
         dit: Network,
         schedule: Schedule,
         evaluated: Bool[np.ndarray, " n"],
-        latents: Float[Array, "b f h w 16"],
+        latents: Float[AnyArray, "b f h w 16"],
         conditions: "programs.Conditions",
         guidance_scale: float,
         skip_from: float,
@@ -391,12 +389,12 @@ class Gen3RPipeline:
             passes = "one"
         # Where the weights are: an array that is free to move would make the first step a program of its own.
         state = programs.begin(jax.device_put(latents, conditions.given.sharding))
-        guidance_scale = np.float32(guidance_scale)
+        strength = np.float32(guidance_scale)
         for i, (timestep, coefficients) in enumerate(schedule):
             if passes != "one" and i >= skip_from:
                 passes, conditions = "one", conditions.positive(len(latents))
             if evaluated[i]:
-                step = dit, state, conditions, timestep, coefficients, guidance_scale, passes
+                step = dit, state, conditions, timestep, coefficients, strength, passes
                 state, velocity = programs.step(*step)
             else:
                 state = programs.follow(state, velocity, coefficients)

@@ -6,11 +6,11 @@ in pixels, with zero skew. Every function takes NumPy or JAX arrays and answers 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from types import ModuleType
 
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float, Int
+
+from gen3r_jax.arrays import SameArray, namespace
 
 Size = tuple[int, int]
 """Height and width in pixels."""
@@ -41,17 +41,13 @@ class Cameras:
     def __len__(self) -> int:
         return len(self.c2w)
 
-    def take(self, indices: Sequence[int]) -> "Cameras":
+    def take(self, indices: list[int] | Int[np.ndarray, " n"]) -> "Cameras":
         return Cameras(self.c2w[indices], self.intrinsics[indices], self.sizes[indices])
 
 
-def _namespace(x: Array) -> ModuleType:
-    return np if isinstance(x, np.ndarray) else jnp
-
-
-def quaternion_to_matrix(xyzw: Float[Array, "*b 4"]) -> Float[Array, "*b 3 3"]:
+def quaternion_to_matrix(xyzw: Float[SameArray, "*b 4"]) -> Float[SameArray, "*b 3 3"]:
     """Rotation of a quaternion, scalar last. The quaternion need not have unit length (but must not be zero)."""
-    xp = _namespace(xyzw)
+    xp = namespace(xyzw)
     x, y, z, w = (xyzw[..., i] for i in range(4))
     s = 2.0 / (xyzw * xyzw).sum(-1)
     entries = [
@@ -75,13 +71,13 @@ def quaternion_pose(xyzw: Float[np.ndarray, "4"], translation: Float[np.ndarray,
         return pose(quaternion_to_matrix(np.asarray(xyzw, np.float64)), translation)
 
 
-def matrix_to_quaternion(rotation: Float[Array, "*b 3 3"]) -> Float[Array, "*b 4"]:
+def matrix_to_quaternion(rotation: Float[SameArray, "*b 3 3"]) -> Float[SameArray, "*b 4"]:
     """Unit quaternion of a rotation, scalar last, with w >= 0.
 
     Each component can be found from the diagonal and then gives the others by division; the largest is taken, so that
     half turns (w = 0) are as accurate as any other rotation.
     """
-    xp = _namespace(rotation)
+    xp = namespace(rotation)
     (a, b, c), (d, e, f), (g, h, i) = ([rotation[..., row, column] for column in range(3)] for row in range(3))
     squares = xp.stack([1 + a - e - i, 1 - a + e - i, 1 - a - e + i, 1 + a + e + i], -1)  # 4 x², 4 y², 4 z², 4 w²
     products = [  # 4 times the outer product of (x, y, z, w) with itself
@@ -160,13 +156,13 @@ def quarter_turn(cameras: Cameras, clockwise: bool) -> Cameras:
 
 
 def encode_pose(
-    w2c: Float[Array, "*b 3 4"], intrinsics: Float[Array, "*b 3 3"], image_size: tuple[int, int]
-) -> Float[Array, "*b 9"]:
+    w2c: Float[SameArray, "*b r 4"], intrinsics: Float[SameArray, "*b 3 3"], image_size: tuple[int, int]
+) -> Float[SameArray, "*b 9"]:
     """VGGT's camera encoding: translation (3), quaternion xyzw (4), vertical and horizontal field of view in radians.
 
     `image_size` is (height, width) in pixels. The principal point is not encoded.
     """
-    xp = _namespace(w2c)
+    xp = namespace(w2c)
     height, width = image_size
     fov_h = 2 * xp.arctan(height / 2 / intrinsics[..., 1, 1])
     fov_w = 2 * xp.arctan(width / 2 / intrinsics[..., 0, 0])
@@ -175,10 +171,10 @@ def encode_pose(
 
 
 def decode_pose(
-    pose_enc: Float[Array, "*b 9"], image_size: tuple[int, int]
-) -> tuple[Float[Array, "*b 3 4"], Float[Array, "*b 3 3"]]:
+    pose_enc: Float[SameArray, "*b 9"], image_size: tuple[int, int]
+) -> tuple[Float[SameArray, "*b 3 4"], Float[SameArray, "*b 3 3"]]:
     """Inverse of :func:`encode_pose`: `w2c` and intrinsics with the principal point in the middle of the image."""
-    xp = _namespace(pose_enc)
+    xp = namespace(pose_enc)
     height, width = image_size
     w2c = xp.concatenate([quaternion_to_matrix(pose_enc[..., 3:7]), pose_enc[..., :3, None]], -1)
     # An untrained head may see nothing at all: its focal lengths stay finite.
@@ -189,16 +185,16 @@ def decode_pose(
     return w2c, xp.stack(entries, -1).reshape(*fx.shape, 3, 3)
 
 
-def invert_se3(transform: Float[Array, "*b r 4"]) -> Float[Array, "*b 4 4"]:
+def invert_se3(transform: Float[SameArray, "*b r 4"]) -> Float[SameArray, "*b 4 4"]:
     """Inverse of rigid motions given as 3x4 or 4x4 matrices (the rotation is transposed, not inverted)."""
-    xp = _namespace(transform)
+    xp = namespace(transform)
     rotation = xp.swapaxes(transform[..., :3, :3], -1, -2)
     return homogeneous(xp.concatenate([rotation, -_product(rotation, transform[..., :3, 3:])], -1))
 
 
-def homogeneous(transform: Float[Array, "*b 3 4"]) -> Float[Array, "*b 4 4"]:
+def homogeneous(transform: Float[SameArray, "*b 3 4"]) -> Float[SameArray, "*b 4 4"]:
     """3x4 matrices with the last row (0, 0, 0, 1)."""
-    xp = _namespace(transform)
+    xp = namespace(transform)
     bottom = xp.broadcast_to(xp.asarray([0, 0, 0, 1], dtype=transform.dtype), (*transform.shape[:-2], 1, 4))
     return xp.concatenate([transform, bottom], -2)
 
@@ -233,18 +229,18 @@ def crop_intrinsics(
     return result
 
 
-def rebase_to_first(c2w: Float[Array, "t 4 4"]) -> Float[Array, "t 4 4"]:
+def rebase_to_first(c2w: Float[SameArray, "t 4 4"]) -> Float[SameArray, "t 4 4"]:
     """Expresses a camera path in the coordinates of its first camera, which becomes exactly the identity."""
-    xp = _namespace(c2w)
+    xp = namespace(c2w)
     first = xp.eye(4, dtype=c2w.dtype)[None]
     return xp.concatenate([first, _product(xp.linalg.inv(c2w[0]), c2w[1:])], 0)
 
 
 def rays(
-    intrinsics: Float[Array, "*b 3 3"], c2w: Float[Array, "*b 4 4"], image_size: tuple[int, int]
-) -> tuple[Float[Array, "*b h w 3"], Float[Array, "*b h w 3"]]:
+    intrinsics: Float[SameArray, "*b 3 3"], c2w: Float[SameArray, "*b 4 4"], image_size: tuple[int, int]
+) -> tuple[Float[SameArray, "*b h w 3"], Float[SameArray, "*b h w 3"]]:
     """Origin and unit direction, in world coordinates, of the ray through the centre (+0.5) of every pixel."""
-    xp = _namespace(c2w)
+    xp = namespace(c2w)
     height, width = image_size
     y, x = xp.meshgrid(xp.arange(height) + 0.5, xp.arange(width) + 0.5, indexing="ij")
     fx, fy, cx, cy = (intrinsics[..., i, j, None, None] for i, j in ((0, 0), (1, 1), (0, 2), (1, 2)))
@@ -256,14 +252,15 @@ def rays(
 
 
 def plucker_map(
-    intrinsics: Float[Array, "*b 3 3"], c2w: Float[Array, "*b 4 4"], image_size: tuple[int, int]
-) -> Float[Array, "*b h w 6"]:
+    intrinsics: Float[SameArray, "*b 3 3"], c2w: Float[SameArray, "*b 4 4"], image_size: tuple[int, int]
+) -> Float[SameArray, "*b h w 6"]:
     """Plücker coordinates of every pixel's ray: moment (origin x direction), then direction."""
-    xp = _namespace(c2w)
+    xp = namespace(c2w)
     origins, directions = rays(intrinsics, c2w, image_size)
     return xp.concatenate([xp.cross(origins, directions), directions], -1)
 
 
-def _product(a: Array, b: Array) -> Array:
+def _product(a: SameArray, b: SameArray) -> SameArray:
     """Matrix product at full precision: accelerators would round its factors by default, and poses suffer."""
-    return np.matmul(a, b) if _namespace(b) is np else jnp.matmul(a, b, precision="highest")
+    xp = namespace(b)
+    return xp.matmul(a, b) if xp is np else xp.matmul(a, b, precision="highest")

@@ -3,22 +3,23 @@
 A cloud is an array ``[n, 3]``; filters return a boolean mask of the points to keep, so that colours follow.
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, overload
 
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Bool, Float, Int
+
+from gen3r_jax.arrays import SameArray, namespace
 
 # Points per k-d tree query: bounds the memory of the neighbour table (25 neighbours: about 0.4 GB).
 _QUERY_CHUNK = 1_000_000
 
 
 def unproject_depth(
-    depth: Float[Array, "... h w"],
-    w2c: Float[Array, "... 3 4"],
-    intrinsics: Float[Array, "... 3 3"],
+    depth: Float[SameArray, "... h w"],
+    w2c: Float[SameArray, "... r 4"],
+    intrinsics: Float[SameArray, "... 3 3"],
     offset: float = 0.0,
-) -> Float[Array, "... h w 3"]:
+) -> Float[SameArray, "... h w 3"]:
     """World points of a depth map: ``R^T (K^-1 [u, v, 1] depth - t)``.
 
     Pixel ``(row v, column u)`` sits at the integer coordinates ``(u, v)``, as VGGT does (its rays, in contrast, pass
@@ -30,15 +31,15 @@ def unproject_depth(
         intrinsics: pinhole matrices in pixels of the depth map.
         offset: 0.5 for the centres of pixels, where other tools have the points of what we write.
     """
-    xp = np if isinstance(depth, np.ndarray) else jnp
+    xp = namespace(depth)
     h, w = depth.shape[-2:]
     u, v = xp.arange(w), xp.arange(h)[:, None]
     fx, fy, cx, cy = (intrinsics[..., i, j, None, None] for i, j in ((0, 0), (1, 1), (0, 2), (1, 2)))
     camera = xp.stack([(u - (cx - offset)) * depth / fx, (v - (cy - offset)) * depth / fy, depth], axis=-1)
-    offset = camera - w2c[..., None, None, :3, 3]
+    moved = camera - w2c[..., None, None, :3, 3]
     # A sum rather than a matrix product, which accelerators would round to fewer digits.
-    points = sum(offset[..., i, None] * w2c[..., None, None, i, :3] for i in range(3))
-    return points.astype(depth.dtype)
+    x, y, z = (moved[..., i, None] * w2c[..., None, None, i, :3] for i in range(3))
+    return (x + y + z).astype(depth.dtype)
 
 
 def depth_mask(depth: Float[np.ndarray, "... h w"], percentiles: bool) -> Bool[np.ndarray, "... h w"]:
@@ -90,6 +91,24 @@ def umeyama(source: Float[np.ndarray, "n 3"], target: Float[np.ndarray, "n 3"], 
     return Similarity(factor, rotation, target_mean - factor * rotation @ source_mean)
 
 
+@overload
+def voxel_downsample(
+    points: Float[np.ndarray, "n 3"],
+    voxel_size: float,
+    attributes: Float[np.ndarray, "n c"],
+    origin: Float[np.ndarray, "3"] | None = None,
+) -> tuple[Float[np.ndarray, "m 3"], Float[np.ndarray, "m c"]]: ...
+
+
+@overload
+def voxel_downsample(
+    points: Float[np.ndarray, "n 3"],
+    voxel_size: float,
+    attributes: None = None,
+    origin: Float[np.ndarray, "3"] | None = None,
+) -> tuple[Float[np.ndarray, "m 3"], None]: ...
+
+
 def voxel_downsample(
     points: Float[np.ndarray, "n 3"],
     voxel_size: float,
@@ -129,15 +148,15 @@ def statistical_inliers(
 
     Kept are 0 < d < mean(d) + `std_ratio` std(d), so a point that coincides with all its neighbours goes, too.
     """
-    from scipy.spatial import cKDTree
+    from scipy.spatial import KDTree
 
     neighbors = min(neighbors, len(points))
-    tree = cKDTree(points)
+    tree = KDTree(points)
     mean_distance = np.empty(len(points))
     for start in range(0, len(points), _QUERY_CHUNK):
         chunk = slice(start, start + _QUERY_CHUNK)
-        distance, _ = tree.query(points[chunk], k=np.arange(1, neighbors + 1), workers=-1)
-        mean_distance[chunk] = distance.mean(axis=1)
+        distance, _ = tree.query(points[chunk], k=neighbors, workers=-1)
+        mean_distance[chunk] = distance.reshape(-1, neighbors).mean(axis=1)
     if len(points) < 2:
         return np.zeros(len(points), bool)
     limit = mean_distance.mean() + std_ratio * mean_distance.std(ddof=1)
@@ -146,9 +165,9 @@ def statistical_inliers(
 
 def radius_inliers(points: Float[np.ndarray, "n 3"], radius: float, neighbors: int) -> Bool[np.ndarray, "n"]:
     """Points with more than `neighbors` points, themselves included, within `radius`."""
-    from scipy.spatial import cKDTree
+    from scipy.spatial import KDTree
 
-    counts = cKDTree(points).query_ball_point(points, radius, return_length=True, workers=-1)
+    counts = KDTree(points).query_ball_point(points, radius, return_length=True, workers=-1)
     return counts > neighbors
 
 

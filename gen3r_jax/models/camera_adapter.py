@@ -25,7 +25,9 @@ class CameraAdapter(nnx.Module):
         self.conv1 = conv2d(dim, dim, split="frames", rngs=rngs)
         self.conv2 = conv2d(dim, dim, split="frames", rngs=rngs)
 
-    def __call__(self, cameras: Float[Array, "b f H W i"], repeat: int = 1) -> Float[Array, "b f H/16 repeat*W/16 c"]:
+    def __call__(
+        self, cameras: Float[Array, "b f H W i"], repeat: int = 1
+    ) -> Float[Array, "b f H//16 {repeat}*W//16 c"]:
         """repeat: the maps stand so often side by side."""
         frames = cameras.shape[1]
         filling = ((0, 0), (0, shortfall(frames, "frames")), (0, 0), (0, 0), (0, 0))

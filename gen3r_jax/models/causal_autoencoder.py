@@ -41,7 +41,7 @@ class DiagonalGaussian:
     logvar: Float[Array, "b t h w c"]
 
     @classmethod
-    def from_moments(cls, moments: Float[Array, "b t h w 2*c"]) -> Self:
+    def from_moments(cls, moments: Float[Array, "b t h w m"]) -> Self:
         mean, logvar = jnp.split(moments, 2, axis=-1)
         return cls(mean, jnp.clip(logvar, -30.0, 20.0))
 
@@ -111,7 +111,7 @@ class FrameAttention(nnx.Module):
     def __call__(self, x: Float[Array, "b t h w c"]) -> Float[Array, "b t h w c"]:
         b, t, h, w, c = x.shape
 
-        def attend_frame(qkv: Float[Array, "b n c"]) -> Float[Array, "b n c"]:
+        def attend_frame(qkv: Float[Array, "b n d"]) -> Float[Array, "b n c"]:
             q, k, v = jnp.split(qkv[:, :, None], 3, axis=-1)  # one head
             return attend(q, k, v)[:, :, 0]
 
@@ -137,11 +137,11 @@ class Level(nnx.Module):
     """
 
     def __init__(
-        self, inputs: int, outputs: int, count: int, resample: nnx.Module | None, remat: Remat, *, rngs: nnx.Rngs
+        self, inputs: int, outputs: int, count: int, resample: "Down | Up | None", remat: Remat, *, rngs: nnx.Rngs
     ) -> None:
         self.widths = (inputs, outputs)
         self.count = count - (inputs != outputs)
-        self.remat = remat
+        self.remat: Remat = remat
         self.entry = ResidualBlock(inputs, outputs, rngs=rngs) if inputs != outputs else None
         self.blocks = module.stack(partial(_of_width, outputs), rngs, self.count) if self.count else None
         self.resample = resample
@@ -176,7 +176,9 @@ class Level(nnx.Module):
 class Down(nnx.Module):
     """A per-frame convolution that keeps the width, then half the frame rate if `temporal`."""
 
-    def __init__(self, space: nnx.Module, features: int, stride: int, temporal: bool, *, rngs: nnx.Rngs) -> None:
+    def __init__(
+        self, space: Callable[[Array], Array], features: int, stride: int, temporal: bool, *, rngs: nnx.Rngs
+    ) -> None:
         self.features, self.stride = features, stride
         self.space = space
         self.time = TimeDown(features, rngs=rngs) if temporal else None
@@ -196,7 +198,9 @@ class Down(nnx.Module):
 class Up(nnx.Module):
     """Twice the frame rate if `temporal`, then a per-frame convolution that halves the width."""
 
-    def __init__(self, space: nnx.Module, features: int, stride: int, temporal: bool, *, rngs: nnx.Rngs) -> None:
+    def __init__(
+        self, space: Callable[[Array], Array], features: int, stride: int, temporal: bool, *, rngs: nnx.Rngs
+    ) -> None:
         self.features, self.stride = features, stride
         self.time = TimeUp(features, rngs=rngs) if temporal else None
         self.space = space
@@ -215,7 +219,8 @@ class Up(nnx.Module):
 # Which changes of resolution halve or double the frame rate, in the order of the encoder; the decoder mirrors it. A
 # network with fewer changes goes without the first.
 TEMPORAL = (False, True, True)
-Resampling = Callable[[int, bool], nnx.Module]  # (features, temporal) -> Down or Up
+Resampling = Callable[[int, bool], Down | Up]  # of (features, temporal)
+Shortcut = Callable[[Array, bool, Start], Array]  # of (input, whether it is a whole clip, start)
 
 
 class Encoder(nnx.Module):
@@ -233,11 +238,12 @@ class Encoder(nnx.Module):
         down: Resampling,
         remat: Remat,
         blocks: int = 2,
-        shortcut: nnx.Module | None = None,
+        shortcut: Shortcut | None = None,
         *,
         rngs: nnx.Rngs,
     ) -> None:
-        self.inputs, self.remat, last = inputs, remat, widths[-1]
+        self.inputs, last = inputs, widths[-1]
+        self.remat: Remat = remat
         self.stem = CausalConv(inputs, widths[0], rngs=rngs)
         levels = []
         for i, (before, after) in enumerate(zip((widths[0], *widths), widths, strict=False)):
@@ -286,11 +292,12 @@ class Decoder(nnx.Module):
         up: Resampling,
         remat: Remat,
         blocks: int = 2,
-        shortcut: nnx.Module | None = None,
+        shortcut: Shortcut | None = None,
         *,
         rngs: nnx.Rngs,
     ) -> None:
-        self.inputs, self.remat, first = inputs, remat, widths[0]
+        self.inputs, first = inputs, widths[0]
+        self.remat: Remat = remat
         self.stem = CausalConv(inputs, first, rngs=rngs)
         self.lead = ResidualBlock(first, first, rngs=rngs)
         self.attention = FrameAttention(first, rngs=rngs)
@@ -343,7 +350,7 @@ def _history(frames: int, features: int, shape: Shape, dtype: jnp.dtype) -> Hist
     return None if shape is None else jnp.zeros((shape[0], frames, *shape[1:], features), dtype)
 
 
-class CausalAutoencoder(nnx.Module):
+class CausalAutoencoder(module.Network):
     """What both networks do around their encoder and decoder: clips in chunks, latent statistics, dtypes.
 
     A subclass sets `config` (with `latent_channels`, `latent_mean`, `latent_std`), `encoder` and `decoder`, and says
@@ -364,7 +371,7 @@ class CausalAutoencoder(nnx.Module):
         self.from_latent = linear(channels, channels, rngs=rngs)
         self.decoder = decoder
 
-    def enter(self, frames: Float[Array, "b t h w i"]) -> Float[Array, "b t y x c"]:
+    def enter(self, frames: Float[Array, "b t h w i"]) -> Float[Array, "b t y x f"]:
         """Frames -> what the encoder sees; per frame."""
         return frames
 
@@ -374,7 +381,7 @@ class CausalAutoencoder(nnx.Module):
 
     def encode_features(
         self, frames: Float[Array, "b t h w i"], chunk_frames: int | None = None
-    ) -> Float[Array, "b f y x 2*c"]:
+    ) -> Float[Array, "b f y x m"]:
         """What the encoder makes of 4k+1 frames: k+1 maps, from which :meth:`posterior` reads the latents."""
         require_clip_length(frames.shape[1])
         frames = frames.astype(self._dtype)
@@ -387,10 +394,10 @@ class CausalAutoencoder(nnx.Module):
         if chunk_frames < 4 or chunk_frames % 4:
             raise UserError(f"chunk_frames {chunk_frames} is not a multiple of 4")
         entered = jax.eval_shape(self.enter, frames[:, :1])
-        cache = self.encoder.init_cache((entered.shape[0], *entered.shape[2:4]), self._dtype)
+        cache = self.encoder.init_cache((entered.shape[0], entered.shape[2], entered.shape[3]), self._dtype)
         return scan_chunks(step, cache, frames, chunk_frames)[:, -latent_frames(frames.shape[1]) :]
 
-    def posterior(self, features: Float[Array, "b f y x 2*c"]) -> DiagonalGaussian:
+    def posterior(self, features: Float[Array, "b f y x m"]) -> DiagonalGaussian:
         """The posterior over normalised latents, in float32."""
         posterior = DiagonalGaussian.from_moments(self.to_moments(features.astype(jnp.float32)))
         mean, std = self._statistics
@@ -410,12 +417,12 @@ class CausalAutoencoder(nnx.Module):
             return step(z, self.decoder.init_cache(None, self._dtype), 0)[0]
         if chunk_frames < 1:
             raise UserError(f"chunk_frames {chunk_frames} is not a positive number of latents")
-        cache = self.decoder.init_cache((z.shape[0], *z.shape[2:4]), self._dtype)
+        cache = self.decoder.init_cache((z.shape[0], z.shape[2], z.shape[3]), self._dtype)
         return scan_chunks(step, cache, z, chunk_frames)[:, -clip_frames(z.shape[1]) :]
 
     def decode_features(
         self, z: Float[Array, "b f y x c"], chunk_frames: int | None = None
-    ) -> Float[Array, "b t y x c"]:
+    ) -> Float[Array, "b t h w o"]:
         """What the decoder makes of normalised latents, before :meth:`leave`."""
         return self._decode(z, chunk_frames, lambda features: features)
 
@@ -425,4 +432,4 @@ class CausalAutoencoder(nnx.Module):
 
     @property
     def _statistics(self) -> tuple[np.ndarray, np.ndarray]:
-        return np.float32(self.config.latent_mean), np.float32(self.config.latent_std)
+        return np.asarray(self.config.latent_mean, np.float32), np.asarray(self.config.latent_std, np.float32)

@@ -10,6 +10,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from gen3r_jax import module
+from gen3r_jax.arrays import AnyArray
 from gen3r_jax.models.dinov2 import MLP, Attention, layer_norm
 from gen3r_jax.ops.shared import Conv, add, spread
 from gen3r_jax.sharding import shard
@@ -42,7 +43,7 @@ class CLIPVisionConfig:
         return cls(image_size=56, dim=64, num_heads=4, depth=2)
 
 
-class CLIPVision(nnx.Module):
+class CLIPVision(module.Network):
     """The network. Its weights decide the dtype; layer norms are in float32."""
 
     Config = CLIPVisionConfig
@@ -86,7 +87,7 @@ class Block(nnx.Module):
         return x + self.mlp(self.norm2(x))
 
 
-def preprocess(images: Float[Array, "b h w 3"], size: int) -> Float[Array, "b size size 3"]:
+def preprocess(images: Float[AnyArray, "b h w 3"], size: int) -> Float[Array, "b size size 3"]:
     """Images in [0, 1] as the encoder takes them: cut to 8 bits, stretched to a square, normalised; in float32.
 
     The resize is bicubic with a = -0.75, without antialiasing and with the border repeated, as upstream's.
@@ -95,7 +96,7 @@ def preprocess(images: Float[Array, "b h w 3"], size: int) -> Float[Array, "b si
     rows, columns = (_bicubic_matrix(side, size) for side in images.shape[1:3])
     exact = jax.lax.Precision.HIGHEST
     images = jnp.einsum("ph,bhwc,qw->bpqc", rows, images, columns, precision=exact)
-    return (images - np.float32(IMAGE_MEAN)) / np.float32(IMAGE_STD)
+    return (images - np.asarray(IMAGE_MEAN, np.float32)) / np.asarray(IMAGE_STD, np.float32)
 
 
 def _bicubic_matrix(length: int, size: int) -> Float[np.ndarray, "size length"]:

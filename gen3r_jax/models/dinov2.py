@@ -8,6 +8,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from gen3r_jax import module
+from gen3r_jax.arrays import picture_size
 from gen3r_jax.errors import UserError
 from gen3r_jax.module import Remat
 from gen3r_jax.ops.attention import attend
@@ -78,7 +79,7 @@ class Attention(nnx.Module):
         self, x: Float[Array, "b n c"], rotation: Rotation | None
     ) -> tuple[Float[Array, "b n k d"], Float[Array, "b n k d"], Float[Array, "b n k d"]]:
         q, k, v = jnp.moveaxis(self.qkv(x).reshape(*x.shape[:2], 3, self.heads, -1), 2, 0)
-        if self.q_norm is not None:
+        if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
         if rotation is not None:
             q, k = rotate_2d(q, rotation), rotate_2d(k, rotation)
@@ -110,7 +111,7 @@ class DINOv2(nnx.Module):
     ):
         self.patch_size = patch_size
         self.table_side = image_size // patch_size
-        self.remat = remat
+        self.remat: Remat = remat
         patch = (patch_size, patch_size)
         self.patch_embed = Conv(3, dim, patch, strides=patch, padding="VALID", rngs=rngs)
         self.cls_token = nnx.Param(1e-6 * rngs.normal((1, 1, dim)))
@@ -134,11 +135,11 @@ class DINOv2(nnx.Module):
 
     def embed(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b n c"]:
         """Tokens before the first block: patches and class token with their positions, registers without."""
-        grid = patch_grid(images.shape[1:3], self.patch_size)
+        grid = patch_grid(picture_size(images), self.patch_size)
         patches = self.patch_embed(images).reshape(images.shape[0], -1, self.cls_token.shape[-1])
         positions = self.position_embedding(grid)
         cls_token = self.cls_token + positions[:, :1].astype(patches.dtype)
-        special = jnp.concatenate([cls_token, self.register_tokens], axis=1)
+        special = jnp.concatenate([cls_token, self.register_tokens[...]], axis=1)
         special = spread(special, (len(patches), *special.shape[1:]), patches.dtype)
         return jnp.concatenate([special, add(patches, positions[:, 1:])], axis=1)
 

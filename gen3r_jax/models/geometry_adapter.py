@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from gen3r_jax.arrays import picture_size
 from gen3r_jax.errors import UserError
 from gen3r_jax.models.causal_autoencoder import CausalAutoencoder, Decoder, DiagonalGaussian, Down, Encoder, Up
 from gen3r_jax.models.vggt import SPECIAL_TOKENS
@@ -106,29 +107,29 @@ class GeometryAdapter(CausalAutoencoder):
         Raises:
           UserError: the number of frames or a side of the grid does not fit.
         """
-        _check_grid(packed.shape[2:4], 4, "patch grid")
+        _check_grid(picture_size(packed), 4, "patch grid")
         return self.posterior(self.encode_features(packed, chunk_frames))
 
-    def decode(self, z: Float[Array, "b f h w c"], chunk_frames: int | None = None) -> Float[Array, "b t hp wp c"]:
+    def decode(self, z: Float[Array, "b f h w c"], chunk_frames: int | None = None) -> Float[Array, "b t hp wp o"]:
         """Normalised latents -> packed tokens of 4f-3 frames; h and w are multiples of 7.
 
         `chunk_frames` counts latents here: None takes the clip as a whole, a number that many latents at a time.
         """
-        _check_grid(z.shape[2:4], 7, "latent grid")
+        _check_grid(picture_size(z), 7, "latent grid")
         return self._decode(z, chunk_frames, self.leave)
 
     def decode_features(
         self, z: Float[Array, "b f h w c"], chunk_frames: int | None = None
-    ) -> Float[Array, "b t h w c"]:
+    ) -> Float[Array, "b t h w o"]:
         """:meth:`decode` up to the output block, whose result has ten times the channels."""
-        _check_grid(z.shape[2:4], 7, "latent grid")
+        _check_grid(picture_size(z), 7, "latent grid")
         return super().decode_features(z, chunk_frames)
 
-    def output_block(self, features: Float[Array, "b t h w c"]) -> Float[Array, "b t hp wp c"]:
+    def output_block(self, features: Float[Array, "b t h w f"]) -> Float[Array, "b t hp wp c"]:
         """Features -> packed tokens, frame by frame: any part of a clip can be finished alone."""
         return self.output(features)
 
-    def enter(self, frames: Float[Array, "b t hp wp c"]) -> Float[Array, "b t h w c"]:
+    def enter(self, frames: Float[Array, "b t hp wp c"]) -> Float[Array, "b t h w f"]:
         block = jax.tree.map(shard, self.input)  # its large kernel is gathered once, not for every group
 
         def enlarge(block: EnlargingConv, frames: Array) -> Array:
@@ -136,7 +137,7 @@ class GeometryAdapter(CausalAutoencoder):
 
         return map_groups(enlarge, block, frames, FRAMES_AT_ONCE)
 
-    def leave(self, features: Float[Array, "b t h w c"]) -> Float[Array, "b t hp wp c"]:
+    def leave(self, features: Float[Array, "b t h w f"]) -> Float[Array, "b t hp wp c"]:
         return map_groups(ReducingConv.__call__, jax.tree.map(shard, self.output), features, FRAMES_AT_ONCE)
 
 
@@ -157,8 +158,8 @@ def pack_tokens(tokens: Float[Array, "4 b t n c"], grid: tuple[int, int]) -> Flo
 
 
 def unpack_tokens(
-    packed: Float[Array, "b t hp wp 5*c"],
-) -> tuple[Float[Array, "4 b t p c"], Float[Array, "b t c"]]:
+    packed: Float[Array, "b t hp wp c"],
+) -> tuple[Float[Array, "4 b t hp*wp c//5"], Float[Array, "b t c//5"]]:
     """Inverse of :func:`pack_tokens`, less the registers: patch tokens of four layers and the camera token.
 
     The camera token is the mean over the grid, taken in float32.

@@ -5,6 +5,8 @@ the squared differences are weighted by channel, averaged over the image and add
 """
 
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 from typing import Literal, NamedTuple, Self
 
 import jax
@@ -12,6 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from gen3r_jax.module import Network
 from gen3r_jax.ops.shared import Conv
 
 # Mean and deviation of ImageNet's colours, for pixels in [-1, 1].
@@ -73,7 +76,7 @@ class LPIPSConfig:
         return cls(backbone, (4, 6, 8, 6, 4))
 
 
-class LPIPS(nnx.Module):
+class LPIPS(Network):
     """The network. Fresh weights are random: it is a metric with the official ones only."""
 
     Config = LPIPSConfig
@@ -101,12 +104,13 @@ class LPIPS(nnx.Module):
     def __call__(self, images: Float[Array, "b h w 3"], others: Float[Array, "b h w 3"]) -> Float[Array, "b"]:
         """Distance of each pair of images in [0, 1], of any size: 0 for equal ones, less than 1 for most."""
         pairs = zip(self._stages(images), self._stages(others), strict=True)
-        return sum(
+        distances = [
             (jnp.square(x - y) * self.weights[f"stage{number}"]).sum(axis=-1).mean(axis=(1, 2))
             for number, (x, y) in enumerate(pairs)
-        )
+        ]
+        return reduce(add, distances)
 
-    def _stages(self, images: Float[Array, "b h w 3"]) -> list[Float[Array, "b y x c"]]:
+    def _stages(self, images: Float[Array, "b h w 3"]) -> list[Float[Array, "b _ _ _"]]:
         """Features of unit length over the channels, a stage after the other."""
         x = (2 * images - 1 - jnp.array(SHIFT)) / jnp.array(SCALE)
         found = []

@@ -3,16 +3,15 @@
 from dataclasses import replace
 from typing import Any
 
-from flax import nnx
-
 from gen3r_jax.models.clip_vision import CLIPVision, CLIPVisionConfig
 from gen3r_jax.models.geometry_adapter import GeometryAdapter, GeometryAdapterConfig
 from gen3r_jax.models.umt5 import UMT5Config, UMT5Encoder
 from gen3r_jax.models.vggt import VGGT, VGGTConfig
 from gen3r_jax.models.wan_dit import WanDiT, WanDiTConfig
 from gen3r_jax.models.wan_vae import WanVAE, WanVAEConfig
+from gen3r_jax.module import Network
 
-NETWORKS: dict[str, type[nnx.Module]] = {
+NETWORKS: dict[str, type[Network]] = {
     "umt5": UMT5Encoder,
     "clip_vision": CLIPVision,
     "wan_vae": WanVAE,

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 from gen3r_jax.models.vggt import VGGTConfig
 from gen3r_jax.models.vggt_heads import DPTHead
-from gen3r_jax.module import Remat
+from gen3r_jax.module import Network, Remat
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class RGBHeadConfig:
         return cls(2 * vggt.embed_dim, vggt.dpt_features, vggt.dpt_channels, vggt.patch_size, remat)
 
 
-class RGBHead(nnx.Module):
+class RGBHead(Network):
     """One more dense head for VGGT, whose three values are colours; its confidence is neither trained nor read."""
 
     Config = RGBHeadConfig

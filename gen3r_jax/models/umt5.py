@@ -10,6 +10,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from gen3r_jax import module
+from gen3r_jax.arrays import AnyArray
 from gen3r_jax.ops.shared import Linear, scale
 from gen3r_jax.sharding import shard
 
@@ -46,7 +47,7 @@ class UMT5Config:
         return cls(vocab_size=512, dim=64, head_dim=16, num_heads=4, mlp_dim=128, depth=2)
 
 
-class UMT5Encoder(nnx.Module):
+class UMT5Encoder(module.Network):
     """The network. Its weights decide the dtype; norms and softmax are in float32."""
 
     Config = UMT5Config
@@ -80,7 +81,7 @@ class Block(nnx.Module):
         self.mlp = GatedMLP(config.dim, config.mlp_dim, rngs=rngs)
 
     def __call__(
-        self, x: Float[Array, "b n c"], mask: Bool[Array, "b n"], buckets: Int[Array, "n n"]
+        self, x: Float[Array, "b n c"], mask: Bool[Array, "b n"], buckets: Int[AnyArray, "n n"]
     ) -> Float[Array, "b n c"]:
         x = x + self.attn(self.norm1(x), mask, buckets)
         return x + self.mlp(self.norm2(x))
@@ -97,7 +98,7 @@ class Attention(nnx.Module):
         self.distance_bias = nnx.Param(0.02 * rngs.normal((config.num_buckets, config.num_heads)))
 
     def __call__(
-        self, x: Float[Array, "b n c"], mask: Bool[Array, "b n"], buckets: Int[Array, "n n"]
+        self, x: Float[Array, "b n c"], mask: Bool[Array, "b n"], buckets: Int[AnyArray, "n n"]
     ) -> Float[Array, "b n c"]:
         q, k, v = (layer(x).reshape(*x.shape[:2], self.heads, -1) for layer in (self.q, self.k, self.v))
         scores = jnp.einsum("bqkd,bnkd->bkqn", q, k, preferred_element_type=jnp.float32)

@@ -14,6 +14,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from gen3r_jax import module
+from gen3r_jax.arrays import AnyArray, picture_size
 from gen3r_jax.models.dinov2 import REGISTERS, Block, DINOv2, patch_grid
 from gen3r_jax.models.vggt_heads import CameraHead, DPTHead, inverse_log
 from gen3r_jax.module import Remat
@@ -112,7 +113,7 @@ class VGGTOutput:
     points_confidence: Float[Array, "b t h w"] | None
 
 
-class VGGT(nnx.Module):
+class VGGT(module.Network):
     """The network. Its weights decide the dtype of the aggregator; heads always compute in float32."""
 
     Config = VGGTConfig
@@ -132,7 +133,7 @@ class VGGT(nnx.Module):
 
     def __call__(self, images: Float[Array, "b t h w 3"]) -> VGGTOutput:
         """Everything at once, from images in [0, 1] whose sides are multiples of the patch size."""
-        image_size = images.shape[2:4]
+        image_size = picture_size(images)
         tokens = self.aggregate(images)
         patch_tokens = tokens[..., SPECIAL_TOKENS:, :]
         depth, depth_confidence = self.depth(patch_tokens, image_size)
@@ -165,6 +166,7 @@ class VGGT(nnx.Module):
         self, patch_tokens: Float[Array, "4 b t p c"], image_size: tuple[int, int], frames_per_chunk: int = 8
     ) -> tuple[Float[Array, "b t h w 3"], Float[Array, "b t h w"]]:
         """Points in the coordinates of the first camera, and their confidence. Needs a point head."""
+        assert self.point_head is not None
         return self.point_head(patch_tokens, image_size, frames_per_chunk)
 
 
@@ -201,7 +203,7 @@ class Aggregator(nnx.Module):
         images = jnp.pad(images, ((0, 0), (0, shortfall(frames, "frames")), (0, 0), (0, 0), (0, 0)))
         x = shard(self.embed(shard(images, "batch", "frames")), "batch", "frames")
         b, t, n, c = x.shape
-        rotation = rotation_2d(self.positions(images.shape[2:4]), c // config.num_heads)
+        rotation = rotation_2d(self.positions(picture_size(images)), c // config.num_heads)
         rotation_of_clip = jax.tree.map(lambda table: jnp.tile(table, (t, 1, 1)), rotation)
 
         def attend_twice(x: Array, frame_block: Block, global_block: Block) -> tuple[Array, Array]:
@@ -212,7 +214,7 @@ class Aggregator(nnx.Module):
 
         attend_twice = module.rematerialised(attend_twice, config.remat)
 
-        def body(carry: tuple[Array, Array], layer: tuple[Block, Block, Array]) -> tuple[tuple[Array, Array], None]:
+        def body(carry: tuple[Array, Array], layer: tuple[Block, Block, AnyArray]) -> tuple[tuple[Array, Array], None]:
             x, kept = carry
             frame_block, global_block, slot = layer
             x, both = attend_twice(x, frame_block, global_block)
@@ -231,7 +233,7 @@ class Aggregator(nnx.Module):
         b, t = images.shape[:2]
         images = (images - jnp.asarray(IMAGE_MEAN, images.dtype)) / jnp.asarray(IMAGE_STD, images.dtype)
         patches = self.patch_embed(images.reshape(b * t, *images.shape[2:]))[:, 1 + REGISTERS :]
-        special = jnp.concatenate([self.camera_token, self.register_token], axis=2)  # [1 2 5 c]
+        special = jnp.concatenate([self.camera_token[...], self.register_token[...]], axis=2)  # [1 2 5 c]
         special = special.astype(jnp.float32)[:, np.minimum(np.arange(t), 1)]
         special = spread(special, (b, *special.shape[1:]), patches.dtype)
         return jnp.concatenate([special, patches.reshape(b, t, *patches.shape[1:])], axis=2)

@@ -6,6 +6,7 @@ dense heads are as precise as the platform's default, which on TPUs and GPUs rou
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from gen3r_jax import module
+from gen3r_jax.arrays import picture_size
 from gen3r_jax.models.dinov2 import MLP, Block, layer_norm
 from gen3r_jax.module import Remat
 from gen3r_jax.ops.conv import convolution
@@ -134,26 +136,26 @@ class DPTHead(nnx.Module):
         tokens = shard(tokens, None, "samples")
         x = self.output1(self.pyramid(tokens, image_size)[0])
         x = resize_align_corners(x, image_size)
-        x = x + position_map(x.shape[1:], image_size)
+        x = x + position_map(picture_size(x), x.shape[-1], image_size)
         return self.output3(jax.nn.relu(self.output2(x)))
 
-    def pyramid(self, tokens: Float[Array, "4 b p c"], image_size: tuple[int, int]) -> list[Float[Array, "b h w c"]]:
+    def pyramid(self, tokens: Float[Array, "4 b p c"], image_size: tuple[int, int]) -> list[Float[Array, "b _ _ f"]]:
         """The four levels fused from the deepest up; the first has 8 times the resolution of the patch grid."""
         laterals = [self.lateral[i](self.level(i, tokens[i], image_size)) for i in range(4)]
-        height, width = laterals[0].shape[1:3]
-        sizes = [(2 * height, 2 * width), *(x.shape[1:3] for x in laterals[:3])]
+        height, width = picture_size(laterals[0])
+        sizes = [(2 * height, 2 * width), *map(picture_size, laterals[:3])]
         fused, x = [], None
         for fuse, lateral, size in reversed(list(zip(self.fuse, laterals, sizes, strict=True))):
             x = fuse(x, lateral, size)
             fused.insert(0, x)
         return fused
 
-    def level(self, i: int, tokens: Float[Array, "b p c"], image_size: tuple[int, int]) -> Float[Array, "b h w c"]:
+    def level(self, i: int, tokens: Float[Array, "b p c"], image_size: tuple[int, int]) -> Float[Array, "b h w f"]:
         """Feature map of level `i`, at its own resolution."""
         x = self.project[i](self.norm(tokens.astype(jnp.float32)))
         grid = (image_size[0] // self.patch_size, image_size[1] // self.patch_size)
         x = x.reshape(x.shape[0], *grid, x.shape[-1])
-        x = x + position_map(x.shape[1:], image_size)
+        x = x + position_map(picture_size(x), x.shape[-1], image_size)
         resize = (self.resize[0], self.resize[1], None, self.resize[2])[i]
         return x if resize is None else resize(x)
 
@@ -169,7 +171,7 @@ class Fusion(nnx.Module):
     def __call__(
         self, deeper: Float[Array, "b h w c"] | None, lateral: Float[Array, "b h w c"], size: tuple[int, int]
     ) -> Float[Array, "b p q c"]:
-        x = lateral if self.unit1 is None else deeper + self.unit1(lateral)
+        x = lateral if self.unit1 is None or deeper is None else deeper + self.unit1(lateral)
         return self.out(resize_align_corners(self.unit2(x), size))
 
 
@@ -198,18 +200,18 @@ class ConvTranspose(nnx.Module):
         return add(tiles.reshape(b, factor * h, factor * w, c), self.bias[...])
 
 
-def conv3x3(inputs: int, outputs: int, rngs: nnx.Rngs, **options: int | bool) -> Conv:
-    options = {"conv_general_dilated": convolution("frames"), **options}
-    return Conv(inputs, outputs, (3, 3), padding=1, rngs=rngs, **options)
+def conv3x3(inputs: int, outputs: int, rngs: nnx.Rngs, **options: Any) -> Conv:
+    convolve = convolution("frames")
+    return Conv(inputs, outputs, (3, 3), padding=1, conv_general_dilated=convolve, rngs=rngs, **options)
 
 
-def position_map(shape: tuple[int, int, int], image_size: tuple[int, int]) -> Float[Array, "h w c"]:
-    """Sine-cosine code of the place in the image, times 0.1, for a feature map of `shape` (h, w, c).
+def position_map(size: tuple[int, int], channels: int, image_size: tuple[int, int]) -> Float[Array, "h w c"]:
+    """Sine-cosine code of the place in the image, times 0.1, for a feature map of `size` (height, width).
 
     Places are divided by half the image's diagonal, so that they keep its aspect ratio; the first half of the channels
     codes x, the second y. Computed in float64.
     """
-    height, width, channels = shape
+    height, width = size
     diagonal = math.hypot(*image_size)
     frequencies = 100.0 ** -(np.arange(channels // 4) / (channels // 4))
 

@@ -17,6 +17,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from gen3r_jax import module
+from gen3r_jax.arrays import picture_size
 from gen3r_jax.errors import UserError
 from gen3r_jax.models.camera_adapter import CameraAdapter
 from gen3r_jax.module import Remat
@@ -74,13 +75,13 @@ class WanDiTConfig:
 class Context:
     """Keys and values of the text and of the image for the cross-attention of every layer; see `encode_context`."""
 
-    text_keys: Float[Array, "l b n k d"]
-    text_values: Float[Array, "l b n k d"]
-    image_keys: Float[Array, "l b m k d"] | None
-    image_values: Float[Array, "l b m k d"] | None
+    text_keys: Float[Array, "*l b n k d"]
+    text_values: Float[Array, "*l b n k d"]
+    image_keys: Float[Array, "*l b m k d"] | None
+    image_values: Float[Array, "*l b m k d"] | None
 
 
-class WanDiT(nnx.Module):
+class WanDiT(module.Network):
     """The network. Matrix products are in the dtype of its weights; the residual stream, norms, modulation and the
     embedding of the timestep are in float32."""
 
@@ -108,7 +109,7 @@ class WanDiT(nnx.Module):
         condition: Float[Array, "b f h w j"],
         timesteps: Float[Array, " b"],
         context: Context,
-        cameras: Float[Array, "b f h/2 w/2 c"] | None = None,
+        cameras: Float[Array, "b f h//2 w//2 c"] | None = None,
     ) -> Float[Array, "b f h w o"]:
         """Velocity of the flow, in float32.
 
@@ -123,8 +124,9 @@ class WanDiT(nnx.Module):
           UserError: sides that are not made of patches, or halves that are not.
         """
         x = self.embed(latents, condition, cameras)
-        grid = x.shape[1:4]
-        if self.config.shared_halves and grid[2] % 2:
+        frames, (rows, columns) = x.shape[1], picture_size(x)
+        grid = (frames, rows, columns)
+        if self.config.shared_halves and columns % 2:
             raise UserError(f"latents {latents.shape[3]} wide: two halves of whole patches need a multiple of 4")
         rotation = rotation_3d(grid, self.config.dim // self.config.num_heads, shared_halves=self.config.shared_halves)
         time, modulation = self.embed_time(timesteps)
@@ -159,7 +161,8 @@ class WanDiT(nnx.Module):
             )
         # In float32: every layer reads the text, and adds to its gradient.
         text = shard(self.text_mlp(shard(text, "batch")).astype(jnp.float32), "batch")
-        image = None if image is None else shard(self.image_embed(shard(image, "batch")), "batch")
+        if image is not None and self.image_embed is not None:
+            image = shard(self.image_embed(shard(image, "batch")), "batch")
 
         def body(_: None, block: Block) -> tuple[None, Context]:
             return None, block.encode_context(text, image)
@@ -168,21 +171,22 @@ class WanDiT(nnx.Module):
 
     def encode_cameras(
         self, cameras: Float[Array, "b f H W i"], repeat: int = 1
-    ) -> Float[Array, "b f H/16 repeat*W/16 c"]:
+    ) -> Float[Array, "b f H//16 {repeat}*W//16 c"]:
         """What cameras add to the patches; the same for every step of sampling.
 
         Args:
           cameras: packed Pluecker maps in pixels; see :mod:`gen3r_jax.diffusion.conditioning`.
           repeat: so often they stand side by side, once for each half.
         """
+        assert self.camera_adapter is not None
         return self.camera_adapter(cameras, repeat)
 
     def embed(
         self,
         latents: Float[Array, "b f h w i"],
         condition: Float[Array, "b f h w j"],
-        cameras: Float[Array, "b f h/2 w/2 c"] | None,
-    ) -> Float[Array, "b f h/2 w/2 c"]:
+        cameras: Float[Array, "b f h//2 w//2 c"] | None,
+    ) -> Float[Array, "b f h//2 w//2 c"]:
         """Patches before the first block, in float32."""
         if (cameras is None) != (self.camera_adapter is None):
             problem = (
@@ -239,7 +243,8 @@ class Block(nnx.Module):
 
     def encode_context(self, text: Float[Array, "b n c"], image: Float[Array, "b m c"] | None) -> Context:
         """Keys and values of this layer, from embedded text and image."""
-        return Context(*self.text_attn(text), *((None, None) if image is None else self.image_attn(image)))
+        of_image = (None, None) if image is None or self.image_attn is None else self.image_attn(image)
+        return Context(*self.text_attn(text), *of_image)
 
 
 class SelfAttention(nnx.Module):
@@ -273,7 +278,7 @@ class CrossAttention(nnx.Module):
         x = x.astype(self.q.kernel.dtype)
         q = split_heads(self.q_norm(self.q(x)).astype(x.dtype), self.heads)
         seen = attend(q, context.text_keys, context.text_values, layout="context")
-        if context.image_keys is not None:
+        if context.image_keys is not None and context.image_values is not None:
             seen = seen + attend(q, context.image_keys, context.image_values, layout="context")
         return self.out(seen.reshape(x.shape))
 

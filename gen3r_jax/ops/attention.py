@@ -12,6 +12,7 @@ import functools
 import logging
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -52,7 +53,7 @@ def attend(
     return on_every_device(here, q, k, v, layout)
 
 
-def _choose(q: Array, k: Array) -> str:
+def _choose(q: Array | jax.ShapeDtypeStruct, k: Array | jax.ShapeDtypeStruct) -> str:
     platform = _platform()
     b, n, heads, d = q.shape
     if b * n * heads * k.shape[1] <= _scores_at_once(platform):
@@ -108,7 +109,7 @@ def _blocked(q: Array, k: Array, v: Array) -> Array:
         (q, (0, 2, 1, 3), (n, d)), (k, (0, 2, 3, 1), (d, m)), (v, (0, 2, 1, 3), (m, d)),
     ))  # fmt: skip
     out = jax.lax.map(lambda qkv: jax.vmap(head)(*qkv), (q, k, v))
-    return out.reshape(b, heads, n, d).swapaxes(1, 2)
+    return jnp.swapaxes(out.reshape(b, heads, n, d), 1, 2)
 
 
 @jax.custom_vjp
@@ -148,11 +149,11 @@ def _splash(q: Array, k: Array, v: Array, *, interpret: bool = False) -> Array:
     q_ids = (jnp.arange(padded_n) >= n).astype(jnp.int32) if padded_m > m else jnp.zeros(padded_n, jnp.int32)
     ids = splash_attention.SegmentIds(q_ids, (jnp.arange(padded_m) >= m).astype(jnp.int32))
 
-    def pad(x: Float[Array, "b n k d"], size: int) -> Float[Array, "b k n d"]:
+    def pad(x: Float[Array, "b n k d"], size: int) -> Float[Array, "b k {size} d"]:
         return jnp.pad(x, ((0, 0), (0, size - x.shape[1]), (0, 0), (0, 0))).swapaxes(1, 2)
 
     q = pad((q * d**-0.5).astype(q.dtype), padded_n)
-    out = jax.vmap(kernel, in_axes=(0, 0, 0, None))(q, pad(k, padded_m), pad(v, padded_m), ids)
+    out: Any = jax.vmap(kernel, in_axes=(0, 0, 0, None))(q, pad(k, padded_m), pad(v, padded_m), ids)
     return out.swapaxes(1, 2)[:, :n]
 
 

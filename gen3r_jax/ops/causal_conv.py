@@ -24,7 +24,7 @@ from gen3r_jax.ops.platform import target_platform
 from gen3r_jax.ops.shared import Conv, Linear, add
 
 Start = int | Int[Array, ""]
-History = Float[Array, "b n h w c"] | None
+History = Float[Array, "b n _ _ _"] | None  # [b n h w c] of the layer that it belongs to
 
 
 def uniform(window: tuple[int, ...], inputs: int, outputs: int, rngs: nnx.Rngs) -> tuple[Array, Array]:
@@ -39,6 +39,7 @@ def uniform(window: tuple[int, ...], inputs: int, outputs: int, rngs: nnx.Rngs) 
 
 def linear(inputs: int, outputs: int, *, rngs: nnx.Rngs) -> Linear:
     layer = Linear(inputs, outputs, kernel_init=nnx.initializers.zeros, rngs=rngs)
+    assert layer.bias is not None
     layer.kernel[...], layer.bias[...] = uniform((), inputs, outputs, rngs)
     return layer
 
@@ -64,6 +65,7 @@ def conv2d(
         conv_general_dilated=convolution(split),
         rngs=rngs,
     )
+    assert layer.bias is not None
     layer.kernel[...], layer.bias[...] = uniform((3, 3), inputs, outputs, rngs)
     return layer
 
@@ -209,7 +211,7 @@ class BlockDown(nnx.Module):
 
     def __call__(
         self, x: Float[Array, "b t h w i"], whole: bool, start: Start = 0
-    ) -> Float[Array, "b f h/side w/side o"]:
+    ) -> Float[Array, "b f h//{self.side} w//{self.side} o"]:
         x = to_patches(x, self.side)
         if whole:
             first = self.first(x[:, :1])
@@ -228,7 +230,7 @@ class BlockUp(nnx.Module):
 
     def __call__(
         self, z: Float[Array, "b f h w i"], whole: bool, start: Start = 0
-    ) -> Float[Array, "b t side*h side*w o"]:
+    ) -> Float[Array, "b t {self.side}*h {self.side}*w o"]:
         if whole:
             out = jnp.concatenate([self.first(z[:, :1]), _unfold(self.rest(z[:, 1:]))], axis=1)
         else:
@@ -237,12 +239,12 @@ class BlockUp(nnx.Module):
         return from_patches(out, self.side)
 
 
-def _fold(x: Float[Array, "b 4*f h w c"]) -> Float[Array, "b f h w 4*c"]:
+def _fold(x: Float[Array, "b t h w c"]) -> Float[Array, "b t//4 h w 4*c"]:
     b, t, h, w, c = x.shape
     return jnp.moveaxis(x.reshape(b, t // 4, 4, h, w, c), 2, 4).reshape(b, t // 4, h, w, 4 * c)
 
 
-def _unfold(x: Float[Array, "b f h w 4*c"]) -> Float[Array, "b 4*f h w c"]:
+def _unfold(x: Float[Array, "b f h w c"]) -> Float[Array, "b 4*f h w c//4"]:
     b, f, h, w, c = x.shape
     return jnp.moveaxis(x.reshape(b, f, h, w, 4, c // 4), 4, 2).reshape(b, 4 * f, h, w, c // 4)
 

@@ -39,7 +39,7 @@ def on_every_device(
     return jax.shard_map(kernel, in_specs=(queries, keys, keys), out_specs=queries, check_vma=False)(q, k, v)
 
 
-def _exchanged(kernel: Kernel, axes: tuple[str, ...], q: Array, k: Array, v: Array) -> Array:
+def _exchanged(kernel: Kernel, axes: str | tuple[str, ...], q: Array, k: Array, v: Array) -> Array:
     """`kernel` on this device's tokens ``b n/p k d`` of p devices along the mesh axes."""
     if q.shape[2] % jax.lax.axis_size(axes):
         k, v = (jax.lax.all_gather(x, axes, axis=1, tiled=True) for x in (k, v))

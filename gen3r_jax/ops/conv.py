@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 from gen3r_jax.ops.platform import target_platform
 from gen3r_jax.sharding import partition, shard
 
-Pads = tuple[tuple[int, int], tuple[int, int]]
+Pads = tuple[tuple[int, int], ...]  # zeros before and behind, for rows and for columns
 
 
 def convolve(
@@ -98,7 +98,7 @@ def _convolve_here(x: Array, kernel: Array, strides: tuple[int, ...], pads: Pads
 
 
 def _convolve(
-    x: Array, kernel: Array, strides: tuple[int, ...], pads: Pads, spread: tuple[int, int] = (1, 1), **dilation: Any
+    x: Array, kernel: Array, strides: tuple[int, ...], pads: Pads, spread: tuple[int, ...] = (1, 1), **dilation: Any
 ) -> Array:
     """`spread`: the input's cells are put so far apart, with zeros between them."""
     return jax.lax.conv_general_dilated(

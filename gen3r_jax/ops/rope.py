@@ -4,8 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-Rotation = tuple[Float[Array, "*b n 2 r"], Float[Array, "*b n 2 r"]]
-PairRotation = tuple[Float[Array, "*b n d"], Float[Array, "*b n d"]]
+Rotation = tuple[Float[Array, "*#b n 2 r"], Float[Array, "*#b n 2 r"]]
+PairRotation = tuple[Float[Array, "*#b n d"], Float[Array, "*#b n d"]]
 
 
 def rotation_2d(positions: Int[np.ndarray, "*b n 2"], head_dim: int, base: float = 100.0) -> Rotation:
@@ -45,7 +45,8 @@ def axis_angles(
         columns %= grid[2] // 2
     third = head_dim // 2 // 3
     axes = ((frames, head_dim // 2 - 2 * third), (rows, third), (columns, third))
-    return tuple(positions[:, None] * base ** (-np.arange(pairs) / pairs) for positions, pairs in axes)
+    f, h, w = (positions[:, None] * base ** (-np.arange(pairs) / pairs) for positions, pairs in axes)
+    return f, h, w
 
 
 def rotation_3d(grid: tuple[int, int, int], head_dim: int, *, shared_halves: bool = False) -> PairRotation:

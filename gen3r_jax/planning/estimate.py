@@ -133,6 +133,7 @@ def describe(costs: list[StageCost], mode: MemoryMode) -> list[str]:
 def _cost(run: Run, weights: Network) -> StageCost:
     print(f"compiling: {run.name} ...", file=sys.stderr)
     memory = jax.jit(run.function).lower(weights, *run.arguments).compile().memory_analysis()
+    assert memory is not None
     size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(weights))
     working = memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes - size
     flops = run.count * count_flops(run.function, weights, *run.arguments)

@@ -6,7 +6,7 @@ The defaults of all keys are those of the option dataclasses; a config file says
 import dataclasses
 import functools
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from ml_collections import ConfigDict
 
@@ -52,7 +52,7 @@ def with_defaults(config: Mapping[str, Any]) -> dict[str, Any]:
     """A config with the defaults of its stage where it has no key. Raises UserError where there is no such stage."""
     if (name := config.get("stage")) not in STAGES:
         raise UserError(f"config.stage is {name!r}; it must be one of {', '.join(STAGES)}")
-    return merged(dataclasses.asdict(STAGES[name]()) | dataclasses.asdict(RunOptions()), config)
+    return merged(dataclasses.asdict(cast(Any, STAGES[name]())) | dataclasses.asdict(RunOptions()), config)
 
 
 def option_classes(config: Mapping[str, Any]) -> tuple[type, ...]:
@@ -67,7 +67,7 @@ def read_config(config: Mapping[str, Any]) -> tuple[Stage, RunOptions]:
     """
     groups = with_defaults(config)
     stage_class = STAGES[groups.pop("stage")]
-    own = {field.name for field in dataclasses.fields(stage_class)}
+    own = {field.name for field in dataclasses.fields(cast(Any, stage_class))}
     stage = read_options(stage_class, {group: groups[group] for group in groups if group in own})
     options = read_options(RunOptions, {group: groups[group] for group in groups if group not in own})
     if not options.data.source and not stage.encoded:

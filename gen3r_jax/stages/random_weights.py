@@ -8,14 +8,13 @@ from typing import Any
 
 import jax
 import numpy as np
-from flax import nnx
 
 from gen3r_jax import module
 from gen3r_jax.models.vggt import VGGT
 from gen3r_jax.module import Params
 
 
-def random_weights(network_class: type[nnx.Module], config: Any, seed: int) -> Params:
+def random_weights(network_class: type[module.Network], config: Any, seed: int) -> Params:
     """Parameters of ``network_class(config)`` that keep the size of signals; the same for the same seed.
 
     Drawn in NumPy: compiling a network's own initializers takes longer than a short training. All branches count fully,
@@ -36,14 +35,14 @@ def random_weights(network_class: type[nnx.Module], config: Any, seed: int) -> P
     return jax.tree.map_with_path(draw, module.abstract(lambda rngs: network_class(config, rngs=rngs))[1])
 
 
-def random_network(network_class: type[nnx.Module], config: Any, seed: int) -> Params:
+def random_network(network_class: type[module.Network], config: Any, seed: int) -> Params:
     """:func:`random_weights`; VGGT's cameras then stand near the origin, look ahead and see about one radian."""
     params = random_weights(network_class, config, seed)
     if network_class is VGGT:
         last = params["camera_head"]["pose_branch"]["fc2"]
         last["kernel"] *= 0.05
         # Translation, quaternion and fields of view; the head adds its output up four times.
-        last["bias"] += np.float32([0, 0, 0, 0, 0, 0, 0.25, 0.25, 0.25])
+        last["bias"] += np.array([0, 0, 0, 0, 0, 0, 0.25, 0.25, 0.25], np.float32)
     return params
 
 

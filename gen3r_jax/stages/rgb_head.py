@@ -17,6 +17,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Key, UInt8
 
 from gen3r_jax import module
+from gen3r_jax.arrays import picture_size
 from gen3r_jax.errors import UserError
 from gen3r_jax.evaluation.appearance import psnr
 from gen3r_jax.export.grid import spread, write_grid
@@ -110,7 +111,7 @@ class RGBHeadStage(Stage):
         def reconstruct(trainable: Params, frozen: Params, clips: UInt8[Array, "b t h w 3"]) -> Array:
             def one(clip: Array) -> Array:
                 packed = self._tokens(frozen, {"frames": clip[None]}, None)["packed"][:, : len(clip)]
-                return self._read(trainable, packed, clip.shape[1:3])[0]
+                return self._read(trainable, packed, picture_size(clip))[0]
 
             return jax.lax.map(one, clips)
 

@@ -8,7 +8,8 @@ whoever reads it gets latents that are about N(0, 1).
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, reduce
+from operator import add
 from pathlib import Path
 from typing import ClassVar
 
@@ -136,7 +137,7 @@ class WanVAEStage(Stage):
             "gradient": sum(jnp.abs(jnp.diff(error, axis=axis)).mean() for axis in (2, 3)),
             "kl": kl_divergence(posterior).sum() / posterior.mean.size,
         }
-        loss = sum(getattr(self.losses, name) * term for name, term in terms.items())
+        loss = reduce(add, (getattr(self.losses, name) * term for name, term in terms.items()))
         psnr = -10 * jnp.log10(jnp.square(error / 2).mean(axis=(1, 2, 3, 4))).mean()
         statistics = {"psnr": psnr, "latent_mean": posterior.mean.mean(), "latent_std": posterior.mean.std()}
         return loss, terms | statistics | {"posterior_std": posterior.std.mean()}

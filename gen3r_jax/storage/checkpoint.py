@@ -12,6 +12,7 @@ import logging
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import grain
@@ -26,7 +27,7 @@ from safetensors.flax import save_file
 
 from gen3r_jax import module
 from gen3r_jax.errors import UserError
-from gen3r_jax.module import Params
+from gen3r_jax.module import AnyNetwork, Network, Params
 from gen3r_jax.options import read_options
 from gen3r_jax.sharding import fetch, param_shardings
 from gen3r_jax.storage.files import read_json, replacing, write_json
@@ -37,12 +38,12 @@ COMPACT = "params.safetensors"
 logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname or record.levelno < logging.ERROR)
 
 
-def save_network(path: epath.PathLike, network: nnx.Module) -> None:
+def save_network(path: epath.PathLike, network: Network) -> None:
     """Writes a network with its ``.config`` into the folder `path`; see :func:`save_weights`."""
     save_weights(path, type(network), network.config, module.split(network)[1])
 
 
-def save_weights(path: epath.PathLike, network_class: type[nnx.Module], config: Any, params: Params) -> None:
+def save_weights(path: epath.PathLike, network_class: type[Network], config: Any, params: Params) -> None:
     """Writes parameters of ``network_class(config)`` into the folder `path`, replacing what is there.
 
     The folder is written beside its place and moved into it when complete, so an interrupted save leaves the old one.
@@ -80,7 +81,7 @@ def save_weights(path: epath.PathLike, network_class: type[nnx.Module], config: 
         raise UserError(f"cannot write weights to {path}: {_reason(error)}") from error
 
 
-def save_compact(path: epath.PathLike, network_class: type[nnx.Module], config: Any, params: Params) -> None:
+def save_compact(path: epath.PathLike, network_class: type[Network], config: Any, params: Params) -> None:
     """Writes parameters of ``network_class(config)``, as they are, into one file in the folder `path`."""
     path = epath.Path(path)
     description = {"network": network_class.__name__, "config": dataclasses.asdict(config)}
@@ -92,20 +93,20 @@ def save_compact(path: epath.PathLike, network_class: type[nnx.Module], config: 
         raise UserError(f"cannot write weights to {path}: {_reason(error)}") from error
 
 
-def holds_weights(path: epath.Path) -> bool:
+def holds_weights(path: Path | epath.Path) -> bool:
     """Whether the folder looks like one of a network."""
     return (path / "config.json").exists() and any((path / name).exists() for name in ("params", COMPACT))
 
 
 def load_network(
     path: epath.PathLike,
-    network_class: type[nnx.Module],
+    network_class: type[AnyNetwork],
     *,
     dtype: Any = None,
     exact: Sequence[str] = (),
     shardings: Any = None,
     missing: str = "",
-) -> tuple[nnx.GraphDef, Params]:
+) -> tuple[nnx.GraphDef[AnyNetwork], Params]:
     """Reads a folder written by :func:`save_network` -> (graphdef, params) for ``module.merge``.
 
     Args:
@@ -123,7 +124,7 @@ def load_network(
     path, name = epath.Path(path).absolute(), network_class.__name__
     config = read_config(path, network_class)
 
-    def build(rngs: nnx.Rngs) -> nnx.Module:
+    def build(rngs: nnx.Rngs) -> AnyNetwork:
         return network_class(config, rngs=rngs)
 
     graphdef, wanted = module.abstract(build)
@@ -208,7 +209,7 @@ def _restore_params(
         return checkpointer.restore(path / "params", args=ocp.args.StandardRestore(targets))
 
 
-def read_config(path: epath.PathLike, network_class: type[nnx.Module]) -> Any:
+def read_config(path: epath.PathLike, network_class: type[Network]) -> Any:
     """The config of the network in the folder `path`.
 
     Fields that it lacks have their defaults; those that the config class names in ``RETIRED`` are not read.
@@ -336,7 +337,7 @@ class TrainCheckpoints:
             items: dict[str, Any] = {"state": ocp.args.StandardRestore(wanted)}
             if data is not None:
                 items["data"] = ocp.args.JsonRestore()
-            found = self._manager.restore(step, args=ocp.args.Composite(**items))
+            found: Any = self._manager.restore(step, args=ocp.args.Composite(**items))
             restored = found.state
             if data is not None:
                 data.set_state(found.data)

@@ -143,7 +143,7 @@ def parse_json(text: str | bytes, name: str, kind: type = dict, *, nan: bool = F
     characters.
     """
     text = _decode(text, name) if isinstance(text, bytes) else text
-    numbers = {} if nan else {"parse_float": _finite, "parse_constant": _finite}
+    numbers: dict[str, Any] = {} if nan else {"parse_float": _finite, "parse_constant": _finite}
     try:
         value = json.loads(text, parse_int=_integer, **numbers)
         _require_depth(value)

@@ -14,6 +14,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
@@ -32,7 +33,7 @@ def initialize() -> None:
     Raises UserError when the environment is incomplete. Where the others cannot be reached JAX ends the process itself,
     with status 134.
     """
-    timeouts = {"heartbeat_timeout_seconds": PATIENCE, "shutdown_timeout_seconds": PATIENCE}
+    timeouts: dict[str, Any] = {"heartbeat_timeout_seconds": PATIENCE, "shutdown_timeout_seconds": PATIENCE}
     given = {name: os.environ[name] for name in EXPLICIT if os.environ.get(name)}
     if given and len(given) < len(EXPLICIT):
         missing = ", ".join(name for name in EXPLICIT if name not in given)

@@ -9,7 +9,7 @@ import dataclasses
 import signal
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -29,7 +29,7 @@ from gen3r_jax.training.distributed import peer_errors, wait_for_all
 from gen3r_jax.training.metrics import MetricsWriter
 from gen3r_jax.training.optim import make_optimizer
 from gen3r_jax.training.options import LoopOptions
-from gen3r_jax.training.stage import Stage
+from gen3r_jax.training.stage import Metrics, Stage
 from gen3r_jax.training.state import TrainState, abstract_state, create_state, fresh_opt_state
 from gen3r_jax.training.step import (
     DTYPES,
@@ -212,7 +212,7 @@ class _Run:
         # A checkpoint of the end of the phase before knows nothing of this phase's data.
         return self.checkpoints.restore(step, abstract, data if step > phase.start else None)
 
-    def _compile(self, update: Step, micro_batches: list[Mapping[str, jax.Array]]) -> None:
+    def _compile(self, update: Step, micro_batches: Sequence[Mapping[str, jax.Array]]) -> None:
         began = time.perf_counter()
         plans = {
             name: compiled.memory_analysis() for name, compiled in update.compile(self.frozen, micro_batches).items()
@@ -220,7 +220,7 @@ class _Run:
         if (chip := find_chip(jax.devices()[0].device_kind)) is not None:
             flops = sum(program.calls * program.useful_flops() for program in update.work)
             self.ideal_seconds = flops / (self.mesh.size * chip.flops)
-        temporaries = ", ".join(f"{name} {plan.temp_size_in_bytes / 2**30:.2f}" for name, plan in plans.items())
+        temporaries = ", ".join(f"{name} {plan.temp_size_in_bytes / 2**30:.2f}" for name, plan in plans.items() if plan)
         self.writer.say(
             f"compiled the step in {time.perf_counter() - began:.1f} s: batch {self.options.train.batch_size} in "
             f"{len(micro_batches)} micro-batches; GiB of temporaries a device: {temporaries}"
@@ -299,7 +299,7 @@ class _Pending:
     replaced damaged ones, and the seconds waited for them."""
 
     step: int
-    metrics: Mapping[str, jax.Array]
+    metrics: Metrics
     samples: np.ndarray
     replaced: int
     waited: float

@@ -11,6 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Key
 
+from gen3r_jax.arrays import AnyArray
 from gen3r_jax.errors import UserError
 from gen3r_jax.models.sizes import PIXELS_PER_LATENT, latent_frames
 from gen3r_jax.module import Params
@@ -76,9 +77,14 @@ class SampleEncoder(Protocol):
     joint: whether there is geometry beside appearance.
     """
 
-    frozen: tuple[str, ...]
-    texts: Sequence[str]
-    joint: bool
+    @property
+    def frozen(self) -> tuple[str, ...]: ...
+
+    @property
+    def texts(self) -> Sequence[str]: ...
+
+    @property
+    def joint(self) -> bool: ...
 
     def prepare(self, batch: Mapping[str, Any]) -> Mapping[str, Any]:
         """What the host does to a batch."""
@@ -88,7 +94,7 @@ class SampleEncoder(Protocol):
         """Everything that is stored of the samples of a prepared batch."""
         ...
 
-    def encode_texts(self, frozen: Params, texts: Sequence[str]) -> Float[Array, "b n c"]:
+    def encode_texts(self, frozen: Params, texts: Sequence[str]) -> Float[AnyArray, "b n c"]:
         """Features of texts."""
         ...
 

@@ -30,10 +30,9 @@ def abstract_state(stage: Stage, tx: optax.GradientTransformation, mesh: Mesh, w
     """The state as ``ShapeDtypeStruct`` leaves that carry their shardings; nothing is allocated."""
     params = jax.eval_shape(lambda: stage.init(jax.random.key(0)))
     places = param_shardings(params, mesh)
-    everywhere = NamedSharding(mesh, PartitionSpec())
-    state = TrainState(
-        jax.ShapeDtypeStruct((), jnp.int32), params, jax.eval_shape(tx.init, params), params if with_ema else None
-    )
+    everywhere: Any = NamedSharding(mesh, PartitionSpec())
+    step: Any = jax.ShapeDtypeStruct((), jnp.int32)
+    state = TrainState(step, params, jax.eval_shape(tx.init, params), params if with_ema else None)
     shardings = TrainState(
         everywhere, places, opt_state_shardings(tx, params, places, mesh), places if with_ema else None
     )

@@ -69,7 +69,7 @@ def make_phases(triples: tuple[tuple[int, int, int], ...], share: float = 1.0) -
     return tuple(phases)
 
 
-def training_mesh(options: LoopOptions, phases: Sequence[Phase], devices: list[jax.Device] | None = None) -> Mesh:
+def training_mesh(options: LoopOptions, phases: Sequence[Phase], devices: list[Any] | None = None) -> Mesh:
     """The mesh of a run, on which the batch divides in every phase, and among the processes. Raises UserError where it
     does not.
 
@@ -86,6 +86,7 @@ def training_mesh(options: LoopOptions, phases: Sequence[Phase], devices: list[j
             refused = refused or error
         else:
             return mesh
+    assert refused is not None
     raise refused
 
 
@@ -197,7 +198,7 @@ class Step:
         programs.append(Program("update", update, (self._abstract, params, (metrics,) * calls, wishes), 1))
         return programs
 
-    def compile(self, frozen: Any, micro_batches: Sequence[Mapping[str, Any]]) -> dict[str, jax.stages.Compiled]:
+    def compile(self, frozen: Any, micro_batches: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Compiles the programs, as the first call does otherwise."""
         self.work = self.programs(frozen, micro_batches)
         for program in self.work:
@@ -256,7 +257,7 @@ class Step:
         grads = jax.tree.map(lambda grad: grad / count, total)
         tx = make_optimizer(options, phase.steps)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
+        params: Any = optax.apply_updates(state.params, updates)
         ema = None if state.ema is None else update_ema(state.ema, params, options.ema_decay, state.step)
         means = jax.tree.map(lambda *values: sum(value.astype(jnp.float32) for value in values) / count, *metrics)
         means["optim/grad_norm"] = optax.tree.norm(grads)

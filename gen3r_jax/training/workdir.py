@@ -60,7 +60,7 @@ def claim_workdir(
 
 
 def _identity(config: Mapping[str, Any], free_keys: tuple[str, ...]) -> dict[str, Any]:
-    flat = {key: value for key, value in module.flatten(config).items() if not CLIPS_PER_DEVICE.fullmatch(key)}
+    flat = {key: value for key, value in module.flatten(dict(config)).items() if not CLIPS_PER_DEVICE.fullmatch(key)}
     return {key: value for key, value in flat.items() if not key.startswith((*FREE_KEYS, *free_keys))}
 
 

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -167,7 +168,7 @@ def test_lpips_is_converted_from_two_files_and_from_one(backbone, tmp_path, caps
         assert f"backbone: {backbone}" in capsys.readouterr().out
     first, second = (load_lpips(tmp_path / name) for name in ("one-w", "two-w"))
     assert first.backbone == backbone
-    jax.tree.map(np.testing.assert_array_equal, first.params, second.params)
+    chex.assert_trees_all_equal(first.params, second.params)
     np.testing.assert_array_equal(
         first.params["weights"]["stage2"], tensors["lin2.model.1.weight"].reshape(-1), strict=True
     )

@@ -198,7 +198,11 @@ def test_posterior():
     moments = jnp.array([1.0, -2.0, 40.0, -50.0]).reshape(1, 1, 1, 1, 4)
     posterior = DiagonalGaussian.from_moments(moments)
     np.testing.assert_array_equal(posterior.logvar.ravel(), [20.0, -30.0])
-    np.testing.assert_allclose(posterior.sample(2.0).ravel(), [1 + 2 * np.exp(10), -2 + 2 * np.exp(-15)], rtol=1e-6)
+    np.testing.assert_allclose(
+        posterior.sample(jnp.full_like(posterior.mean, 2)).ravel(),
+        [1 + 2 * np.exp(10), -2 + 2 * np.exp(-15)],
+        rtol=1e-6,
+    )
 
 
 def test_l2_norm_at_zero():

@@ -3,6 +3,7 @@
 import functools
 from dataclasses import replace
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -175,11 +176,11 @@ def test_a_sample_does_not_depend_on_its_batch(reference, trainable, frozen, bat
 
 def test_nothing_frozen_has_a_gradient(trainable, frozen, batch, keys):
     @jax.jit
-    def gradients_of(frozen):
+    def gradients_of(frozen, batch):
         inputs = run_encoders(STAGE, frozen, batch, keys)
         return jax.grad(lambda frozen: STAGE.loss(trainable, frozen, inputs, keys)[0])(frozen)
 
-    gradients = gradients_of(frozen)
+    gradients = gradients_of(frozen, batch)
     assert all(not leaf.any() for leaf in jax.tree.leaves(gradients))
 
 
@@ -241,12 +242,12 @@ def test_bfloat16_stays_near_float32(reference, trainable, frozen, batch, keys):
 def test_adapter_weights_travel(trainable, tmp_path):
     STAGE.export(trainable, tmp_path)
     stage = replace(STAGE, weights=WeightsOptions(dir="", adapter=str(tmp_path / "geometry_adapter")))
-    jax.tree.map(np.testing.assert_array_equal, stage.load_trainable(), trainable)
+    chex.assert_trees_all_equal(stage.load_trainable(), trainable)
     assert STAGE.load_trainable() is None
     shapes = jax.eval_shape(STAGE.init, jax.random.key(0))
-    jax.tree.map(lambda a, b: np.testing.assert_equal((a.shape, a.dtype), (b.shape, b.dtype)), shapes, trainable)
+    chex.assert_trees_all_equal_shapes_and_dtypes(shapes, trainable)
     exported = replace(STAGE, weights=WeightsOptions(dir=str(tmp_path), adapter=""))
-    jax.tree.map(np.testing.assert_array_equal, exported.load_frozen(), STAGE.load_frozen())
+    chex.assert_trees_all_equal(exported.load_frozen(), STAGE.load_frozen())
     config = GeometryAdapterConfig(hidden_dim=4, input_dim=160)
     save_network(tmp_path / "other", GeometryAdapter(config, rngs=nnx.Rngs(0)))
     with pytest.raises(UserError, match="takes 160 channels"):

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -74,7 +75,7 @@ def test_loss_falls_on_one_clip_and_is_the_error_of_the_frames_that_were_drawn(f
 def test_export_is_what_the_evaluation_reads(frozen, trainable, batch, tmp_path):
     STAGE.export(trainable, tmp_path)
     head, vggt = (load_network(tmp_path / name, kind) for name, kind in (("rgb_head", RGBHead), ("vggt", VGGT)))
-    jax.tree.map(np.testing.assert_array_equal, (head[1], vggt[1]), (trainable, frozen["vggt"]))
+    chex.assert_trees_all_equal((head[1], vggt[1]), (trainable, frozen["vggt"]))
     colours = rows._colours(vggt, head, batch["frames"] / np.float32(255))
     assert colours.shape == batch["frames"].shape
     np.testing.assert_allclose(colours, STAGE._reconstruct(trainable, frozen, batch["frames"]), atol=1e-5)

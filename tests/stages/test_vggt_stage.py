@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -245,9 +246,9 @@ def test_training_lowers_the_loss(trainable, batch):
 def test_weights_travel(trainable, tmp_path):
     STAGE.export(trainable, tmp_path)
     network = {name: params for name, params in trainable.items() if name != TRACK}
-    jax.tree.map(np.testing.assert_array_equal, load_network(tmp_path / "vggt", VGGT)[1], network)
+    chex.assert_trees_all_equal(load_network(tmp_path / "vggt", VGGT)[1], network)
     again = replace(STAGE, weights=WeightsOptions(str(tmp_path / "vggt"))).load_trainable()
-    jax.tree.map(np.testing.assert_array_equal, again | {TRACK: trainable[TRACK]}, trainable)
+    chex.assert_trees_all_equal(again | {TRACK: trainable[TRACK]}, trainable)
     shapes = jax.eval_shape(STAGE.init, jax.random.key(0))
     jax.tree.map(lambda a, b: np.testing.assert_equal((a.shape, a.dtype), (b.shape, b.dtype)), shapes, again)
     assert STAGE.load_trainable() is None

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -84,12 +85,12 @@ def test_export_normalises_the_latents(trainable, batch, tmp_path):
     stage.prepare({"frames": frames[2:]})  # the first clip of four is forgotten
     stage.export(trainable, tmp_path)
     graph, params = load_network(tmp_path / "wan_vae", WanVAE)
-    jax.tree.map(np.testing.assert_array_equal, params, trainable)
+    chex.assert_trees_all_equal(params, trainable)
 
     def code(params):
         for graphdef in (graph, stage._graph):
             network = module.merge(graphdef, params)
-            latents = networks.encode_video(network, networks.to_unit_range(frames[1:])).mode()
+            latents = networks.encode_video(network, networks.to_unit_range(jnp.asarray(frames[1:]))).mode()
             yield latents, network.decode(latents)
 
     (latents, video), (raw, expected) = jax.jit(lambda params: list(code(params)))(params)
@@ -99,7 +100,7 @@ def test_export_normalises_the_latents(trainable, batch, tmp_path):
     np.testing.assert_allclose(video, expected, atol=1e-4)  # the decoder undoes it
 
     again = replace(stage, weights=WeightsOptions(str(tmp_path / "wan_vae")))
-    jax.tree.map(np.testing.assert_array_equal, again.load_trainable(), trainable)
+    chex.assert_trees_all_equal(again.load_trainable(), trainable)
     assert again._config == stage._config  # training goes on with raw latents
 
 

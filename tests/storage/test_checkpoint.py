@@ -5,6 +5,7 @@ import json
 import resource
 import shutil
 
+import chex
 import grain
 import jax
 import jax.numpy as jnp
@@ -52,7 +53,7 @@ def saved(tmp_path):
 
 
 def _assert_equal(got, want):
-    jax.tree.map(np.testing.assert_array_equal, got, want)
+    chex.assert_trees_all_equal(got, want)
 
 
 def test_a_network_comes_back(saved):

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -202,4 +203,4 @@ def test_the_adapter_goes_on_after_kill_9(tmp_path):
     ]
     assert losses[0] == losses[1]
     one, other = (load_network(run / "weights" / "geometry_adapter", GeometryAdapter)[1] for run in (whole, killed))
-    jax.tree.map(np.testing.assert_array_equal, one, other)
+    chex.assert_trees_all_equal(one, other)

@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -90,7 +91,9 @@ def _check(job: Job, result: SceneResult) -> None:
         return
     contents = stated.in_order()
     names, sound = [picture_name(name) for name in contents.names], _check_cameras(contents, result)
-    if not (np.isfinite(contents.c2w).all() and (abs(contents.sizes - LARGEST_SIDE / 2) < LARGEST_SIDE / 2).all()):
+    if (sizes := contents.sizes) is None or not np.isfinite(contents.c2w).all():
+        return
+    if not (abs(sizes - LARGEST_SIDE / 2) < LARGEST_SIDE / 2).all():
         return  # nothing can be compared with them
     cameras = contents.cameras()
     description = _read_description(job.folder, result)
@@ -214,6 +217,7 @@ def _check_pixels(folder: Path, names: list[str], cameras: Cameras, result: Scen
     """Whether all pictures and depths can be decoded and have their size."""
     sound = True
     for name, size in zip(names, cameras.sizes.tolist(), strict=True):
+        parts: dict[str, tuple[Path, Callable[[Path], np.ndarray]]]
         parts = {"picture": (folder / "images" / name, partial(read_posed_image, camera_size=size))}
         if (folder / "depth").is_dir():
             parts["depth"] = (folder / "depth" / f"{Path(name).stem}.png", read_depth)

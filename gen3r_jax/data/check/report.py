@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from gen3r_jax.data.check.checks import Finding, SceneResult
+from gen3r_jax.data.check.pictures import Preview
 from gen3r_jax.data.check.reprojection import READINGS
 from gen3r_jax.data.check.sets import SetResult
 from gen3r_jax.storage.files import write_text
@@ -129,7 +130,7 @@ def _page(root: Path, results: Sequence[SetResult]) -> str:
 def _section(result: SetResult) -> str:
     if not result.name:
         return f"<h2>The root as a whole</h2>{_findings(result)}" if result.findings else ""
-    drawn = "".join(_scene(scene) for scene in result.scenes if scene.preview)
+    drawn = "".join(_scene(scene, scene.preview) for scene in result.scenes if scene.preview)
     lengths = sorted(scene.frames for scene in result.scenes)
     return (
         f"<h2>{escape(result.name)}</h2><p>{escape(_counts(result))}</p>"
@@ -151,10 +152,10 @@ def _findings(result: SetResult) -> str:
     return f"<table>{head}{rows}</table>"
 
 
-def _scene(scene: SceneResult) -> str:
+def _scene(scene: SceneResult, preview: Preview) -> str:
     images = "".join(
         f'<img alt="{alt}" src="data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}">'
-        for alt, jpeg in (("frames", scene.preview.sheet), ("depth", scene.preview.depth))
+        for alt, jpeg in (("frames", preview.sheet), ("depth", preview.depth))
         if jpeg
     )
     facts = [_number(scene.frames, "frame"), _number(scene.captions, "caption"), scene.split, _verdict(scene)]
@@ -163,7 +164,7 @@ def _scene(scene: SceneResult) -> str:
     return (
         f'<article class="scene"><h3>{escape(scene.id)}{tags} '
         f'<span class="dim">{escape(", ".join(filter(None, facts)))}</span></h3>'
-        f"<div>{images}</div>{scene.preview.path}</article>\n"
+        f"<div>{images}</div>{preview.path}</article>\n"
     )
 
 

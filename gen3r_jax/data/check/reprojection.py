@@ -6,6 +6,7 @@ they are commonly mixed up, and the stored way has to fit best.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -15,6 +16,9 @@ from gen3r_jax.data.images import Picture
 from gen3r_jax.geometry.cameras import OPENGL_AXES, Cameras, invert_se3
 
 Poses = Float[np.ndarray, "t 4 4"]
+
+
+Measure = Literal["depths", "colors", ""]
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,7 @@ class Verdict:
     state: Literal["agree", "wrong", "undecided"]
     best: int = 0
     times: float = 1.0
-    by: Literal["depths", "colors", ""] = ""
+    by: Measure = ""
     why: str = ""
     depth: tuple[float, ...] = ()
     color: tuple[float, ...] = ()
@@ -103,21 +107,24 @@ def judge(
     if not errors:
         return Verdict("undecided", why="the camera hardly moves")
     depth, color = np.median(errors, axis=0).T
-    found = {"depth": tuple(depth.tolist()), "color": tuple(color.tolist())}
-    for by, values, floor in (("depths", depth, DEPTH_FLOOR), ("colors", color, COLOR_FLOOR)):
+    verdict = partial(Verdict, depth=tuple(depth.tolist()), color=tuple(color.tolist()))
+    measures: tuple[tuple[Measure, np.ndarray, float], ...] = (
+        ("depths", depth, DEPTH_FLOOR),
+        ("colors", color, COLOR_FLOOR),
+    )
+    for by, values, floor in measures:
         values = np.maximum(values, floor)
         best = int(values.argmin())
         times = float(values[0] / values[best])
         if times >= CLEARLY:
-            return Verdict("wrong", best, times, by, **found)
+            return verdict("wrong", best, times, by)
         if times >= NOTABLY:
-            return Verdict(
-                "undecided", best, times, why=f"{by} agree {times:.1f} times better {READINGS[best].words}", **found
-            )
+            why = f"{by} agree {times:.1f} times better {READINGS[best].words}"
+            return verdict("undecided", best, times, why=why)
         others = [value for value, reading in zip(values[1:], READINGS[1:], strict=True) if not reading.swapped]
         if min(others) >= NOTABLY * values[0]:
-            return Verdict("agree", by=by, **found)
-    return Verdict("undecided", why="the camera moves too little, or along a line, to tell", **found)
+            return verdict("agree", by=by)
+    return verdict("undecided", why="the camera moves too little, or along a line, to tell")
 
 
 def forward_share(c2w: Poses, shortest: float = 0.1) -> float | None:

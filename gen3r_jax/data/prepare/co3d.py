@@ -176,9 +176,8 @@ def _camera(viewpoint: dict, height: int, width: int) -> tuple[np.ndarray, tuple
     or, in the older format that a missing name means, of half of each side.
     """
     flip = np.array([-1.0, -1.0, 1.0])
-    rotation, translation, focal, principal = (
-        np.array(viewpoint[key], np.float64) for key in ("R", "T", "focal_length", "principal_point")
-    )
+    rotation, translation = (np.array(viewpoint[key], np.float64) for key in ("R", "T"))
+    focal, principal = (np.array(viewpoint[key], np.float64).tolist() for key in ("focal_length", "principal_point"))
     match viewpoint.get("intrinsics_format", "ndc_norm_image_bounds"):
         case "ndc_isotropic":
             x = y = min(height, width) / 2

@@ -49,7 +49,8 @@ def read(unit: Unit, options: ReadOptions) -> Iterator[Recording]:
         "no transforms.json": not (content / "transforms.json").exists(),
         f"no pictures ({', '.join(PICTURES)})": pictures is None,
     }
-    if reason := next((reason for reason, holds in unfit.items() if holds), ""):
+    reason = next((reason for reason, holds in unfit.items() if holds), "")
+    if reason or pictures is None:
         yield Recording(scene, folder.name, (), unfit=reason)
         return
     frames, dropped = _read_frames(content / "transforms.json", pictures)
@@ -59,6 +60,8 @@ def read(unit: Unit, options: ReadOptions) -> Iterator[Recording]:
 def _read_frames(transforms: Path, pictures: Path) -> tuple[list[RawFrame], Counter[str]]:
     """The frames with a picture and a pose, and how many lack one of them."""
     contents = read_capture(transforms, opengl=True)
+    if contents.intrinsics is None or contents.sizes is None:
+        raise UserError(f"{transforms} is not that of a DL3DV scene: it lacks intrinsics or sizes")
     without_pose, without_picture, frames = {image.name: image for image in list_images(pictures)}, 0, []
     for index, name in enumerate(contents.names):
         image = without_pose.pop(Path(name).name, None)
@@ -68,9 +71,9 @@ def _read_frames(transforms: Path, pictures: Path) -> tuple[list[RawFrame], Coun
         if (number := re.search(r"\d+", image.stem)) is None:
             raise UserError(f"{transforms} is not that of a DL3DV scene: {image.name} has no number")
         (fx, _, cx), (_, fy, cy), _ = contents.intrinsics[index].tolist()
-        size, lens = tuple(contents.sizes[index].tolist()), contents.lens(index)
+        (height, width), lens = contents.sizes[index].tolist(), contents.lens(index)
         c2w = contents.c2w[index]
-        frames.append(RawFrame(image.name, int(number[0]), image, c2w, (fx, fy), (cx, cy), size, lens))
+        frames.append(RawFrame(image.name, int(number[0]), image, c2w, (fx, fy), (cx, cy), (height, width), lens))
     dropped = Counter({"no picture": without_picture, "no pose": len(without_pose)})
     return frames, +dropped
 

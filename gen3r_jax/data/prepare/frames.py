@@ -90,6 +90,7 @@ def develop(frame: RawFrame, how: Developing) -> DevelopedFrame:
 
 
 def _checked_depth(frame: RawFrame) -> Float32[np.ndarray, "h w"]:
+    assert frame.depth is not None
     depth = np.asarray(frame.depth(), np.float32)
     if depth.ndim != 2:
         raise UserError(f"the depth has the shape {depth.shape}, not [height, width]")

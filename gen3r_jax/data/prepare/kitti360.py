@@ -56,12 +56,12 @@ def read(unit: Unit, options: ReadOptions) -> Iterator[Recording]:
             rows = [(number, car @ to_car) for number, car in _read_poses(poses / "poses.txt")]
         else:
             rows, unfit = [], f"no poses in data_poses/{drive.name}"
-        lens = _read_lens(calibration, camera)
+        focal, centre, size = _read_lens(calibration, camera)
         for number, c2w in rows:
             name = f"{number:010.0f}.png"
             with_pose.add(name)
             if name in pictures:
-                frames.append(RawFrame(name, number, folder / name, c2w, *lens))
+                frames.append(RawFrame(name, number, folder / name, c2w, focal, centre, size))
         counts = {"no pose": len(pictures - with_pose), "no picture": len(with_pose - pictures)}
         dropped = {} if unfit else {reason: count for reason, count in counts.items() if count}
         continues = _continues_in(frames)

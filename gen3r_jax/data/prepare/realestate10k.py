@@ -12,16 +12,17 @@ the pose, world to camera in OpenCV axes, in a unit of the clip's own. ACID has 
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 from jaxtyping import Float
 
 from gen3r_jax.data.images import Picture, list_images
 from gen3r_jax.data.prepare.readers import read_table
-from gen3r_jax.data.prepare.recording import DataSet, RawFrame, ReadOptions, Recording, Unit
+from gen3r_jax.data.prepare.recording import DataSet, RawFrame, ReadOptions, Recording, Split, Unit
 from gen3r_jax.data.video import VIDEO_SUFFIXES, Video
 from gen3r_jax.errors import UserError
 from gen3r_jax.geometry.cameras import invert_se3
@@ -59,7 +60,7 @@ def read(unit: Unit, options: ReadOptions, official_split: bool = False) -> Iter
     """official_split: whether the folder's name is the split."""
     text, raw = unit.paths
     video, rows = _video_id(text), read_table(text, 19, header=1)
-    scene, split = unit.key.replace("/", "_"), text.parent.name if official_split else None
+    scene, split = unit.key.replace("/", "_"), _split(text) if official_split else None
     if not len(rows):
         yield Recording(scene, video, (), split, unfit="its file lists no frames")
         return
@@ -72,10 +73,14 @@ def read(unit: Unit, options: ReadOptions, official_split: bool = False) -> Iter
         if stamp not in pictures:
             missing += 1
             continue
-        c2w = invert_se3(np.reshape(w2c, (3, 4)))
+        c2w = invert_se3(np.reshape(np.array(w2c), (3, 4)))
         frames.append(RawFrame(f"{stamp:.0f}", stamp / 1e6, pictures[stamp], c2w, (fx, fy), (cx, cy), size=(1, 1)))
     dropped = {"no picture of its time": missing} if missing else {}
     yield Recording(scene, video, frames, split, dropped, _continuity(frames))
+
+
+def _split(text: Path) -> Split | None:
+    return next((split for split in get_args(Split) if split == text.parent.name), None)
 
 
 def _video_id(text: Path) -> str:
@@ -88,7 +93,7 @@ def _video_id(text: Path) -> str:
 
 def _pictures(
     text: Path, raw: Path, video: str, stamps: Float[np.ndarray, "n"]
-) -> dict[float, Path | Callable[[], Picture]] | None:
+) -> Mapping[float, Path | Callable[[], Picture]] | None:
     """Stamp -> picture; None if there are neither frames nor a video."""
     clip = Path(text.parent.name, text.stem)
     for folder in (text.with_suffix(""), raw / clip, raw / "frames" / clip):
@@ -120,12 +125,13 @@ class _Frames:
 
     def __init__(self, video: Video, numbers: Iterable[int]):
         self._path, self._decoded = video.path, video.stream(numbers)
-        self._number, self._picture = -1, None
+        self._number: float = -1
+        self._picture: Picture | None = None
 
     def read(self, number: int) -> Picture:
         while self._number < number:
             self._number, self._picture = next(self._decoded, (math.inf, None))
-        if self._number > number:
+        if self._number > number or self._picture is None:
             raise UserError(f"{self._path}: frame {number} is damaged")
         return self._picture
 

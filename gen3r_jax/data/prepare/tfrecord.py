@@ -10,6 +10,7 @@ import mmap
 import struct
 from collections import defaultdict
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Float
@@ -52,7 +53,7 @@ def map_records(path: Path) -> tuple[list[memoryview], bool]:
     records, at = [], 0
     while at + _HEADER.size <= len(data):
         length, checksum = _HEADER.unpack_from(data, at)
-        if checksum != masked_crc32c(data[at : at + 8]):
+        if checksum != masked_crc32c(bytes(data[at : at + 8])):
             if not records:
                 raise UserError(f"{path} is not a TFRecord file (or it is compressed, or damaged at its start)")
             break
@@ -64,6 +65,9 @@ def map_records(path: Path) -> tuple[list[memoryview], bool]:
     if not records:
         raise UserError(f"{path} ends inside its first record: it was cut short")
     return records, at == len(data)
+
+
+Kind = TypeVar("Kind", int, memoryview)
 
 
 class Message:
@@ -115,11 +119,12 @@ class Message:
 
     def _all(self, field: int) -> list[memoryview]:
         values = self._fields.get(field, [])
-        if any(isinstance(value, int) for value in values):
+        contents = [value for value in values if not isinstance(value, int)]
+        if len(contents) < len(values):
             raise UserError(f"field {field} of a proto2 message is a number")
-        return values
+        return contents
 
-    def _last(self, field: int, kind: type):
+    def _last(self, field: int, kind: type[Kind]) -> Kind:
         """What readers of proto2 take where a field that is not repeated comes several times: the last."""
         values = self._fields.get(field)
         if not values or not isinstance(values[-1], kind):

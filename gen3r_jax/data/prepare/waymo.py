@@ -64,23 +64,23 @@ def find(raw: Path) -> list[Unit]:
 
 
 def read(unit: Unit, options: ReadOptions) -> Iterator[Recording]:
-    read_camera = _read_records if len(unit.paths) == 1 else _read_tables
     for name in options.cameras:
         recording_id = f"{unit.key}_{name.lower()}"
-        lens, shots, dropped = read_camera(*unit.paths, CAMERAS.index(name) + 1)
+        lens, shots, dropped = _read_camera(unit.paths, CAMERAS.index(name) + 1)
         if lens is None:
             yield Recording(recording_id, unit.key, (), dropped=dropped, unfit=f"no calibration of camera {name}")
             continue
+        fx, fy, cx, cy, *distortion = lens.numbers
         frames = [
             RawFrame(
                 str(shot.microseconds),
                 shot.microseconds / 1e6,
                 partial(bytes, shot.jpeg),
                 shot.car2w @ lens.c2car @ WAYMO_FROM_OPENCV,
-                lens.numbers[:2],
-                lens.numbers[2:4],
+                (fx, fy),
+                (cx, cy),
                 lens.size,
-                lens.numbers[4:],
+                tuple(distortion),
             )
             for shot in shots
         ]
@@ -92,9 +92,16 @@ def _continues(before: RawFrame, after: RawFrame) -> bool:
     return after.order - before.order < LONGEST_PAUSE
 
 
-def _matrix(numbers: Sequence[float] | None) -> Float[np.ndarray, "4 4"]:
+def _matrix(numbers: Sequence[float] | np.ndarray | None) -> Float[np.ndarray, "4 4"]:
     """Sixteen numbers row by row; not finite where there are more or fewer, which is found later."""
     return np.reshape(numbers, (4, 4)) if numbers is not None and len(numbers) == 16 else np.full((4, 4), np.nan)
+
+
+def _read_camera(paths: Sequence[Path], camera: int) -> tuple[Lens | None, list[Shot], dict[str, int]]:
+    if len(paths) == 1:
+        return _read_records(paths[0], camera)
+    images, calibrations = paths
+    return _read_tables(images, calibrations, camera)
 
 
 def _read_records(path: Path, camera: int) -> tuple[Lens | None, list[Shot], dict[str, int]]:
@@ -146,7 +153,7 @@ def _read_tables(images: Path, calibrations: Path, camera: int) -> tuple[Lens | 
     lens, shots, missing = None, [], 0
     for row in _rows(calibrations, images.stem, camera, [*_INTRINSIC, _EXTRINSIC, *_SIZE]):
         numbers = [np.nan if row[name] is None else float(row[name]) for name in (*_INTRINSIC, *_SIZE)]
-        lens = Lens(tuple(numbers[:9]), tuple(numbers[9:]), _matrix(row[_EXTRINSIC]))
+        lens = Lens(tuple(numbers[:9]), (numbers[9], numbers[10]), _matrix(row[_EXTRINSIC]))
     for row in _rows(images, images.stem, camera, [_TIME, _JPEG, _POSE]):
         if row[_TIME] is None or row[_JPEG] is None:
             missing += 1
@@ -163,7 +170,7 @@ def _rows(path: Path, segment: str, camera: int, columns: list[str]) -> Iterator
             if absent := [name for name in columns if name not in file.schema_arrow.names]:
                 raise UserError(f"{path} has no column {absent[0]}")
             for batch in file.iter_batches(16, columns=columns, use_threads=False):
-                wanted = batch.filter(pyarrow.compute.equal(batch[_CAMERA], camera))
+                wanted = batch.filter(pyarrow.compute.field(_CAMERA) == camera)
                 yield from (row for row in wanted.to_pylist() if row[_SEGMENT] == segment)
     except UserError:
         raise

@@ -50,7 +50,7 @@ def draw_object(rng: np.random.Generator, style: Style) -> Layout:
     if interior:
 
         def beyond(other: Thing) -> bool:
-            return interior.holds(other) and other.place @ sight > 0
+            return interior.holds(other) and bool(other.place @ sight > 0)
 
         placer = Placer(position(SAMPLES), (*stand, thing), beyond)
         furnish(rng, style, placer, interior, sight * half, int(rng.integers(3, 6)))

@@ -63,8 +63,8 @@ def draw_landscape(
     turn, height = rng.uniform(0, 2 * np.pi), rng.uniform(0.5, 1.3)
     direction = np.array([np.cos(turn) * np.cos(height), -np.sin(height), np.sin(turn) * np.cos(height)])
     warm = np.array([1.0, 0.93, 0.82]) if weather in ("orange", "pink") else np.array([1.0, 0.98, 0.93])
-    light = Light(*(np.asarray(a, np.float32) for a in (center + 100 * direction, sun * warm)), 0.0,
-                  ambient * np.array([0.94, 1.0, 1.1], np.float32))  # fmt: skip
+    place, color = (np.asarray(a, np.float32) for a in (center + 100 * direction, sun * warm))
+    light = Light(place, color, 0.0, ambient * np.array([0.94, 1.0, 1.1], np.float32))
     ground = Ground(center, radius, (grass.surface(rng, np.eye(3)[[0, 2]]),))
     facts = {"ground": grass.words, "sky": weather}
     return Landscape(ground, tuple(_hill(rng, style, center, radius, heading) for _ in range(hills)), sky, light, facts)

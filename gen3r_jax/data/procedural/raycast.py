@@ -104,7 +104,7 @@ class World:
         depth, label, rays = depth.reshape(-1)[order], label.reshape(-1)[order], rays.reshape(3, -1)[:, order]
         sky = int(np.searchsorted(label, 0))
         color = np.empty((3, depth.size), np.float32)
-        if sky:
+        if sky and self.sky is not None:
             color[:, :sky] = self.sky.color(rays[:, :sky], 1 / focal_x)
         if sky < depth.size:
             steps = c2w[:3, :2] / intrinsics[[0, 1], [0, 1]]  # of a ray, from pixel to pixel in x and in y
@@ -143,7 +143,7 @@ class World:
                 owner.surfaces[face], normals[:, part], points[:, part], rays[:, part], depth[part], steps
             )
         color = albedo * self._brightness(normals, points, label >> 3)
-        if self.haze:
+        if self.haze and self.sky is not None:
             air = 1 - np.exp(np.float32(-self.haze) * depth)
             color += (self.sky.horizon[:, None] - color) * air
         return color

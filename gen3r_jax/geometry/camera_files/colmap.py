@@ -103,7 +103,7 @@ def write_colmap_cameras(
         write_text(folder / file, "\n".join(lines) + "\n")
 
 
-def to_text(*numbers: float) -> str:
+def to_text(*numbers: float | np.floating) -> str:
     """Numbers as COLMAP's text files have them, with the digits of float32."""
     return " ".join(f"{float(number):.9g}" for number in numbers)
 
@@ -191,7 +191,8 @@ def _read_binary_images(path: Path) -> list[ColmapImage]:
         name = reader.take_text()
         (points,) = reader.take("Q")
         reader.skip(points * struct.calcsize("<ddq"))
-        images.append(ColmapImage(name, camera, invert_se3(quaternion_pose((x, y, z, w), translation))))
+        w2c = quaternion_pose(np.array((x, y, z, w)), np.array(translation))
+        images.append(ColmapImage(name, camera, invert_se3(w2c)))
     return images
 
 

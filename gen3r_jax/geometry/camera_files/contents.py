@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Real
 
 from gen3r_jax.errors import UserError, notice
 from gen3r_jax.geometry.cameras import Cameras, homogeneous, intrinsics_fault, pose_fault
@@ -38,7 +38,7 @@ class CameraFile:
     names: tuple[str, ...] = ()
     stamps: Float[np.ndarray, "t"] | None = None
     intrinsics: Float[np.ndarray, "t 3 3"] | None = None
-    sizes: Float[np.ndarray, "t 2"] | None = None
+    sizes: Real[np.ndarray, "t 2"] | None = None
     lenses: tuple[tuple[float, ...], ...] = ()
 
     def __len__(self) -> int:

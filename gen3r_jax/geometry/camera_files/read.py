@@ -30,7 +30,8 @@ _READERS = {
     "colmap": read_colmap,
     "tum": read_tum,
 }
-Poses, Intrinsics = Float[np.ndarray, "t 4 4"], Float[np.ndarray, "t 3 3"]
+Poses = Float[np.ndarray, "t 4 4"]
+Intrinsics = Float[np.ndarray, "t 3 3"]
 
 
 def read_camera_file(

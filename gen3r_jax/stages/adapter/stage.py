@@ -7,7 +7,8 @@ tokens and what VGGT's heads read from them, and pulls the adapter's posterior t
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, reduce
+from operator import add
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -156,7 +157,7 @@ class AdapterStage(Stage):
                 weights = self._networks.load(name, jnp.float32)
                 save_weights(directory / name, NETWORKS[name], configs[name], weights)
 
-    def _video(self, frozen: Params, batch: Batch, keys: Key[Array, "b"]) -> Batch:
+    def _video(self, frozen: Params, batch: Batch, keys: Key[Array, "b"] | None = None) -> Batch:
         frames = networks.to_unit_range(batch["frames"])
         wan_vae = self._networks.merge("wan_vae", frozen["wan_vae"])
         posterior = networks.encode_video(wan_vae, frames, self.model.vae_chunk_frames or None)
@@ -180,7 +181,7 @@ class AdapterStage(Stage):
         def judge(trainable: Params, frozen: Params, frames: UInt8[Array, "b t h w 3"]):
             vggt = self._networks.merge("vggt", frozen["vggt"])
             adapter = self._networks.merge("geometry_adapter", trainable)
-            video = DiagonalGaussian(*self._video(frozen, {"frames": frames}, None).values())
+            video = DiagonalGaussian(*self._video(frozen, {"frames": frames}).values())
             packed = networks.encode_tokens(vggt, networks.to_unit_range(frames))
             return adapter_validation.judge(vggt, adapter, packed, video)
 
@@ -251,7 +252,7 @@ def weigh(
         kl_weight = adaptive_weight(target, kl) * (0.1 * weights.alignment if weights.kl == "align" else 1.0)
         groups["alignment"] = kl_weight * kl
         terms = terms | {"kl": kl, "kl_weight": kl_weight}
-    loss = sum(group.mean() for group in groups.values())
+    loss = reduce(add, (group.mean() for group in groups.values()))
     return loss, {"loss": loss, **{name: value.mean() for name, value in (terms | groups).items()}}
 
 
@@ -269,7 +270,7 @@ def reconstruction_terms(
     The decoded tokens have ten times the channels of the features. They never exist for the whole clip: frames are
     finished, judged and forgotten in groups, in the backward pass too.
     """
-    image_size = truth.depth.shape[2:]
+    image_size = (truth.depth.shape[2], truth.depth.shape[3])
     per_frame = jax.vmap(jax.vmap(distance_loss))
 
     def judge(adapter: GeometryAdapter, group: tuple) -> tuple[dict[str, Float[Array, "b g"]], Float[Array, "b g c"]]:

@@ -69,10 +69,10 @@ def judge(
 def write(directory: Path, frames: UInt8[np.ndarray, "b t h w 3"], views: Views) -> dict[str, float]:
     """Writes the files of the module's docstring for the first clip; returns the means of :func:`compare` over all."""
     pairs = [
-        tuple(networks.to_scene(clip, geometry, sample) for geometry in (views.direct, views.through))
+        (networks.to_scene(clip, views.direct, sample), networks.to_scene(clip, views.through, sample))
         for sample, clip in enumerate(frames)
     ]
-    _write_pictures(directory, *pairs[0], views.appearance[0], views.geometry[0])
+    _write_pictures(directory, *pairs[0], np.asarray(views.appearance[0]), np.asarray(views.geometry[0]))
     differences = [compare(*pair) for pair in pairs]
     return {name: float(np.mean([one[name] for one in differences])) for name in differences[0]}
 

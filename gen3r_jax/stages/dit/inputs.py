@@ -42,7 +42,8 @@ FEATURES = ("text", "image", *CAMERAS_OF_CLIP)
 class Inputs(SampleEncoder, Protocol):
     """Where a step has its latents and features from."""
 
-    entries: Mapping[str, Entry]
+    @property
+    def entries(self) -> Mapping[str, Entry]: ...
 
     @property
     def encoders(self) -> tuple[Encoder, ...]: ...

@@ -204,10 +204,12 @@ class DiTStage(Stage):
         target = flow_matching.velocity(clean, noise)
         weight = flow_matching.loss_weight(self.noise.weighting, sigmas)
         losses = flow_matching.velocity_loss(predicted, target, weight)
-        metrics = {"sigma": sigmas.mean()}
+        metrics: Metrics = {"sigma": sigmas.mean()}
         if self.joint:
-            halves = zip(*(jnp.split(x, 2, axis=3) for x in (predicted, target)), strict=True)
-            appearance, geometry = (flow_matching.velocity_loss(*half, weight).mean() for half in halves)
+            halves = zip(jnp.split(predicted, 2, axis=3), jnp.split(target, 2, axis=3), strict=True)
+            appearance, geometry = (
+                flow_matching.velocity_loss(found, wanted, weight).mean() for found, wanted in halves
+            )
             metrics |= {"appearance_loss": appearance, "geometry_loss": geometry}
         return losses.mean(), metrics
 

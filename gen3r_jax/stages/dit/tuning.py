@@ -40,14 +40,9 @@ class TuningOptions:
             raise UserError(f"tuning.targets {self.targets!r} is no regular expression: {error}") from None
 
 
-def trainable_part(options: TuningOptions, params: Params) -> Params | None:
-    """The weights of a network that are trained; None where new ones are, see :func:`new_weights`."""
-    match options.mode:
-        case "full":
-            return params
-        case "camera":
-            return {"camera_adapter": params["camera_adapter"]}
-    return None
+def trainable_part(options: TuningOptions, params: Params) -> Params:
+    """The weights of a network that are trained; not for those that get new ones, see :func:`new_weights`."""
+    return {"camera_adapter": params["camera_adapter"]} if options.mode == "camera" else params
 
 
 def frozen_part(options: TuningOptions, params: Params) -> Params | None:
@@ -83,12 +78,11 @@ def new_weights(options: TuningOptions, shapes: Params, key: Key[Array, ""]) -> 
 
 
 def merged(options: TuningOptions, trainable: Params, frozen: Params | None) -> Params:
-    """The whole network's weights."""
-    match options.mode:
-        case "full":
-            return trainable
-        case "camera":
-            return frozen | trainable
+    """The whole network's weights. `frozen`: None where all are trained."""
+    if options.mode == "full" or frozen is None:
+        return trainable
+    if options.mode == "camera":
+        return frozen | trainable
     if unknown := set(trainable) - set(module.flatten(frozen)):
         raise UserError(f"the network has no {', '.join(sorted(unknown))}: these factors belong to another one")
     return _changed(frozen, "", lambda name, kernel: _with_factors(options, kernel, trainable.get(name)))

@@ -90,7 +90,8 @@ def generate(
     given = stored[f"{'appearance' if task == 'allview' else task}_mean"]
     mask = task_masks(clip_frames(f))[TASKS.index(task)][None]
     given = (condition if pipeline.joint else given_condition)(given, mask)
-    maps = plucker_map(*(np.asarray(fetch(stored[name])) for name in ("intrinsics", "c2w")), (8 * h, 8 * w))
+    intrinsics, c2w = (np.asarray(fetch(stored[name])) for name in ("intrinsics", "c2w"))
+    maps = plucker_map(intrinsics, c2w, (8 * h, 8 * w))
     keys = jax.random.split(jax.random.key(0), 1)
     z, _ = pipeline.sample(
         programs.noise(keys, 0, _latents(stored, pipeline.joint).shape),

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key, UInt8
 
+from gen3r_jax.arrays import picture_size
 from gen3r_jax.errors import UserError
 from gen3r_jax.generation import networks
 from gen3r_jax.geometry.cameras import encode_pose, invert_se3
@@ -132,7 +133,7 @@ def make_targets(clip: Clip) -> Sample:
     w2c = w2c.at[:, :3, 3].divide(scale)
     return Sample(
         images=networks.to_unit_range(clip.frames),
-        pose_enc=encode_pose(w2c, clip.intrinsics, clip.frames.shape[1:3]),
+        pose_enc=encode_pose(w2c, clip.intrinsics, picture_size(clip.frames)),
         depth=depth / scale,
         points=points / scale,
         known=known,

@@ -8,7 +8,8 @@ short runs on one core rotations did not leave the identity before such losses w
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property, partial, reduce
+from operator import add
 from pathlib import Path
 from typing import ClassVar
 
@@ -19,6 +20,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Key
 
 from gen3r_jax import module
+from gen3r_jax.arrays import picture_size
 from gen3r_jax.errors import UserError
 from gen3r_jax.generation import networks
 from gen3r_jax.models.vggt import SPECIAL_TOKENS, VGGT, VGGTConfig
@@ -127,7 +129,8 @@ class VGGTStage(Stage):
         predicted = fetch(self._predict(trainable, batch["frames"]))
         if jax.process_index() > 0:
             return {}
-        return vggt_validation.judge(directory, {name: np.asarray(batch[name]) for name in self.loss_reads}, *predicted)
+        clips = {name: np.asarray(batch[name]) for name in self.loss_reads}
+        return {**vggt_validation.judge(directory, clips, *predicted)}
 
     def export(self, trainable: Params, directory: Path) -> None:
         save_weights(directory / "vggt", VGGT, self._config, _without_track(trainable))
@@ -145,7 +148,7 @@ class VGGTStage(Stage):
 
             def one(clip: Array) -> tuple[Array, Array]:
                 tokens = vggt.aggregate(networks.to_unit_range(clip[None]))
-                depth, _ = vggt.depth(tokens[..., SPECIAL_TOKENS:, :], clip.shape[1:3])
+                depth, _ = vggt.depth(tokens[..., SPECIAL_TOKENS:, :], picture_size(clip))
                 return vggt.camera(tokens[-1, :, :, 0])[-1, 0], depth[0]
 
             return jax.lax.map(one, frames)
@@ -183,8 +186,8 @@ def vggt_loss(
         target = jnp.broadcast_to(sample.pose_enc, (vggt.camera_head.ITERATIONS, *sample.pose_enc.shape))
         terms["camera"] = camera_loss(vggt.camera(tokens[-1, :, :, 0]), target, weights.camera_penalty, beta=0.1)
     if weights.match or weights.track:
-        size, config = sample.images.shape[2:4], vggt.config
-        find = jax.vmap(lambda *arrays: places_in_first(*arrays, config.patch_size))
+        size, config = picture_size(sample.images), vggt.config
+        find = jax.vmap(lambda points, depth, k: places_in_first(points, depth, k, config.patch_size))
         places, seen = find(sample.points, sample.depth, sample.intrinsics[:, 0])
         seen = seen.at[:, 0].set(False)  # its own places would be too easy
         count = jnp.maximum(seen.sum(axis=(1, 2, 3)), 1)
@@ -207,7 +210,7 @@ def vggt_loss(
             jax.vmap(pick, in_axes=(0, None))(patches, chosen),
             *(pick(x, chosen) for x in (sample.depth, sample.points, sample.known)),
         )
-    loss = sum(getattr(weights, name) * term for name, term in terms.items())
+    loss = reduce(add, (getattr(weights, name) * term for name, term in terms.items()), jnp.zeros(()))
     return loss, {f"{name}_loss": term for name, term in terms.items()}
 
 
@@ -220,7 +223,7 @@ def dense_terms(
     known: Bool[Array, "b n h w"],
 ) -> dict[str, Float[Array, ""]]:
     """The terms of depth and points in frames with the tokens `patches`."""
-    terms, size = {}, depth.shape[2:]
+    terms, size = {}, (depth.shape[2], depth.shape[3])
     confident = jax.vmap(partial(confidence_loss, alpha=weights.confidence))
     if weights.depth:
         predicted, confidence = vggt.depth(patches, size)
