@@ -14,7 +14,7 @@ from gen3r_jax.errors import main_guard
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="gen3r replay", description=__doc__.split("\n\n")[0])
+    parser = argparse.ArgumentParser(prog="gen3r replay", description="Computes recorded tensors again and compares.")
     parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="a recorded file, or a folder of them")
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of text")
     options = parser.parse_args(arguments)

@@ -46,7 +46,9 @@ def compact(weights: Path, output: Path, dtype: str) -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="gen3r compact", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="gen3r compact", description="Makes trained weights small enough to hand around."
+    )
     parser.add_argument("weights", type=Path, help="folder with trained or converted networks")
     parser.add_argument("output", type=Path, help="folder of the small weights")
     parser.add_argument(

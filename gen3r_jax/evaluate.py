@@ -44,32 +44,32 @@ def main(arguments: Sequence[str]) -> None:
     from gen3r_jax.storage.compile_cache import use_compile_cache
     from gen3r_jax.storage.remote import is_remote
 
-    for name in ("weights", "output"):
-        if is_remote(needed[name].value):
-            raise UserError(f"--{name} {needed[name].value}: a folder on a disk is needed; mount the bucket or copy it")
+    weights, data, output = (str(flag.value) for flag in (WEIGHTS, DATA, OUTPUT))
+    for name, place in {"weights": weights, "output": output}.items():
+        if is_remote(place):
+            raise UserError(f"--{name} {place}: a folder on a disk is needed; mount the bucket or copy it")
     logging.set_verbosity(logging.WARNING)
     use_compile_cache(COMPILE_CACHE.value)
-    options = read_evaluation(CONFIG.value.to_dict(), read_settings(Path(WEIGHTS.value)))
-    output = Path(OUTPUT.value)
+    options = read_evaluation(CONFIG.value.to_dict(), read_settings(Path(weights)))
     part = read_part(PART.value)
-    source, split = open_data(DATA.value, options.data)
-    pipeline = Gen3RPipeline.from_pretrained(WEIGHTS.value, dtype=options.output.dtype or None)
+    source, split = open_data(data, options.data)
+    pipeline = Gen3RPipeline.from_pretrained(weights, dtype=options.output.dtype or None)
     lpips = load_lpips(options.metrics.lpips) if options.metrics.lpips else None
     place = {
-        "weights": WEIGHTS.value,
-        "weights_are": fingerprint(Path(WEIGHTS.value)),
+        "weights": weights,
+        "weights_are": fingerprint(Path(weights)),
         "weights_dtype": default_dtype(options.output.dtype).name,
         "lpips_backbone": lpips.backbone if lpips else "",
-        "data_source": DATA.value,
+        "data_source": data,
         "split": split,
         "scenes": len(source),
     }
-    claim(output, dataclasses.asdict(options) | place)
-    evaluate(pipeline, source, options, output, part, lpips, load_rgb_head(Path(WEIGHTS.value)))
-    if part[0] >= min(len(source), options.data.num_scenes) and not any((output / "scenes").glob("*.json")):
+    claim(Path(output), dataclasses.asdict(options) | place)
+    evaluate(pipeline, source, options, Path(output), part, lpips, load_rgb_head(Path(weights)))
+    if part[0] >= min(len(source), options.data.num_scenes) and not any((Path(output) / "scenes").glob("*.json")):
         print(f"part {PART.value}: there are fewer scenes than parts, and none for this one")
         return
-    print(write_report(output))
+    print(write_report(Path(output)))
 
 
 if __name__ == "__main__":

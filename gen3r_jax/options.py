@@ -97,7 +97,9 @@ def group_docs(options: type) -> dict[str, dict[str, str]]:
     """What the docstrings of the groups of an option dataclass say of their fields: {group: {field: text}}."""
     hints = typing.get_type_hints(options)
     groups = {field.name: hints[field.name] for field in dataclasses.fields(options)}
-    return {name: field_docs(group) for name, group in groups.items() if dataclasses.is_dataclass(group)}
+    return {
+        name: field_docs(typing.cast(type, kind)) for name, kind in groups.items() if dataclasses.is_dataclass(kind)
+    }
 
 
 def field_docs(options: type) -> dict[str, str]:

@@ -5,8 +5,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float, UInt8
-from trimesh.path import Path3D
-from trimesh.path.entities import Line
 
 from gen3r_jax.export.pointcloud import at_most
 from gen3r_jax.geometry.cameras import OPENGL_AXES, invert_se3
@@ -46,6 +44,8 @@ def build_scene(
     linear: colours are of linear light, as glTF has them.
     """
     import trimesh
+    from trimesh.path import Path3D
+    from trimesh.path.entities import Line
 
     points, colors = at_most(most_points, points, colors)
     edges, tints = frusta(scene, frustum_size(scene))

@@ -3,6 +3,7 @@
 import dataclasses
 import sys
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import jax
 from jax.sharding import Mesh
@@ -93,5 +94,5 @@ def _exchanges(costs: Sequence[ProgramCost]) -> Iterator[str]:
             yield f"  {runs} {one.kind} over {one.group} of {one.shape}: {one.source}"
 
 
-def to_json(cost: ProgramCost, topology: Topology) -> dict[str, object]:
+def to_json(cost: ProgramCost, topology: Topology) -> dict[str, Any]:
     return dataclasses.asdict(cost) | {"seconds": cost.times(topology)}

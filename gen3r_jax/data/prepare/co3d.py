@@ -117,6 +117,11 @@ def _recording(
     return Recording(scene, scene, frames, dropped=dropped, continues=successive)
 
 
+def _skip_separators(text: str, position: int) -> int:
+    found = _SEPARATORS.match(text, position)
+    return found.end() if found else position
+
+
 def _annotations(path: Path) -> Iterator[dict]:
     """The objects of a gzipped JSON list, one at a time: the whole list would take gigabytes.
 
@@ -128,7 +133,7 @@ def _annotations(path: Path) -> Iterator[dict]:
         bound = max(LEAST_BOUND, MOST_UNPACKED * path.stat().st_size)
         with gzip.open(path, "rt", encoding="utf-8") as file:
             text, unpacked = file.read(CHUNK).lstrip().removeprefix("["), 0
-            position = _SEPARATORS.match(text).end()
+            position = _skip_separators(text, 0)
             while not text.startswith("]", position):
                 try:
                     annotation, end = decode(text, position)
@@ -145,9 +150,9 @@ def _annotations(path: Path) -> Iterator[dict]:
                         largest = LARGEST_ANNOTATION >> 20
                         raise UserError(f"{path} has an entry above {largest} MiB, so it is damaged") from None
                     text, position = text[position:] + more, 0
-                    position = _SEPARATORS.match(text).end()
+                    position = _skip_separators(text, 0)
                     continue
-                position = _SEPARATORS.match(text, end).end()
+                position = _skip_separators(text, end)
                 yield annotation
     except RecursionError:
         raise UserError(f"{path} has lists or objects inside of one another without end") from None
