@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 
 from gen3r_jax.errors import UserError
-from gen3r_jax.export.camera_plot import plot_cameras
 from gen3r_jax.export.folder import scene_folder, unique_folder
 from gen3r_jax.export.grid import stack_pictures
 from gen3r_jax.export.pointcloud import CloudFilter
@@ -106,6 +105,8 @@ def _generate(pipeline: Gen3RPipeline, request: Request, options: argparse.Names
 
 
 def _preview(pipeline: Gen3RPipeline, request: Request, cameras: str, options: argparse.Namespace) -> Path:
+    from gen3r_jax.export.camera_plot import plot_cameras  # half a second of matplotlib, for previews alone
+
     if cameras == "free":
         advice = "allview finds the cameras itself" if request.task == "allview" else "give --cameras"
         raise UserError(f"--preview_cameras: the cameras are free, there is no path to draw; {advice}")

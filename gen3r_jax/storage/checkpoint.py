@@ -18,6 +18,7 @@ from typing import Any
 import grain
 import jax
 import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 from flax import nnx
@@ -192,7 +193,8 @@ def _restore_params(
         refuse_mismatch(f"weights in {path} do not fit {name}", wanted, tensors)
 
         def place(key: str, sharding: jax.sharding.Sharding) -> jax.Array:
-            return jax.device_put(tensors[key].astype(cast(key, tensors[key].dtype)), sharding)
+            array = np.asarray(tensors[key])  # cast on the host: the device would compile a program for every shape
+            return jax.device_put(array.astype(cast(key, array.dtype)), sharding)
 
         placed = [place(*item) for item in module.flatten(shardings).items()]
         return jax.tree.unflatten(jax.tree.structure(wanted), placed)
