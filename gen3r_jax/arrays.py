@@ -1,7 +1,7 @@
 """Functions that take NumPy and JAX arrays alike."""
 
 from types import ModuleType
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,11 @@ AnyArray = jax.Array | np.ndarray
 
 SameArray = TypeVar("SameArray", jax.Array, np.ndarray)
 """One of the two throughout a signature: what comes in as NumPy goes out as NumPy, and JAX as JAX."""
+
+Leaf = jax.Array
+"""A field of a dataclass that is a tree: ``jax.eval_shape`` fills it with shapes and dtypes in place of an array."""
+if not TYPE_CHECKING:
+    Leaf = jax.Array | jax.ShapeDtypeStruct
 
 
 def picture_size(x: AnyArray) -> tuple[int, int]:

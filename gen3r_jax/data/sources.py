@@ -189,7 +189,7 @@ def open_source(
     num_frames: int = 1,
     size: tuple[int, int] = (112, 112),
     difficulty: Difficulty = "easy",
-    kinds: Sequence[str] = KINDS,
+    kinds: tuple[str, ...] = KINDS,
     min_frames: int = 0,
     exact: bool = False,
 ) -> Source:
@@ -209,7 +209,7 @@ def open_source(
     """
     if str(source) == "procedural":
         first = 0 if split == "train" else FIRST_TEST_SEED
-        return Procedural(num_scenes, num_frames, size, difficulty, first, tuple(kinds))
+        return Procedural(num_scenes, num_frames, size, difficulty, first, kinds)
     path = local_copy(str(source))
     if not path.exists():
         raise UserError(f"{path} does not exist; data.source is `procedural`, a video, or a folder")

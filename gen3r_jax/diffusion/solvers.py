@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from gen3r_jax.arrays import Leaf
 from gen3r_jax.errors import UserError
 
 TRAIN_STEPS = 1000
@@ -57,10 +58,10 @@ class SolverState:
     previous, before: data predictions of the last step and of the one before it.
     """
 
-    sample: Float[Array, "*s"]
-    last: Float[Array, "*s"]
-    previous: Float[Array, "*s"]
-    before: Float[Array, "*s"]
+    sample: Float[Leaf, "*s"]
+    last: Float[Leaf, "*s"]
+    previous: Float[Leaf, "*s"]
+    before: Float[Leaf, "*s"]
 
 
 def init_state(noise: Float[Array, "*s"]) -> SolverState:

@@ -18,6 +18,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from gen3r_jax import module
+from gen3r_jax.arrays import Leaf
 from gen3r_jax.errors import UserError
 from gen3r_jax.models.sizes import clip_frames, latent_frames, require_clip_length
 from gen3r_jax.module import Remat, rematerialised
@@ -37,8 +38,8 @@ class DiagonalGaussian:
     `mean` is in normalised latent units, `logvar` in those of the network: the networks were trained with this mixture.
     """
 
-    mean: Float[Array, "b t h w c"]
-    logvar: Float[Array, "b t h w c"]
+    mean: Float[Leaf, "b t h w c"]
+    logvar: Float[Leaf, "b t h w c"]
 
     @classmethod
     def from_moments(cls, moments: Float[Array, "b t h w m"]) -> Self:

@@ -14,7 +14,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from gen3r_jax import module
-from gen3r_jax.arrays import AnyArray, picture_size
+from gen3r_jax.arrays import AnyArray, Leaf, picture_size
 from gen3r_jax.models.dinov2 import REGISTERS, Block, DINOv2, patch_grid
 from gen3r_jax.models.vggt_heads import CameraHead, DPTHead, inverse_log
 from gen3r_jax.module import Remat
@@ -106,11 +106,11 @@ class VGGTOutput:
       points: in the coordinates of the first camera; None without a point head, as is its confidence.
     """
 
-    pose_enc: Float[Array, "b t 9"]
-    depth: Float[Array, "b t h w"]
-    depth_confidence: Float[Array, "b t h w"]
-    points: Float[Array, "b t h w 3"] | None
-    points_confidence: Float[Array, "b t h w"] | None
+    pose_enc: Float[Leaf, "b t 9"]
+    depth: Float[Leaf, "b t h w"]
+    depth_confidence: Float[Leaf, "b t h w"]
+    points: Float[Leaf, "b t h w 3"] | None
+    points_confidence: Float[Leaf, "b t h w"] | None
 
 
 class VGGT(module.Network):

@@ -17,7 +17,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from gen3r_jax import module
-from gen3r_jax.arrays import picture_size
+from gen3r_jax.arrays import Leaf, picture_size
 from gen3r_jax.errors import UserError
 from gen3r_jax.models.camera_adapter import CameraAdapter
 from gen3r_jax.module import Remat
@@ -75,10 +75,10 @@ class WanDiTConfig:
 class Context:
     """Keys and values of the text and of the image for the cross-attention of every layer; see `encode_context`."""
 
-    text_keys: Float[Array, "*l b n k d"]
-    text_values: Float[Array, "*l b n k d"]
-    image_keys: Float[Array, "*l b m k d"] | None
-    image_values: Float[Array, "*l b m k d"] | None
+    text_keys: Float[Leaf, "*l b n k d"]
+    text_values: Float[Leaf, "*l b n k d"]
+    image_keys: Float[Leaf, "*l b m k d"] | None
+    image_values: Float[Leaf, "*l b m k d"] | None
 
 
 class WanDiT(module.Network):

@@ -116,7 +116,11 @@ def _beside_a_wall(steps: np.ndarray, inverted: bool):
     c2w[:, :3, 3] = steps
     y, x = np.meshgrid(np.arange(48) + 0.5, np.arange(64) + 0.5, indexing="ij")
     pictures = [shared.paint((x - 33) / 25 + step[0], (y - 23.5) / 25 + step[1]) for step in steps]
-    cameras = Cameras(np.linalg.inv(c2w) if inverted else c2w, np.tile(shared.intrinsics(), (len(steps), 1, 1)), steps)
+    cameras = Cameras(
+        np.linalg.inv(c2w) if inverted else c2w,
+        np.tile(shared.intrinsics(), (len(steps), 1, 1)),
+        np.ones((len(steps), 2), int),
+    )
     return judge(cameras, lambda i: (np.full((48, 64), 2, np.float32), pictures[i]))
 
 

@@ -166,10 +166,11 @@ def test_without_a_point_head(images):
     config = dataclasses.replace(TINY, point_head=False)
     network = nnx.eval_shape(lambda: VGGT(config, rngs=nnx.Rngs(0)))
     assert not [path for path in module.flatten(module.split(network)[1]) if "point" in path]
-    out = jax.eval_shape(lambda network, images: vars(VGGT.__call__(network, images)), network, images)
-    assert out["points"] is out["points_confidence"] is None
-    assert out["depth"].shape == out["depth_confidence"].shape == (2, 3, *SIZE)
-    assert out["pose_enc"].shape == (2, 3, 9)
+    out = jax.eval_shape(VGGT.__call__, network, images)
+    assert out.points is None
+    assert out.points_confidence is None
+    assert out.depth.shape == out.depth_confidence.shape == (2, 3, *SIZE)
+    assert out.pose_enc.shape == (2, 3, 9)
 
 
 def test_image_size_is_checked(network):
