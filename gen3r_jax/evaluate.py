@@ -35,6 +35,7 @@ def main(arguments: Sequence[str]) -> None:
     if missing := [name for name, flag in needed.items() if not flag.value]:
         raise UserError(f"--{missing[0]} is needed; try --help")
     # What takes seconds to import waits until the flags are read.
+    from conversion.pipeline_folder import find_weights
     from gen3r_jax.evaluation.appearance import load_lpips
     from gen3r_jax.evaluation.options import read_evaluation
     from gen3r_jax.evaluation.report import write_report
@@ -49,15 +50,16 @@ def main(arguments: Sequence[str]) -> None:
             raise UserError(f"--{name} {needed[name].value}: a folder on a disk is needed; mount the bucket or copy it")
     logging.set_verbosity(logging.WARNING)
     use_compile_cache(COMPILE_CACHE.value)
-    options = read_evaluation(CONFIG.value.to_dict(), read_settings(Path(WEIGHTS.value)))
+    weights = find_weights(WEIGHTS.value)
+    options = read_evaluation(CONFIG.value.to_dict(), read_settings(weights))
     output = Path(OUTPUT.value)
     part = read_part(PART.value)
     source, split = open_data(DATA.value, options.data)
-    pipeline = Gen3RPipeline.from_pretrained(WEIGHTS.value, dtype=options.output.dtype or None)
+    pipeline = Gen3RPipeline.from_pretrained(weights, dtype=options.output.dtype or None)
     lpips = load_lpips(options.metrics.lpips) if options.metrics.lpips else None
     place = {
         "weights": WEIGHTS.value,
-        "weights_are": fingerprint(Path(WEIGHTS.value)),
+        "weights_are": fingerprint(weights),
         "weights_dtype": default_dtype(options.output.dtype).name,
         "lpips_backbone": lpips.backbone if lpips else "",
         "data_source": DATA.value,
@@ -65,7 +67,7 @@ def main(arguments: Sequence[str]) -> None:
         "scenes": len(source),
     }
     claim(output, dataclasses.asdict(options) | place)
-    evaluate(pipeline, source, options, output, part, lpips, load_rgb_head(Path(WEIGHTS.value)))
+    evaluate(pipeline, source, options, output, part, lpips, load_rgb_head(weights))
     if part[0] >= min(len(source), options.data.num_scenes) and not any((output / "scenes").glob("*.json")):
         print(f"part {PART.value}: there are fewer scenes than parts, and none for this one")
         return
