@@ -62,7 +62,7 @@ format: $(VENV)/ready
 	$(PYTHON) -m ruff check --fix .
 	$(PYTHON) -m ruff format .
 
-$(VENV)/ready: requirements.txt pyproject.toml
+$(VENV)/ready: requirements.txt pyproject.toml setup.py
 	@test -n "$(BASE_PYTHON)" || { echo "error: no Python 3.11 or newer found; install one or pass BASE_PYTHON=/path/to/python" >&2; exit 2; }
 	$(BASE_PYTHON) -m venv $(VENV)
 	$(PYTHON) -m pip install --quiet --upgrade pip

@@ -20,7 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from gen3r_jax.errors import UserError, main_guard
+from gen3r_jax.carried import find_config
+from gen3r_jax.errors import main_guard
 
 
 def main() -> None:
@@ -125,9 +126,7 @@ def _inventor(shape: tuple[int, ...], dtype: Any, sharding: Any) -> Callable[[],
 
 
 def load_config(name: str) -> dict[str, Any]:
-    path, _, preset = name.partition(":")
-    if not Path(path).is_file():
-        raise UserError(f"no config file {path}")
+    path, _, preset = find_config(name).partition(":")
     spec = importlib.util.spec_from_file_location("config", Path(path))
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

@@ -4,6 +4,7 @@ Output: a folder as ``Gen3RPipeline.from_pretrained`` takes it: one weights fold
 ``scheduler.json``.
 """
 
+import os
 import shutil
 import sys
 from dataclasses import replace
@@ -12,6 +13,7 @@ from typing import Any
 
 from conversion.checkpoints import convert_checkpoint, random_checkpoint
 from conversion.networks import NETWORKS
+from gen3r_jax.carried import find_folder
 from gen3r_jax.errors import UserError
 from gen3r_jax.models.registry import PRESETS
 from gen3r_jax.models.tokenizer import Tokenizer
@@ -53,16 +55,28 @@ def convert_pipeline(source: Path, output: Path, *, dtype: Any = None, force: bo
     return [*report, f"{tokenizer} -> {output / 'tokenizer'}", f"shift {shift} ({note})"]
 
 
-def find_weights(path: Path, *, convert: bool = True) -> Path:
-    """The folder of converted weights that `path` is or leads to.
+def locate_weights(name: os.PathLike | str) -> Path:
+    """The folder, converted or official, that `name` means: a path, or ``pretrained/nano``, which is carried.
+
+    Raises UserError where there is none.
+    """
+    if folder := find_folder(name):
+        return folder
+    raise UserError(
+        f"no weights at {os.fspath(name)}: give a folder of converted or official weights (README.md says where to get "
+        "them), or pretrained/nano, the small model that is part of gen3r_jax"
+    )
+
+
+def find_weights(name: os.PathLike | str, *, convert: bool = True) -> Path:
+    """The folder of converted weights that `name` is or leads to; names as in :func:`locate_weights`.
 
     An official folder is converted into ``PATH-gen3r_jax`` beside it, network by network; what is there is kept.
-    Raises UserError if `path` is neither, or is an official folder that has changed since, or is still to be converted
+    Raises UserError if `name` is neither, or is an official folder that has changed since, or is still to be converted
     though that is not to be done here.
     """
-    if not path.is_dir():
-        raise UserError(f"no weights at {path}: give the converted or the official folder")
-    if any(holds_weights(path / name) for name in NETWORKS):
+    path = locate_weights(name)
+    if holds_weights(path) or any(holds_weights(path / network) for network in NETWORKS):
         return path
     if not (path / NETWORKS["wan_dit"].folder / "config.json").exists():
         raise UserError(f"{path} holds neither converted weights nor the official folder (transformer/, vggt/, ...)")

@@ -11,6 +11,7 @@ from typing import Any
 from absl import flags
 from ml_collections import config_flags
 
+from gen3r_jax.carried import find_config
 from gen3r_jax.errors import UserError
 from gen3r_jax.options import group_docs
 
@@ -22,7 +23,7 @@ _COMPILE_CACHE = (
 CONFIG = config_flags.DEFINE_config_file(
     "config",
     None,
-    "Config file, with a preset after a colon.",
+    "Config file, with a preset after a colon: a path, or the name of one that is carried, such as adapter:tiny.",
     lock_config=False,  # what reads a config refuses unknown keys
     accept_new_attributes=True,
 )
@@ -72,6 +73,7 @@ def parse_flags(arguments: Sequence[str], options_in: str = "") -> list[str]:
     """
     wants_help = any(argument in ("-h", "--help", "-help", "--helpfull") for argument in arguments[1:])
     arguments = [argument for argument in arguments if argument.lstrip("-") not in ("h", "help", "helpfull")]
+    arguments = _find_configs(arguments)
     try:
         rest = flags.FLAGS(arguments)
         if CONFIG.value is not None:
@@ -86,6 +88,19 @@ def parse_flags(arguments: Sequence[str], options_in: str = "") -> list[str]:
         print("\n".join(_help(options_in)))
         sys.exit(0)
     return rest
+
+
+def _find_configs(arguments: Sequence[str]) -> list[str]:
+    """The arguments with the value of --config as a path: see :func:`gen3r_jax.carried.find_config`."""
+    found = list(arguments)
+    for index, argument in enumerate(arguments):
+        flag, equals, value = argument.partition("=")
+        if flag.lstrip("-") == CONFIG.name and flag != CONFIG.name:
+            if equals:
+                found[index] = f"{flag}={find_config(value)}"
+            elif index + 1 < len(found):
+                found[index + 1] = find_config(found[index + 1])
+    return found
 
 
 def _help(options_in: str) -> Iterator[str]:

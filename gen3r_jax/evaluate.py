@@ -35,6 +35,7 @@ def main(arguments: Sequence[str]) -> None:
     if missing := [name for name, flag in needed.items() if not flag.value]:
         raise UserError(f"--{missing[0]} is needed; try --help")
     # What takes seconds to import waits until the flags are read.
+    from conversion.pipeline_folder import find_weights
     from gen3r_jax.evaluation.appearance import load_lpips
     from gen3r_jax.evaluation.options import read_evaluation
     from gen3r_jax.evaluation.report import write_report
@@ -50,14 +51,15 @@ def main(arguments: Sequence[str]) -> None:
             raise UserError(f"--{name} {place}: a folder on a disk is needed; mount the bucket or copy it")
     logging.set_verbosity(logging.WARNING)
     use_compile_cache(COMPILE_CACHE.value)
-    options = read_evaluation(CONFIG.value.to_dict(), read_settings(Path(weights)))
+    folder = find_weights(weights)
+    options = read_evaluation(CONFIG.value.to_dict(), read_settings(folder))
     part = read_part(PART.value)
     source, split = open_data(data, options.data)
-    pipeline = Gen3RPipeline.from_pretrained(weights, dtype=options.output.dtype or None)
+    pipeline = Gen3RPipeline.from_pretrained(folder, dtype=options.output.dtype or None)
     lpips = load_lpips(options.metrics.lpips) if options.metrics.lpips else None
     place = {
         "weights": weights,
-        "weights_are": fingerprint(Path(weights)),
+        "weights_are": fingerprint(folder),
         "weights_dtype": default_dtype(options.output.dtype).name,
         "lpips_backbone": lpips.backbone if lpips else "",
         "data_source": data,
@@ -65,7 +67,7 @@ def main(arguments: Sequence[str]) -> None:
         "scenes": len(source),
     }
     claim(Path(output), dataclasses.asdict(options) | place)
-    evaluate(pipeline, source, options, Path(output), part, lpips, load_rgb_head(Path(weights)))
+    evaluate(pipeline, source, options, Path(output), part, lpips, load_rgb_head(folder))
     if part[0] >= min(len(source), options.data.num_scenes) and not any((Path(output) / "scenes").glob("*.json")):
         print(f"part {PART.value}: there are fewer scenes than parts, and none for this one")
         return

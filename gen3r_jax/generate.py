@@ -21,7 +21,7 @@ def main(arguments: list[str] | None = None) -> int:
     # What takes seconds to import waits until the flags are read: --help needs none of it.
     import jax
 
-    from conversion.pipeline_folder import find_weights
+    from conversion.pipeline_folder import locate_weights
     from gen3r_jax.export.video import require_fps
     from gen3r_jax.generation.jobs import generate_all, require_writable
     from gen3r_jax.generation.pipeline import Gen3RPipeline
@@ -34,7 +34,8 @@ def main(arguments: list[str] | None = None) -> int:
     if options.fps is not None:
         require_fps(options.fps)
     mesh = read_mesh(options.mesh) if options.mesh else None
-    settings = read_settings(options.weights)
+    weights = locate_weights(options.weights)
+    settings = read_settings(weights)
     flags = {name: getattr(options, name) for name in FIELDS if getattr(options, name, None) is not None}
     flags |= _size(options)
     if options.dry_run:
@@ -53,7 +54,6 @@ def main(arguments: list[str] | None = None) -> int:
         if options.check_step_cache and not request.step_cache:
             raise UserError("--check_step_cache compares with --step_cache, which is not given")
     require_writable(options.output or options.output_dir)
-    weights = find_weights(options.weights)
     pipeline = Gen3RPipeline.from_pretrained(weights, dtype=options.dtype, memory_mode=options.memory_mode)
     with jax.set_mesh(make_mesh(mesh)) if mesh else nullcontext():
         return generate_all(pipeline, jobs, options)

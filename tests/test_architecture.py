@@ -55,6 +55,7 @@ FLOORS = {
     "gen3r_jax.scene": 1,
     "gen3r_jax.sharding": 1,
     "gen3r_jax.command_line": 1,
+    "gen3r_jax.carried": 1,
 }
 
 

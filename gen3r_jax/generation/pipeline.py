@@ -19,6 +19,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 from tqdm import tqdm
 
+from conversion.pipeline_folder import find_weights
 from gen3r_jax.arrays import AnyArray
 from gen3r_jax.diffusion.conditioning import frame_mask
 from gen3r_jax.diffusion.solvers import Schedule, make_schedule
@@ -99,11 +100,13 @@ class Gen3RPipeline:
 
     @classmethod
     def from_pretrained(
-        cls, path: Path | str, *, dtype: Any = None, memory_mode: MemoryMode = "resident"
+        cls, path: PathLike | str, *, dtype: Any = None, memory_mode: MemoryMode = "resident"
     ) -> "Gen3RPipeline":
-        """Opens a folder of converted weights; the networks are read when they are first needed.
+        """Opens a folder of weights; the networks are read when they are first needed.
 
         Args:
+          path: a folder of converted weights; an official folder, which is converted once; or ``"pretrained/nano"``,
+            the small model that is part of this package.
           dtype: of the weights; bfloat16 by default, on CPUs float32. VGGT's heads stay as they are stored.
           memory_mode: "resident" keeps every network; "staged" frees each after use and guides in two passes, so that
             the largest network and its activations are all that memory must hold.
@@ -111,7 +114,7 @@ class Gen3RPipeline:
         Raises:
           UserError: something is missing in the folder, or was not made for the rest. All of it is named.
         """
-        path = Path(path)
+        path = find_weights(path)
         missing = [name for name in (*NETWORKS, "tokenizer", "scheduler.json") if not (path / name).exists()]
         if missing:
             raise UserError(

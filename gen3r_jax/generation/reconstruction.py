@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from conversion.pipeline_folder import find_weights
 from gen3r_jax.data.clips import quantize, resize_crop, tell_fit
 from gen3r_jax.data.images import Mask, read_clip, require_choice
 from gen3r_jax.errors import UserError
@@ -33,8 +34,9 @@ def reconstruct_clip(options: argparse.Namespace) -> None:
 
     Raises UserError for frames, weights and settings that do not fit, and where the output is not free.
     """
-    size = as_size(read_settings(options.weights).size if options.size is None else options.size)
-    _check(options, size)
+    weights = find_weights(options.weights)
+    size = as_size(read_settings(weights).size if options.size is None else options.size)
+    _check(options, size, weights)
     report = RunReport(vars(options))
     with report.stage("Reading frames"):
         clip = read_clip(
@@ -49,10 +51,10 @@ def reconstruct_clip(options: argparse.Namespace) -> None:
         fps = report.results["fps"] = options.fps or clip.fps or 12
     with report.stage("Loading weights"):
         dtype = default_dtype(options.dtype)
-        vggt = load_network(options.weights / "vggt", VGGT, dtype=dtype, exact=EXACT["vggt"])
+        vggt = load_network(weights / "vggt", VGGT, dtype=dtype, exact=EXACT["vggt"])
         adapter = None
         if options.through_adapter:
-            adapter = load_network(options.weights / "geometry_adapter", GeometryAdapter, dtype=dtype)
+            adapter = load_network(weights / "geometry_adapter", GeometryAdapter, dtype=dtype)
     through = " through the adapter" if options.through_adapter else ""
     with report.stage(f"Reconstructing {len(frames)} frames of {size[1]} x {size[0]}{through}"):
         scene = networks.reconstruct(frames, vggt, adapter)
@@ -64,7 +66,7 @@ def reconstruct_clip(options: argparse.Namespace) -> None:
     report.write(options.output / "run.json")
 
 
-def _check(options: argparse.Namespace, size: Size) -> None:
+def _check(options: argparse.Namespace, size: Size, weights: Path) -> None:
     """Refuses what cannot work before anything slow begins."""
     for side in size:
         require_side(side)
@@ -73,12 +75,12 @@ def _check(options: argparse.Namespace, size: Size) -> None:
     require_choice(options.stride, options.first)
     if options.fps is not None:
         require_fps(options.fps)
-    vggt = _network_config(options.weights, "vggt", VGGT)
+    vggt = _network_config(weights, "vggt", VGGT)
     if options.through_adapter:
-        adapter = _network_config(options.weights, "geometry_adapter", GeometryAdapter)
+        adapter = _network_config(weights, "geometry_adapter", GeometryAdapter)
         if adapter.input_dim != 10 * vggt.embed_dim:
             raise UserError(
-                f"the adapter in {options.weights} takes {adapter.input_dim} channels and the VGGT beside it gives "
+                f"the adapter in {weights} takes {adapter.input_dim} channels and the VGGT beside it gives "
                 f"{10 * vggt.embed_dim}; put networks there that were made for each other"
             )
     with writing(options.output, "choose another --output"):

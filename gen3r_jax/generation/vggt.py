@@ -1,13 +1,13 @@
 """VGGT alone: cameras, depth and points of pictures, as the official package gives them."""
 
 import os
-from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 from jaxtyping import Array, Float, Float32
 
+from conversion.pipeline_folder import find_weights
 from gen3r_jax import module
 from gen3r_jax.errors import UserError
 from gen3r_jax.generation.networks import Network
@@ -27,15 +27,16 @@ class VGGT:
 
     @classmethod
     def from_pretrained(cls, path: os.PathLike | str, *, dtype: Any = None) -> "VGGT":
-        """Opens a folder of converted weights, of VGGT or of a whole pipeline.
+        """Opens a folder of weights, of VGGT or of a whole pipeline.
 
         Args:
+          path: as :meth:`Gen3RPipeline.from_pretrained` takes it.
           dtype: dtype of the weights; by default bfloat16, on CPUs float32. The heads stay as they are stored.
 
         Raises:
           UserError: there are no weights of VGGT.
         """
-        folder = Path(path)
+        folder = find_weights(path)
         if not holds_weights(folder) and holds_weights(folder / "vggt"):
             folder = folder / "vggt"
         weights = load_network(folder, network.VGGT, dtype=default_dtype(dtype), exact=EXACT["vggt"])

@@ -255,7 +255,7 @@ def test_bad_input(weights, tmp_path):
     (tmp_path / "empty").mkdir()
     for arguments, message in (
         (("--weights", weights, "--data", tmp_path / "empty"), "holds no scenes"),
-        (("--weights", tmp_path / "none", "--data", "procedural"), "lacks"),
+        (("--weights", tmp_path / "none", "--data", "procedural"), "no weights at"),
         (("--weights", "gs://bucket/weights", "--data", "procedural"), "a folder on a disk is needed"),
         (("--weights", weights), "--data is needed"),
         (("--weights", weights, "--data", "procedural", "--part", "2/2"), "--part '2/2' must be"),

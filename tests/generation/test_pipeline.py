@@ -251,8 +251,12 @@ def test_networks_that_were_not_made_for_each_other_are_refused(weights, tmp_pat
 
 
 def test_partial_folders_are_refused(weights, tmp_path):
+    with pytest.raises(UserError, match="neither converted weights nor the official folder"):
+        Gen3RPipeline.from_pretrained(tmp_path)
+    (tmp_path / "vggt").symlink_to(weights / "vggt")
     with pytest.raises(UserError, match=r"lacks umt5, clip_vision, .*gen3r convert gen3r"):
         Gen3RPipeline.from_pretrained(tmp_path)
+    (tmp_path / "vggt").unlink()
     for entry in weights.iterdir():
         (tmp_path / entry.name).symlink_to(entry)
     (tmp_path / "vggt").unlink()
