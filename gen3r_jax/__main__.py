@@ -11,6 +11,7 @@ COMMANDS = {
     "reconstruct": ("gen3r_jax.reconstruct", "cameras, depth and points of a video or of images"),
     "view": ("gen3r_jax.view", "look at a scene in the browser"),
     "info": ("gen3r_jax.info", "what a folder holds: a scene, weights, a training run"),
+    "verify": ("gen3r_jax.verify", "whether weights are the ones that were written"),
     "prepare": ("gen3r_jax.data.prepare.__main__", "a data set, as its site hands it out, to scenes that train"),
     "check": ("gen3r_jax.data.check.__main__", "whether prepared scenes are sound; a report with pictures"),
     "caption": ("gen3r_jax.data.caption", "captions from a file into prepared scenes"),
