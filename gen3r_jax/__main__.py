@@ -13,6 +13,7 @@ COMMANDS = {
     "reconstruct": ("gen3r_jax.reconstruct", "cameras, depth and points of a video or of images"),
     "view": ("gen3r_jax.view", "look at a scene in the browser"),
     "info": ("gen3r_jax.info", "what a folder holds: a scene, weights, a training run"),
+    "verify": ("gen3r_jax.verify", "whether weights are the ones that were written"),
     "convert": ("conversion", "official checkpoints to weights folders, and back"),
     "compact": ("gen3r_jax.compact", "trained weights made small enough to hand around"),
     "prepare": ("gen3r_jax.data.prepare.__main__", "a data set, as its site hands it out, to scenes that train"),

@@ -20,6 +20,7 @@ FLOORS = {
     "gen3r_jax.view": 6,
     "gen3r_jax.info": 6,
     "gen3r_jax.compact": 6,
+    "gen3r_jax.verify": 6,
     "gen3r_jax.training.encode": 6,
     "conversion": 6,
     # 5: what is trained, judged and planned

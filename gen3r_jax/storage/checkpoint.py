@@ -2,7 +2,7 @@
 
 A network is a folder: ``config.json`` holds ``{"network": class name, "config": {...}}`` and ``params`` the parameters
 as Orbax writes a nested dict, or ``params.safetensors`` the same in one file, by dotted names, for small networks that
-are handed around. A run has one folder a step with the items ``state``, ``data`` (the position in the data,
+are handed around; ``hashes.json`` tells damage. A run has one folder a step with the items ``state``, ``data`` (the position in the data,
 one file a process) and ``config``. Any folder appears under its name only when it is complete.
 """
 
@@ -32,6 +32,7 @@ from gen3r_jax.module import AnyNetwork, Network, Params
 from gen3r_jax.options import read_options
 from gen3r_jax.sharding import fetch, param_shardings
 from gen3r_jax.storage.files import read_json, replacing, write_json
+from gen3r_jax.storage.hashes import all_whole, require_whole, write_hashes
 
 COMPACT = "params.safetensors"
 
@@ -71,6 +72,7 @@ def save_weights(path: epath.PathLike, network_class: type[Network], config: Any
         handler = ocp.StandardCheckpointHandler(save_concurrent_gb=on_the_way, multiprocessing_options=alone)
         with ocp.Checkpointer(handler, multiprocessing_options=alone) as checkpointer:
             checkpointer.save(partial / "params", args=ocp.args.StandardSave(params))
+        write_hashes(partial)
         if path.exists():
             path.rename(old)
         partial.rename(path)
@@ -90,6 +92,7 @@ def save_compact(path: epath.PathLike, network_class: type[Network], config: Any
         write_json(path / "config.json", description)
         with replacing(path / COMPACT) as temporary:
             save_file(module.flatten(params), temporary)
+        write_hashes(path)
     except SafetensorError as error:
         raise UserError(f"cannot write weights to {path}: {_reason(error)}") from error
 
@@ -119,8 +122,8 @@ def load_network(
         the network's initialisers, from a fixed key, and one line on standard error says which.
 
     Raises:
-      UserError: a missing folder or another network; or tensors that are missing, extra or misshapen, all of which are
-        named.
+      UserError: a missing folder or another network; a file that is not the one that was written; or tensors that are
+        missing, extra or misshapen, all of which are named.
     """
     path, name = epath.Path(path).absolute(), network_class.__name__
     config = read_config(path, network_class)
@@ -136,7 +139,8 @@ def load_network(
             module.nest({key: leaf for key, leaf in module.flatten(tree).items() if key not in new})
             for tree in (wanted, shardings)
         )
-        params = _restore_params(path, name, here, dtype, exact, places)
+        with all_whole(path):
+            params = _restore_params(path, name, here, dtype, exact, places)
         if new:
             examples = ", ".join(sorted(new)[:3]) + ", ..." * (len(new) > 3)
             print(f"{path} lacks {len(new)} parameters of {name}, which are drawn: {examples}", file=sys.stderr)
@@ -215,7 +219,7 @@ def read_config(path: epath.PathLike, network_class: type[Network]) -> Any:
     """The config of the network in the folder `path`.
 
     Fields that it lacks have their defaults; those that the config class names in ``RETIRED`` are not read.
-    Raises UserError if the folder holds none, another network, or unknown fields.
+    Raises UserError if the folder holds none, another network, unknown fields, or a file that was changed since.
     """
     path = epath.Path(path).absolute()
     name = network_class.__name__
@@ -223,6 +227,7 @@ def read_config(path: epath.PathLike, network_class: type[Network]) -> Any:
         raise UserError(f"no weights of {name} at {path}: the folder does not exist")
     if not holds_weights(path):
         raise UserError(f"{path} holds no weights of {name}: a weights folder has config.json and params/")
+    require_whole(path, "config.json")
     description = read_json(path / "config.json", nan=True)
     try:
         network, config = description["network"], description["config"]

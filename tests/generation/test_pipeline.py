@@ -19,6 +19,7 @@ from gen3r_jax.generation.pipeline import Gen3RPipeline
 from gen3r_jax.geometry.cameras import plucker_map
 from gen3r_jax.models.registry import NETWORKS, PRESETS
 from gen3r_jax.sharding import MeshOptions, make_mesh
+from gen3r_jax.storage.hashes import write_hashes
 
 FRAMES, SIDE, STEPS = 5, 112, 2
 SETTINGS = {"num_frames": FRAMES, "num_inference_steps": STEPS}
@@ -246,6 +247,7 @@ def test_networks_that_were_not_made_for_each_other_are_refused(weights, tmp_pat
     description = json.loads((tmp_path / "umt5" / "config.json").read_text())
     description["config"] |= {"dim": 48, "vocab_size": 3}
     (tmp_path / "umt5" / "config.json").write_text(json.dumps(description))
+    write_hashes(tmp_path / "umt5")
     with pytest.raises(UserError, match=r"text_dim and umt5.dim are 24 and 48; the tokenizer knows \d+ words, umt5 3"):
         Gen3RPipeline.from_pretrained(tmp_path)
 
