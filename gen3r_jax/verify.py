@@ -9,12 +9,13 @@ import argparse
 from etils import epath
 
 from gen3r_jax.errors import UserError, main_guard
-from gen3r_jax.storage.checkpoint import holds_weights
 from gen3r_jax.storage.hashes import HASHES, all_whole, read_hashes, write_hashes
 
 
 def networks_in(folder: epath.PathLike) -> list[epath.Path]:
     """`folder` if it is a network's, and the networks' folders in it. Raises UserError where there are none."""
+    from gen3r_jax.storage.checkpoint import holds_weights  # which takes a second, and --help needs none of it
+
     folder = epath.Path(folder)
     if not folder.is_dir():
         raise UserError(f"{folder} is no folder")

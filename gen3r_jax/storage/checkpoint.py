@@ -1,9 +1,10 @@
 """What goes to disk: the weights of a network, and the state of a training run.
 
-A network is a folder: ``config.json`` holds ``{"network": class name, "config": {...}}`` and ``params`` the parameters
-as Orbax writes a nested dict, or ``params.safetensors`` the same in one file, by dotted names, for small networks that
-are handed around; ``hashes.json`` tells damage. A run has one folder a step with the items ``state``, ``data`` (the position in the data,
-one file a process) and ``config``. Any folder appears under its name only when it is complete.
+A network is a folder: ``config.json`` holds ``{"network": class name, "config": {...}}`` and ``params`` the
+parameters as Orbax writes a nested dict, or ``params.safetensors`` the same in one file, by dotted names, for small
+networks that are handed around; ``hashes.json`` tells damage. A run has one folder a step with the items ``state``,
+``data`` (the position in the data, one file a process) and ``config``. Any folder appears under its name only when it
+is complete.
 """
 
 import dataclasses
