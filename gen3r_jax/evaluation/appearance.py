@@ -17,21 +17,17 @@ from jaxtyping import Array, Float
 
 from gen3r_jax import module
 from gen3r_jax.models.lpips import LPIPS
+from gen3r_jax.ops import psnr as ops
 from gen3r_jax.storage.checkpoint import load_network
-
-# Of equal frames, for which it is infinite: one of them would otherwise decide the mean of a clip.
-LARGEST_PSNR = 100.0
 
 _RADIUS, _SIGMA = 5, 1.5
 _K1, _K2 = 0.01, 0.03
 
 
 def psnr(predicted: Float[np.ndarray, "t h w 3"], target: Float[np.ndarray, "t h w 3"]) -> float:
-    """Peak signal-to-noise ratio in dB, at most `LARGEST_PSNR` a frame."""
+    """Peak signal-to-noise ratio in dB, in float64; see :func:`gen3r_jax.ops.psnr.psnr`."""
     _require_pairs(predicted, target)
-    difference = np.asarray(predicted, np.float64) - np.asarray(target, np.float64)
-    errors = np.square(difference).mean(axis=(1, 2, 3))
-    return float(np.mean(-10 * np.log10(np.maximum(errors, 10 ** (-LARGEST_PSNR / 10)))))
+    return float(ops.psnr(np.asarray(predicted, np.float64), np.asarray(target, np.float64)))
 
 
 def ssim(predicted: Float[np.ndarray, "t h w 3"], target: Float[np.ndarray, "t h w 3"]) -> float:

@@ -16,6 +16,7 @@ from gen3r_jax.export.pointcloud import CloudFilter
 from gen3r_jax.generation.output import Gen3RPipelineOutput
 from gen3r_jax.generation.pipeline import Gen3RPipeline
 from gen3r_jax.generation.request import Request
+from gen3r_jax.ops.psnr import psnr
 from gen3r_jax.storage.files import writing
 
 MOST_SHEETS = 32
@@ -135,9 +136,12 @@ def _scene_folder(request: Request, options: argparse.Namespace) -> Path:
 def _deviation(result: Gen3RPipelineOutput, exact: Gen3RPipelineOutput) -> dict[str, float]:
     """How far a result with step cache is from the one without."""
     latents = np.linalg.norm(result.latents - exact.latents) / np.linalg.norm(exact.latents)
-    psnr = -10 * np.log10(max(np.mean((result.rgbs - exact.rgbs) ** 2), 1e-12))
     depth = np.mean(np.abs(result.depth_maps / exact.depth_maps - 1))
-    return {"relative_latents": float(latents), "psnr_db": float(psnr), "relative_depth": float(depth)}
+    return {
+        "relative_latents": float(latents),
+        "psnr_db": float(psnr(result.rgbs, exact.rgbs)),
+        "relative_depth": float(depth),
+    }
 
 
 def require_writable(folder: Path) -> None:

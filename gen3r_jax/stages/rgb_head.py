@@ -19,13 +19,13 @@ from jaxtyping import Array, Float, Key, UInt8
 from gen3r_jax import module
 from gen3r_jax.arrays import picture_size
 from gen3r_jax.errors import UserError
-from gen3r_jax.evaluation.appearance import psnr
 from gen3r_jax.export.grid import spread, write_grid
 from gen3r_jax.generation import networks
 from gen3r_jax.models.geometry_adapter import unpack_tokens
 from gen3r_jax.models.rgb_head import RGBHead, RGBHeadConfig
 from gen3r_jax.models.vggt import VGGT
 from gen3r_jax.module import Params
+from gen3r_jax.ops.psnr import psnr
 from gen3r_jax.options import Natural
 from gen3r_jax.sharding import fetch
 from gen3r_jax.stages.networks import Networks, video_tokens
@@ -90,7 +90,7 @@ class RGBHeadStage(Stage):
                 rows[f"clip {i}"] = clip[times]
                 rows[f"clip {i}, read from tokens"] = np.rint(255 * colours[times]).astype(np.uint8)
             write_grid(directory / "colours.png", rows)
-        return {"psnr": float(np.mean([psnr(*pair) for pair in zip(read, frames / 255, strict=True)]))}
+        return {"psnr": float(psnr(read, frames / 255))}
 
     def export(self, trainable: Params, directory: Path) -> None:
         save_weights(directory / "rgb_head", RGBHead, self._config, trainable)

@@ -27,6 +27,7 @@ from gen3r_jax.generation import networks
 from gen3r_jax.models.sizes import PIXELS_PER_LATENT, require_multiple
 from gen3r_jax.models.wan_vae import WanVAE, WanVAEConfig
 from gen3r_jax.module import Params
+from gen3r_jax.ops.psnr import psnr
 from gen3r_jax.options import Count, Natural, NonNegative
 from gen3r_jax.sharding import fetch
 from gen3r_jax.stages.adapter.losses import kl_divergence
@@ -138,8 +139,11 @@ class WanVAEStage(Stage):
             "kl": kl_divergence(posterior).sum() / posterior.mean.size,
         }
         loss = reduce(add, (getattr(self.losses, name) * term for name, term in terms.items()))
-        psnr = -10 * jnp.log10(jnp.square(error / 2).mean(axis=(1, 2, 3, 4))).mean()
-        statistics = {"psnr": psnr, "latent_mean": posterior.mean.mean(), "latent_std": posterior.mean.std()}
+        statistics = {
+            "psnr": psnr((decoded.astype(jnp.float32) + 1) / 2, crops / 255),
+            "latent_mean": posterior.mean.mean(),
+            "latent_std": posterior.mean.std(),
+        }
         return loss, terms | statistics | {"posterior_std": posterior.std.mean()}
 
     def validate(self, trainable: Params, frozen: Params, batch: Batch, directory: Path, step: int) -> Metrics:
@@ -152,7 +156,8 @@ class WanVAEStage(Stage):
                 rows |= {f"clip {i}": pair[0][times], f"clip {i}, reconstructed": pair[1][times]}
             write_grid(directory / "reconstruction.png", rows)
         still = np.repeat(frames[:, :1], frames.shape[1], axis=1)
-        return {"psnr": psnr(decoded, frames), "psnr_of_first_frame": psnr(still, frames)}
+        decoded, still, frames = (clips / 255 for clips in (decoded, still, frames))
+        return {"psnr": float(psnr(decoded, frames)), "psnr_of_first_frame": float(psnr(still, frames))}
 
     def export(self, trainable: Params, directory: Path) -> None:
         clips = multihost_utils.broadcast_one_to_all(np.stack(self._recent))
@@ -215,9 +220,3 @@ def crop(clips: UInt8[Array, "b t h w 3"], side: int, keys: Key[Array, "b n"]) -
 
     crops = jax.vmap(jax.vmap(cut, in_axes=(None, 0)))(clips, keys)
     return crops.reshape(-1, *crops.shape[2:])
-
-
-def psnr(decoded: UInt8[np.ndarray, "n t h w 3"], frames: UInt8[np.ndarray, "n t h w 3"]) -> float:
-    """Peak signal-to-noise ratio in decibels of each clip, and the mean of that."""
-    square = np.square(decoded / 255 - frames / 255).mean(axis=(1, 2, 3, 4))
-    return float(-10 * np.log10(np.maximum(square, 1e-10)).mean())

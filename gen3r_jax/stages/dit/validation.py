@@ -20,7 +20,6 @@ from jaxtyping import Array, Float
 
 from gen3r_jax.diffusion.conditioning import TASKS, condition, given_condition
 from gen3r_jax.diffusion.solvers import make_schedule
-from gen3r_jax.evaluation.appearance import psnr
 from gen3r_jax.export.grid import spread, write_grid
 from gen3r_jax.export.pointcloud import scene_cloud, write_ply
 from gen3r_jax.export.video import colorize_depth, depth_limits, write_video
@@ -31,6 +30,7 @@ from gen3r_jax.generation.settings import GenerationSettings
 from gen3r_jax.geometry.cameras import plucker_map
 from gen3r_jax.models.sizes import clip_frames
 from gen3r_jax.module import Params
+from gen3r_jax.ops.psnr import psnr
 from gen3r_jax.sharding import fetch
 from gen3r_jax.stages.dit.inputs import Inputs, task_masks
 from gen3r_jax.training.stage import Batch, Metrics
@@ -75,7 +75,7 @@ def validate(
         for cameras in (True, False) if first["has_cameras"][0] else (False,):
             name = f"{task}{'_cameras' * cameras}"
             output = generate(options, pipeline, first, task, cameras, negative)
-            metrics[f"{name}/psnr"] = psnr(output.rgbs[0], reachable.rgbs[0])
+            metrics[f"{name}/psnr"] = float(psnr(output.rgbs, reachable.rgbs))
             metrics[f"{name}/latents"] = float(np.linalg.norm(output.latents - truth) / np.linalg.norm(truth))
             if jax.process_index() == 0:
                 write(directory, name, frames, seen, reachable, output)
