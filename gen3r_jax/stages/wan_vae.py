@@ -21,6 +21,7 @@ from jax.experimental import multihost_utils
 from jaxtyping import Array, Float, Key, UInt8
 
 from gen3r_jax import module
+from gen3r_jax.arrays import AnyArray
 from gen3r_jax.errors import UserError
 from gen3r_jax.export.grid import spread, write_grid
 from gen3r_jax.generation import networks
@@ -140,7 +141,7 @@ class WanVAEStage(Stage):
         }
         loss = reduce(add, (getattr(self.losses, name) * term for name, term in terms.items()))
         statistics = {
-            "psnr": psnr((decoded.astype(jnp.float32) + 1) / 2, crops / 255),
+            "psnr": psnr(*(_as_pictures(clips) for clips in ((decoded.astype(jnp.float32) + 1) / 2, crops / 255))),
             "latent_mean": posterior.mean.mean(),
             "latent_std": posterior.mean.std(),
         }
@@ -156,7 +157,7 @@ class WanVAEStage(Stage):
                 rows |= {f"clip {i}": pair[0][times], f"clip {i}, reconstructed": pair[1][times]}
             write_grid(directory / "reconstruction.png", rows)
         still = np.repeat(frames[:, :1], frames.shape[1], axis=1)
-        decoded, still, frames = (clips / 255 for clips in (decoded, still, frames))
+        decoded, still, frames = (_as_pictures(clips / 255) for clips in (decoded, still, frames))
         return {"psnr": float(psnr(decoded, frames)), "psnr_of_first_frame": float(psnr(still, frames))}
 
     def export(self, trainable: Params, directory: Path) -> None:
@@ -220,3 +221,9 @@ def crop(clips: UInt8[Array, "b t h w 3"], side: int, keys: Key[Array, "b n"]) -
 
     crops = jax.vmap(jax.vmap(cut, in_axes=(None, 0)))(clips, keys)
     return crops.reshape(-1, *crops.shape[2:])
+
+
+def _as_pictures(clips: Float[AnyArray, "n t h w 3"]) -> Float[AnyArray, "n th w 3"]:
+    """Each clip as one picture, its frames below each other, so that its errors are averaged over all of it."""
+    n, t, h, w, c = clips.shape
+    return clips.reshape(n, t * h, w, c)
