@@ -38,6 +38,7 @@ def convert_checkpoint(
     is_ours = network.fields <= checkpoint.fields.keys()  # a folder may hold another network's config.json
     config = network.table.read_config(checkpoint.fields if is_ours else {})
     tensors, config, notes = network.table.adapt(checkpoint.tensors, config)
+    notes = [*checkpoint.notes, *notes]
     if name == "vggt":
         if not point_head:
             tensors = {key: x for key, x in tensors.items() if not key.startswith("point_head.")}

@@ -8,7 +8,7 @@ one, is filled exactly once.
 
 import functools
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Protocol
@@ -229,7 +229,7 @@ def convert(
       progress: called with each name after it is written.
 
     Raises:
-      UserError: tensors are missing, unexpected or misshapen. All of them are named in one line.
+      UserError: tensors are missing, unexpected or misshapen. It names the first of each, and says how many there are.
     """
     leaves = module.flatten(_abstract(table, config))
     leaves = {path: leaf for path, leaf in leaves.items() if path.startswith(target_prefix)}
@@ -248,8 +248,8 @@ def convert(
         ],
     }
     if any(problems.values()):
-        parts = [f"{len(names)} {kind}: {', '.join(names)}" for kind, names in problems.items() if names]
-        raise UserError(f"these are not the tensors of {config!r}: {'; '.join(parts)}")
+        parts = [f"{len(names)} {kind}: {some(names)}" for kind, names in problems.items() if names]
+        raise UserError(f"these are not the tensors of {table.network.__name__}: {'; '.join(parts)}")
 
     dtypes: dict[str, Any] = {}
     for name, slot in slots.items():
@@ -320,6 +320,16 @@ def nest(flat: Mapping[str, Any]) -> module.Params:
             node = node.setdefault(key, {})
         node[last] = leaf
     return tree
+
+
+def some(names: Sequence[str], width: int = 70) -> str:
+    """The first of some names, as far as they fit, and how many more there are."""
+    shown = [names[0]]
+    for name in names[1:]:
+        if len(", ".join([*shown, name])) > width:
+            return f"{', '.join(shown)} and {len(names) - len(shown)} more"
+        shown.append(name)
+    return ", ".join(shown)
 
 
 def _abstract(table: Table, config: Any) -> module.Params:

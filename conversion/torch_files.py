@@ -5,6 +5,7 @@ reads them, from the optional extra ``convert``, and refuses any that hold more 
 """
 
 import pickle
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,27 +15,55 @@ import jax
 import ml_dtypes
 import numpy as np
 
-from conversion.rules import Tensor
+from conversion.rules import Tensor, some
 from conversion.safetensors_files import in_shards, nbytes, open_safetensors, write_safetensors
 from gen3r_jax.errors import UserError
 from gen3r_jax.storage.files import read_json, write_json
 
 PICKLES = (".pth", ".pt", ".ckpt", ".bin")
 
+# What trainers and compilers put around a network: names of their attributes, wherever they stand in a name, ...
+_LAYERS = re.compile(r"(^|\.)(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|_forward_module)\.")
+# ... what every name may begin with, ...
+_PREFIXES = re.compile(r"(?:module|model|network|net|transformer|diffusion_model|ema|ema_model|model_ema|shadow)\.")
+# ... counters that stand beside the names, ...
+_COUNTERS = frozenset({"n_averaged", "initted", "step", "num_updates", "decay"})
+# ... the dictionaries around all names, the first that is there ...
+_DICTIONARIES = (
+    *("state_dict", "model_state_dict", "model", "module", "network", "params", "generator", "transformer"),
+    *("ema", "ema_state_dict", "model_ema", "ema_model", "params_ema", "shadow"),
+)
+# ... and the files beside the weights.
+_OTHER_FILES = re.compile(
+    r"(training_args|optimizer|scheduler|scaler|sampler|rng_state|random_states|.*zero_pp_rank|.*optim_states).*"
+)
+
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Tensors that are read when asked for, and the fields of the ``config.json`` beside them ({} if there is none)."""
+    """Tensors that are read when asked for, and the fields of the ``config.json`` beside them ({} if there is none).
+
+    notes: what of a trainer's wrapping was left out, in words.
+    """
 
     path: Path
     tensors: dict[str, Tensor]
     fields: dict[str, Any]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Content:
+    """The tensors of files, and what was passed over to find them."""
+
+    tensors: dict[str, Tensor]
+    notes: tuple[str, ...] = ()
 
 
 def open_checkpoint(path: Path, folder: str = "", other_files: Iterable[str] = ()) -> Checkpoint:
     """Opens a file, a folder with one network, or a folder of several networks.
 
-    Names come without the ``model.`` of wrapping classes and without a trainer's ``state_dict``.
+    Names come without what wrapping classes, compilers and trainers put before them and around them.
 
     Args:
       folder: sub-folder of the network in an official pipeline folder.
@@ -43,10 +72,15 @@ def open_checkpoint(path: Path, folder: str = "", other_files: Iterable[str] = (
     if path.is_dir():
         places = [path / name for name in (folder, *other_files) if name and (path / name).exists()]
         path = places[0] if places else path
-    tensors = strip_wrapper(_open_folder(path) if path.is_dir() else _open_file(path))
+    content = _open_folder(path) if path.is_dir() else _open_file(path)
+    tensors = strip_wrapper(content.tensors)
     if not tensors:
         raise UserError(f"{path} holds no tensors")
-    return Checkpoint(path, tensors, _read_fields((path if path.is_dir() else path.parent) / "config.json"))
+    notes = list(content.notes)
+    if first := next((name for name in content.tensors if name.removeprefix("model.") not in tensors), None):
+        notes.append(f"names come without what was put around the network, as in {first}")
+    fields = _read_fields((path if path.is_dir() else path.parent) / "config.json")
+    return Checkpoint(path, tensors, fields, tuple(notes))
 
 
 def write_checkpoint(
@@ -78,19 +112,35 @@ def write_checkpoint(
     return files
 
 
-def _open_folder(path: Path) -> dict[str, Tensor]:
+def _open_folder(path: Path) -> _Content:
     if indices := sorted(path.glob("*.safetensors.index.json")):
-        return _open_indexed(indices)
-    files = sorted(path.glob("*.safetensors")) or sorted(f for f in path.iterdir() if f.suffix in PICKLES)
+        return _Content(_open_indexed(indices))
+    found = sorted(path.iterdir())
+    files = [file for file in found if file.suffix in (".safetensors", *PICKLES)]
+    others = [file.name for file in files if _OTHER_FILES.fullmatch(file.name)]
+    files = [file for file in files if file.name not in others]
+    files = [file for file in files if file.suffix == ".safetensors"] or files
     if not files:
-        raise UserError(f"{path} holds no weights: needed is a file ending in .safetensors, {', '.join(PICKLES)}")
+        raise UserError(f"{path} holds no weights: {_instead(path, found)}")
     tensors: dict[str, Tensor] = {}
+    notes = [f"not read: {some(others)}"] if others else []
     for file in files:
         more = _open_file(file)
-        if twice := sorted(tensors.keys() & more.keys()):
-            raise UserError(f"{path}: several files hold {', '.join(twice)}; name one of the files")
-        tensors |= more
-    return tensors
+        if twice := sorted(tensors.keys() & more.tensors.keys()):
+            raise UserError(f"{path}: several files hold {some(twice)}; name one of the files")
+        tensors |= more.tensors
+        notes += more.notes
+    return _Content(tensors, tuple(notes))
+
+
+def _instead(path: Path, found: list[Path]) -> str:
+    """What to do with a folder without weights."""
+    if any(file.suffix == ".distcp" for file in found):
+        command = f"python -m torch.distributed.checkpoint.format_utils dcp_to_torch {path} {path}.pth"
+        return f"it is a distributed checkpoint; make one file of it with {command}"
+    if any("optim_states" in file.name for file in found) or (path / "zero_to_fp32.py").exists():
+        return f"it is a DeepSpeed checkpoint; make one file of it with its own zero_to_fp32.py: {path}"
+    return f"needed is a file ending in .safetensors, {', '.join(PICKLES)}"
 
 
 def _open_indexed(indices: list[Path]) -> dict[str, Tensor]:
@@ -107,15 +157,17 @@ def _open_indexed(indices: list[Path]) -> dict[str, Tensor]:
     lost = [f"{name} (in {file})" for name, file in weight_map.items() if name not in shards[file]]
     stray = [f"{name} (in {file})" for file, held in shards.items() for name in held if weight_map.get(name) != file]
     if lost or stray:
-        raise UserError(f"{index} and its files disagree on {', '.join(lost + stray)}")
+        raise UserError(f"{index} and its files disagree on {some(lost + stray)}")
     return {name: shards[file][name] for name, file in weight_map.items()}
 
 
-def _open_file(path: Path) -> dict[str, Tensor]:
+def _open_file(path: Path) -> _Content:
     if not path.exists():
         raise UserError(f"{path} does not exist")
+    if path.stat().st_size == 0:
+        raise UserError(f"{path} is empty; download or copy it again")
     if path.suffix == ".safetensors":
-        return dict(open_safetensors(path)[0])
+        return _Content(dict(open_safetensors(path)[0]))
     if path.suffix in PICKLES:
         return _open_pickle(path)
     raise UserError(f"cannot read {path}: allowed are .safetensors, {', '.join(PICKLES)}")
@@ -146,7 +198,7 @@ class TorchTensor:
     def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
         import torch  # pyright: ignore[reportMissingImports]: only the extra `convert` has it
 
-        tensor = self.tensor.contiguous()
+        tensor = self.tensor.detach().contiguous()
         if tensor.dtype == torch.bfloat16:  # numpy knows it only through ml_dtypes
             array = tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
         else:
@@ -154,7 +206,7 @@ class TorchTensor:
         return array.astype(dtype or array.dtype, copy=False)
 
 
-def _open_pickle(path: Path) -> dict[str, Tensor]:
+def _open_pickle(path: Path) -> _Content:
     try:
         import torch  # pyright: ignore[reportMissingImports]: only the extra `convert` has it
     except ImportError:
@@ -167,14 +219,31 @@ def _open_pickle(path: Path) -> dict[str, Tensor]:
         raise UserError(
             f"{path} holds more than tensors, or is damaged; it was not read, as it could run code"
         ) from None
-    except (RuntimeError, EOFError, OSError, ValueError) as error:
-        reason = str(error).partition("\n")[0] or "it is empty or damaged"
-        raise UserError(f"cannot read {path}: {reason}") from None
-    while isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
-        content = content["state_dict"]
-    if not isinstance(content, Mapping) or not all(isinstance(x, torch.Tensor) for x in content.values()):
-        raise UserError(f"{path} is not a state dict: a mapping from names to tensors is needed")
-    return {name: TorchTensor(tensor) for name, tensor in content.items()}
+    except Exception as error:  # a damaged file breaks the reader in its own ways
+        reason = (str(error).partition("\n")[0] or "it is damaged")[:150]
+        raise UserError(f"cannot read {path}: {reason}; download or copy it again") from None
+    content, around, others = unwrap(content)
+    tensors = {name: x for name, x in content.items() if isinstance(x, torch.Tensor)}
+    if not tensors or len(tensors) < len(content):
+        strange = some([str(name) for name in content if name not in tensors])
+        raise UserError(f"{path} is not a state dict: a mapping from names to tensors is needed ({strange} is none)")
+    notes = [f"of {path.name}, what {'.'.join(around)} holds was read"] * bool(around)
+    notes += [f"not read: {some(others)}"] * bool(others)
+    return _Content({name: TorchTensor(tensor) for name, tensor in tensors.items()}, tuple(notes))
+
+
+def unwrap(content: Any) -> tuple[Mapping[str, Any], list[str], list[str]]:
+    """The mapping inside of a trainer's dictionaries, the keys that lead to it, and the keys that were left."""
+    around: list[str] = []
+    others: list[str] = []
+    while isinstance(content, Mapping):
+        key = next((key for key in _DICTIONARIES if isinstance(content.get(key), Mapping)), None)
+        if key is None:
+            return content, around, others
+        around.append(key)
+        others += [str(other) for other in content if other != key]
+        content = content[key]
+    return {}, around, others
 
 
 def _load(torch: Any, path: Path) -> Any:
@@ -185,8 +254,13 @@ def _load(torch: Any, path: Path) -> Any:
 
 
 def strip_wrapper(tensors: Mapping[str, Any]) -> dict[str, Any]:
-    """Drops ``model.``, as often as every name begins with it: the mark of a wrapping class, not of the network."""
-    names = dict(tensors)
-    while names and all(name.startswith("model.") for name in names):
-        names = {name.removeprefix("model."): tensor for name, tensor in names.items()}
+    """Drops what is the mark of a wrapping class, and not of the network: layers of names, and beginnings of all."""
+    names = {}
+    for name, tensor in tensors.items():
+        while (shorter := _LAYERS.sub(r"\1", name)) != name:
+            name = shorter
+        if name not in _COUNTERS:
+            names[name] = tensor
+    while names and (found := _PREFIXES.match(next(iter(names)))) and all(x.startswith(found[0]) for x in names):
+        names = {name.removeprefix(found[0]): tensor for name, tensor in names.items()}
     return names

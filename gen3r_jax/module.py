@@ -15,6 +15,8 @@ import numpy as np
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
+from gen3r_jax.errors import UserError
+
 Params = dict[str, Any]
 Module = TypeVar("Module", bound=nnx.Module)
 AnyNetwork = TypeVar("AnyNetwork", bound="Network")
@@ -107,6 +109,26 @@ def fingerprint(params: Params) -> str:
         digest.update(f"{name} {leaf.shape} {leaf.dtype}".encode())
         digest.update(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8).data)
     return digest.hexdigest()[:16]
+
+
+class NotFinite(UserError):
+    """Numbers that can be no result: infinite, or none at all."""
+
+
+def require_finite(what: str, tree: Any) -> Any:
+    """Returns `tree`. Raises NotFinite, a UserError that begins with `what`, where a number in it is not finite."""
+    bad = [name for name, leaf in flatten(tree).items() if not _is_finite(leaf)]
+    if bad:
+        where = f" ({', '.join(bad[:3])}{', ...' * (len(bad) > 3)})" if any(bad) else ""
+        raise NotFinite(f"{what} not finite{where}: the weights or the input are damaged or out of range")
+    return tree
+
+
+def _is_finite(x: Any) -> bool:
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        return True
+    elsewhere = isinstance(x, jax.Array) and any(device.platform != "cpu" for device in x.devices())
+    return bool((jnp if elsewhere else np).isfinite(x).all())  # on a CPU, NumPy has nothing to copy and to compile
 
 
 def count_parameters(params: Params) -> int:

@@ -9,7 +9,8 @@ A config is a Python file with `get_config(preset)`; every value can be changed 
     --config.mesh.data=2 --config.mesh.fsdp=-1        another layout of the devices
     --config.train.phases='((25, 100, 1),)'           (frames, steps, clips per device), one after the other
 
-The same command goes on where a stopped or killed run left off. DIR gets config.json, checkpoints/, metrics.jsonl,
+The same command goes on where a stopped or killed run left off; with --restore STEP, given once, from an earlier
+checkpoint. DIR gets config.json, checkpoints/, metrics.jsonl,
 tensorboard/, loss.png, validation/step_N/ (pictures) and weights/ (the trained networks).
 """
 
@@ -17,6 +18,7 @@ import functools
 from collections.abc import Sequence
 
 from absl import app, flags, logging
+from etils import epath
 
 from gen3r_jax import command_line
 from gen3r_jax.command_line import COMPILE_CACHE, CONFIG, parse_flags
@@ -24,6 +26,9 @@ from gen3r_jax.errors import UserError, main_guard
 
 flags.adopt_module_key_flags(command_line)
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run, also gs://...; made when it is missing.")
+RESTORE = flags.DEFINE_integer(
+    "restore", None, "Go back to the checkpoint after this step; later ones are moved to WORKDIR/checkpoints-left-N."
+)
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -35,6 +40,7 @@ def main(arguments: Sequence[str]) -> None:
     import jax
 
     from gen3r_jax.stages.config import loader_of, read_config, with_defaults
+    from gen3r_jax.storage.checkpoint import go_back
     from gen3r_jax.storage.compile_cache import use_compile_cache
     from gen3r_jax.training.distributed import initialize, peer_errors, wait_for_all
     from gen3r_jax.training.loop import train
@@ -48,6 +54,8 @@ def main(arguments: Sequence[str]) -> None:
     with peer_errors():
         if jax.process_index() == 0:
             claim_workdir(workdir, config, free_keys=stage.free_keys, with_defaults=with_defaults)
+            if RESTORE.value is not None:
+                go_back(epath.Path(workdir) / "checkpoints", RESTORE.value)
         wait_for_all("workdir")
     train(stage, loader_of(stage, options), options, workdir, config)
 

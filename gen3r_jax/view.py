@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from gen3r_jax.errors import UserError, main_guard
-from gen3r_jax.export.pointcloud import confident_pixels
+from gen3r_jax.export.pointcloud import confident_pixels, median_depth
 from gen3r_jax.export.read import read_scene
 from gen3r_jax.geometry.cameras import invert_se3, matrix_to_quaternion
 from gen3r_jax.scene import Scene
@@ -39,7 +39,7 @@ def serve(scene: Scene, port: int, host: str = "127.0.0.1") -> Any:
             kept = rng.choice(kept, POINTS_A_FRAME, replace=False, shuffle=False)
         points, colors = (x[index].reshape(-1, 3)[kept] for x in (scene.points, scene.rgb))
         clouds.append(server.scene.add_point_cloud(f"/points/{index}", points, colors, visible=index == 0))
-    size = 0.1 * float(np.median(scene.depth))
+    size = 0.1 * median_depth(scene)
     c2w = invert_se3(scene.w2c.astype(np.float64))
     for index, (pose, k) in enumerate(zip(c2w, scene.intrinsics, strict=True)):
         x, y, z, w = matrix_to_quaternion(pose[:3, :3])

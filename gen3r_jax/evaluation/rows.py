@@ -23,7 +23,7 @@ from gen3r_jax.diffusion.conditioning import TASKS, given_frames
 from gen3r_jax.errors import UserError
 from gen3r_jax.evaluation.protocol import Prediction, Truth
 from gen3r_jax.generation import programs
-from gen3r_jax.generation.networks import Network, encode_tokens, encode_video
+from gen3r_jax.generation.networks import Network, encode_tokens, encode_video, finite
 from gen3r_jax.generation.pipeline import Gen3RPipeline, Gen3RPipelineOutput
 from gen3r_jax.generation.settings import GenerationSettings
 from gen3r_jax.geometry.cameras import decode_pose, plucker_map
@@ -78,7 +78,8 @@ def predict(
     if rows.autoencoders:
         yield "wvd_vae_only/allview", _points_through_vae(pipeline, reconstruct(given_frames("allview", count)))
     if rows.autoencoders and rgb_head:
-        yield "rgb_head/allview", Prediction(fetch(_colours(pipeline.network("vggt"), rgb_head, frames[None]))[0])
+        colours = finite("rgb_head", fetch(_colours(pipeline.network("vggt"), rgb_head, frames[None])))
+        yield "rgb_head/allview", Prediction(colours[0])
     if rows.baselines:
         yield "baseline/1view", _baseline(truth, frames)
 
@@ -112,7 +113,7 @@ def _of_output(output: Gen3RPipelineOutput, given: tuple[int, ...]) -> Predictio
 
 
 def _vggt(pipeline: Gen3RPipeline, frames: np.ndarray, given: tuple[int, ...]) -> Prediction:
-    geometry = fetch(programs.reconstruct(pipeline.network("vggt"), frames[list(given)][None]))
+    geometry = finite("vggt", fetch(programs.reconstruct(pipeline.network("vggt"), frames[list(given)][None])))
     w2c, intrinsics = decode_pose(geometry.pose_encs[-1, 0], frames.shape[1:3])
     return Prediction(None, (), given, geometry.depth[0], np.asarray(w2c), np.asarray(intrinsics))
 
@@ -129,13 +130,15 @@ def _points_through_vae(pipeline: Gen3RPipeline, vggt: Prediction) -> Prediction
     side = (high - low).max()
     corner = (low + high - side) / 2
     wan_vae = pipeline.network("wan_vae")
-    decoded = fetch(programs.decode_video(wan_vae, _appearance(wan_vae, ((points - corner) / side)[None])))[0]
+    appearance = finite("wan_vae", _appearance(wan_vae, ((points - corner) / side)[None]))
+    decoded = finite("wan_vae", fetch(programs.decode_video(wan_vae, appearance)))[0]
     return Prediction(seen=vggt.seen, points=corner + side * decoded)
 
 
 def _encode(pipeline: Gen3RPipeline, frames: np.ndarray) -> np.ndarray:
-    appearance = _appearance(pipeline.network("wan_vae"), frames[None])
-    geometry = _geometry(pipeline.network("vggt"), pipeline.network("geometry_adapter"), frames[None])
+    appearance = finite("wan_vae", _appearance(pipeline.network("wan_vae"), frames[None]))
+    adapter = pipeline.network("geometry_adapter")
+    geometry = finite("geometry_adapter", _geometry(pipeline.network("vggt"), adapter, frames[None]))
     return fetch(jnp.concatenate([appearance, geometry], axis=3))
 
 

@@ -61,10 +61,13 @@ def evaluate(
         else:
             pictures = {"truth": truth.frames}
             result["rows"] = {}
-            for row, prediction in predict(pipeline, truth, caption, options.rows, options.sampling, rgb_head):
-                result["rows"][row] = score(prediction, truth, options.metrics, lpips)._asdict()
-                if prediction.frames is not None:
-                    pictures[row] = np.rint(255 * np.nan_to_num(prediction.frames)).astype(np.uint8)
+            try:
+                for row, prediction in predict(pipeline, truth, caption, options.rows, options.sampling, rgb_head):
+                    result["rows"][row] = score(prediction, truth, options.metrics, lpips)._asdict()
+                    if prediction.frames is not None:
+                        pictures[row] = np.rint(255 * prediction.frames).astype(np.uint8)
+            except module.NotFinite as error:
+                result["skipped"] = str(error)
             if number < options.output.pictures:
                 grid = {name: frames[spread(len(frames))] for name, frames in pictures.items()}
                 write_grid(output / "pictures" / f"{number:06d}.png", grid)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from gen3r_jax.export.pointcloud import at_most
+from gen3r_jax.export.pointcloud import at_most, median_depth
 from gen3r_jax.geometry.cameras import OPENGL_AXES, invert_se3
 from gen3r_jax.scene import Scene
 from gen3r_jax.storage.files import replacing
@@ -63,7 +63,7 @@ def build_scene(
 
 def frustum_size(scene: Scene) -> float:
     """How deep cameras are drawn."""
-    return 0.1 * float(np.median(scene.depth))
+    return 0.1 * median_depth(scene)
 
 
 def frusta(scene: Scene, size: float) -> tuple[Float[np.ndarray, "e 2 3"], UInt8[np.ndarray, "e 4"]]:

@@ -60,6 +60,12 @@ def confident_pixels(scene: Scene, percentile: float) -> Bool[np.ndarray, "t h w
     return known
 
 
+def median_depth(scene: Scene) -> float:
+    """Of the pixels whose depth is known; 1 where none is."""
+    known = scene.depth[np.isfinite(scene.depth) & (scene.depth > 0)]
+    return float(np.median(known)) if len(known) else 1.0
+
+
 def scene_cloud(
     scene: Scene, keep: CloudFilter = DEFAULT_FILTER
 ) -> tuple[Float[np.ndarray, "n 3"], UInt8[np.ndarray, "n 3"]]:

@@ -10,6 +10,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 
 from gen3r_jax.export.glb import build_scene, frusta, frustum_size
+from gen3r_jax.export.pointcloud import median_depth
 from gen3r_jax.geometry.cameras import OPENGL_AXES, invert_se3
 from gen3r_jax.scene import Scene
 from gen3r_jax.storage.files import write_text
@@ -86,7 +87,7 @@ def write_viewer(
 
 def _first_view(scene: Scene) -> dict[str, list[float]]:
     """Where the page begins, in its axes: a little behind and above the first camera, looking where it looks."""
-    depth = float(np.median(scene.depth))
+    depth = median_depth(scene)
     c2w = OPENGL_AXES @ invert_se3(scene.w2c[0].astype(np.float64))
     points = np.array([[0, -0.3 * depth, -0.8 * depth, 1], [0, 0, depth, 1], [0, -1, 0, 0]]) @ c2w.T
     return {name: np.round(x[:3], 6).tolist() for name, x in zip(("eye", "target", "up"), points, strict=True)}

@@ -5,6 +5,7 @@ training walks the same ones. :func:`reconstruct` is the whole way from a video 
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -40,6 +41,11 @@ class Geometry:
     depth: Float[Array, "b t h w"]
     confidence: Float[Array, "b t h w"]
     points: Float[Array, "b t h w 3"] | None
+
+
+def finite(network: str, given: Any) -> Any:
+    """What a network gave, once it is there. Raises UserError that names the network where numbers are not finite."""
+    return module.require_finite(f"what the network {network} gave is", jax.block_until_ready(given))
 
 
 def to_unit_range(frames: UInt8[Array, "b t h w 3"]) -> Float[Array, "b t h w 3"]:
@@ -103,10 +109,10 @@ def reconstruct(
       key: draws the latents from the posterior; by default they are its mode.
       prompt: kept with the scene.
     """
-    packed = _encode_tokens(vggt, frames[None])
+    packed = finite("vggt", _encode_tokens(vggt, frames[None]))
     if adapter is not None:
-        packed = _through_adapter(adapter, packed, key)
-    return to_scene(frames, _decode_tokens(vggt, packed), prompt=prompt)
+        packed = finite("geometry_adapter", _through_adapter(adapter, packed, key))
+    return to_scene(frames, finite("vggt", _decode_tokens(vggt, packed)), prompt=prompt)
 
 
 # Three programs rather than one: the first and the last are the same with and without the adapter.

@@ -39,7 +39,7 @@ from gen3r_jax.generation.inputs import (
     stored_picture,
     tell_other_sizes,
 )
-from gen3r_jax.generation.networks import Network
+from gen3r_jax.generation.networks import Network, finite
 from gen3r_jax.generation.output import Gen3RPipelineOutput
 from gen3r_jax.generation.settings import GenerationSettings, read_settings, read_shift
 from gen3r_jax.geometry.cameras import Cameras, Size, decode_pose
@@ -276,12 +276,12 @@ class Gen3RPipeline:
         guided = settings.guidance_scale > 1
         texts = self.encode_prompt([settings.negative_prompt] * b * guided + list(inputs.prompts))
         with self._network("clip_vision", "Encoding the image") as clip_vision:
-            image_features = jax.block_until_ready(programs.encode_image(clip_vision, inputs.images[:, 0]))
+            image_features = finite("clip_vision", programs.encode_image(clip_vision, inputs.images[:, 0]))
         mask = np.broadcast_to(frame_mask(inputs.given, inputs.num_frames), (b, inputs.num_frames))
         with self._network("wan_vae", "Encoding the given frames") as wan_vae:
             noise = programs.noise(keys, 1, shape) if posterior_noise is None else posterior_noise
             clip = _fill(inputs.images, inputs.given, inputs.num_frames)
-            given_latents = jax.block_until_ready(programs.encode_given(wan_vae, clip, mask, noise, joint=self.joint))
+            given_latents = finite("wan_vae", programs.encode_given(wan_vae, clip, mask, noise, joint=self.joint))
         return self.sample(
             programs.noise(keys, 0, wide) if latents is None else latents,
             texts,
@@ -327,7 +327,7 @@ class Gen3RPipeline:
                 evaluated = evaluated_steps(fetch(programs.modulations(dit, schedule.timesteps)), step_cache)
             skip_from = steps * (1 - cfg_skip_ratio)
             z = self._denoise(dit, schedule, evaluated, latents, conditions, guidance_scale, skip_from, callback)
-            return jax.block_until_ready(z), int(evaluated.sum())
+            return finite("wan_dit", z), int(evaluated.sum())
 
     def encode_prompt(self, texts: Sequence[str]) -> Float[np.ndarray, "b n c"]:
         """Features of texts by the text encoder; rows beyond a text are zero. They are kept for the next call."""
@@ -338,7 +338,7 @@ class Gen3RPipeline:
             with self._network("umt5", "Encoding the text") as umt5:
                 # One by one: the first call has a negative prompt beside the prompt, and later calls have not.
                 features = [fetch(programs.encode_text(umt5, ids[i, None], mask[i, None]))[0] for i in range(len(new))]
-            self._prompts |= zip(new, features, strict=True)
+            self._prompts |= zip(new, finite("umt5", features), strict=True)
         self._prompts = {text: self._prompts[text] for text in texts}  # 8 MB each
         return np.stack([self._prompts[text] for text in texts])
 
@@ -347,7 +347,7 @@ class Gen3RPipeline:
     ) -> tuple[Float[np.ndarray, "k 3 4"], Float[np.ndarray, "k 3 3"], float]:
         """What VGGT sees in given frames: world-to-camera matrices, intrinsics in pixels and the median depth."""
         with self._network("vggt", "Finding the cameras of the given frames") as vggt:
-            geometry = fetch(programs.reconstruct(vggt, np.asarray(images, np.float32)[None]))
+            geometry = finite("vggt", fetch(programs.reconstruct(vggt, np.asarray(images, np.float32)[None])))
         w2c, intrinsics = decode_pose(geometry.pose_encs[-1, 0], images.shape[1:3])
         # The lower of the two middle values, as the official code's median takes it.
         depth = np.sort(geometry.depth, axis=None)
@@ -357,12 +357,13 @@ class Gen3RPipeline:
         """Video and geometry of latents Z."""
         appearance, *geometry = jnp.split(jnp.asarray(latents), 1 + self.joint, axis=3)
         with self._network("wan_vae", "Decoding the video") as wan_vae:
-            rgbs = fetch(programs.decode_video(wan_vae, appearance))
+            rgbs = finite("wan_vae", fetch(programs.decode_video(wan_vae, appearance)))
         if self.joint:
             with self._network("geometry_adapter", "Decoding the geometry") as adapter:
-                packed = jax.block_until_ready(programs.decode_adapter(adapter, *geometry))
+                packed = finite("geometry_adapter", programs.decode_adapter(adapter, *geometry))
         with self._network("vggt", "Reading depth and cameras") as vggt:
             read = fetch(programs.read_geometry(vggt, packed) if self.joint else programs.reconstruct(vggt, rgbs))
+            finite("vggt", read)
         w2c, intrinsics = decode_pose(read.pose_encs[-1], rgbs.shape[2:4])
         return Gen3RPipelineOutput(
             rgbs=rgbs,

@@ -1,13 +1,14 @@
 """What goes to disk: the weights of a network, and the state of a training run.
 
-A network is a folder: ``config.json`` holds ``{"network": class name, "config": {...}}`` and ``params`` the
-parameters as Orbax writes a nested dict, or ``params.safetensors`` the same in one file, by dotted names, for small
-networks that are handed around; ``hashes.json`` tells damage. A run has one folder a step with the items ``state``,
-``data`` (the position in the data, one file a process) and ``config``. Any folder appears under its name only when it
-is complete.
+A network is a folder: ``config.json`` holds ``{"network": class name, "config": {...}}`` and ``params`` the parameters
+as Orbax writes a nested dict, or ``params.safetensors`` the same in one file, by dotted names, for small networks that
+are handed around; ``hashes.json`` tells damage. A run has one folder a step with the items ``state``, ``data`` (the
+position in the data, the same for all processes), ``config`` and ``checksums`` (of the first two). Any folder appears
+under its name only when it is complete.
 """
 
 import dataclasses
+import itertools
 import json
 import logging
 import re
@@ -28,11 +29,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.flax import save_file
 
 from gen3r_jax import module
-from gen3r_jax.errors import UserError
+from gen3r_jax.errors import UserError, notice
 from gen3r_jax.module import AnyNetwork, Network, Params
 from gen3r_jax.options import read_options
 from gen3r_jax.sharding import fetch, param_shardings
-from gen3r_jax.storage.files import read_json, replacing, write_json
+from gen3r_jax.storage.checksums import array_checksums, json_checksum
+from gen3r_jax.storage.files import read_json, replacing, write_json, writing
 from gen3r_jax.storage.hashes import all_whole, require_whole, write_hashes
 
 COMPACT = "params.safetensors"
@@ -51,9 +53,11 @@ def save_weights(path: epath.PathLike, network_class: type[Network], config: Any
 
     The folder is written beside its place and moved into it when complete, so an interrupted save leaves the old one.
     Of several processes all must call it, and the first writes.
-    Raises UserError when the place cannot be written, the disk is full, or `path` holds something else than weights.
+    Raises UserError when the place cannot be written, the disk is full, `path` holds something else than weights, or
+    numbers are not finite.
     """
     params = fetch(params) if jax.process_count() > 1 else params
+    module.require_finite(f"weights for {path} are", params)
     if jax.process_index() > 0:
         return
     path = epath.Path(path).absolute()
@@ -86,8 +90,12 @@ def save_weights(path: epath.PathLike, network_class: type[Network], config: Any
 
 
 def save_compact(path: epath.PathLike, network_class: type[Network], config: Any, params: Params) -> None:
-    """Writes parameters of ``network_class(config)``, as they are, into one file in the folder `path`."""
+    """Writes parameters of ``network_class(config)``, as they are, into one file in the folder `path`.
+
+    Raises UserError when it cannot be written, or numbers are not finite.
+    """
     path = epath.Path(path)
+    module.require_finite(f"weights for {path} are", params)
     description = {"network": network_class.__name__, "config": dataclasses.asdict(config)}
     try:
         write_json(path / "config.json", description)
@@ -285,6 +293,7 @@ class TrainCheckpoints:
                     # One file for all processes: the position is the same for each, and others may go on from it.
                     "data": ocp.JsonCheckpointHandler(),
                     "config": ocp.JsonCheckpointHandler(),
+                    "checksums": ocp.JsonCheckpointHandler(),
                 },
                 options=ocp.CheckpointManagerOptions(
                     preservation_policy=policies.AnyPreservationPolicy(kept),
@@ -314,10 +323,13 @@ class TrainCheckpoints:
 
     def save(self, step: int, state: Any, data: grain.DatasetIterator, config: dict[str, Any]) -> None:
         """Starts writing; returns once `state` and the position of `data` are copied, so both may change."""
+        leaves, position = module.flatten(state), data.get_state()
+        checksums = {"arrays": array_checksums(leaves), "data": json_checksum([step, position])}
         items = ocp.args.Composite(
-            state=ocp.args.StandardSave(module.flatten(state)),
-            data=ocp.args.JsonSave(data.get_state()),
+            state=ocp.args.StandardSave(leaves),
+            data=ocp.args.JsonSave(position),
             config=ocp.args.JsonSave(config),
+            checksums=ocp.args.JsonSave(checksums),
         )
         self._guard(lambda: self._manager.save(step, args=items))
 
@@ -333,7 +345,9 @@ class TrainCheckpoints:
         """Reads a state like `abstract` (ShapeDtypeStructs with shardings) and moves `data` to its position.
 
         The state may have been saved on another mesh and by another number of processes. Raises UserError with one line
-        that lists everything missing, extra or misshapen, or says that the checkpoint is damaged.
+        that lists everything missing, extra or misshapen, or says that the checkpoint is damaged: it names the first
+        array that is not the one that was saved, and the checkpoint before. Those of earlier versions have no
+        checksums; they are read with a notice.
         """
         path = self.directory / str(step)
         wanted = module.flatten(abstract)
@@ -342,11 +356,15 @@ class TrainCheckpoints:
             if stored is None:
                 raise FileNotFoundError("its state is missing")
             refuse_mismatch(f"checkpoint {path} does not fit this run", wanted, stored)
-            items: dict[str, Any] = {"state": ocp.args.StandardRestore(wanted)}
-            if data is not None:
-                items["data"] = ocp.args.JsonRestore()
+            items: dict[str, Any] = {"state": ocp.args.StandardRestore(wanted), "data": ocp.args.JsonRestore()}
+            if (path / "checksums").exists():
+                items["checksums"] = ocp.args.JsonRestore()
+            else:
+                notice(f"{path} was written without checksums: damage to it would not be seen")
             found: Any = self._manager.restore(step, args=ocp.args.Composite(**items))
             restored = found.state
+            if "checksums" in items:
+                _compare(found.checksums, step, restored, stored, found.data)
             if data is not None:
                 data.set_state(found.data)
         except UserError:
@@ -355,7 +373,7 @@ class TrainCheckpoints:
             if _is_no_damage(error):
                 raise
             earlier = [other for other in self._manager.all_steps() if other < step]
-            advice = f"remove it to go on from step {max(earlier)}" if earlier else "remove it to start again"
+            advice = f"--restore {max(earlier)} goes back to the one before" if earlier else "remove it to start again"
             raise UserError(f"checkpoint {path} is damaged ({_reason(error)}); {advice}") from error
         return jax.tree.unflatten(jax.tree.structure(abstract), [restored[name] for name in wanted])
 
@@ -369,6 +387,38 @@ class TrainCheckpoints:
             good = max(ocp.utils.checkpoint_steps(self.directory), default=None)
             last = f"the last good checkpoint is step {good}" if good is not None else "there is no checkpoint yet"
             raise UserError(f"cannot write a checkpoint to {self.directory}: {_reason(error)}; {last}") from error
+
+
+def go_back(directory: epath.PathLike, step: int) -> None:
+    """Moves the checkpoints after `step` to a folder ``checkpoints-left-N`` beside `directory`, and says so.
+
+    Raises UserError where there is no checkpoint of that step, or they cannot be moved.
+    """
+    directory = epath.Path(directory).absolute()
+    steps = sorted(ocp.utils.checkpoint_steps(directory)) if directory.exists() else []
+    if step not in steps:
+        raise UserError(f"{directory} has no checkpoint of step {step}; it has {', '.join(map(str, steps)) or 'none'}")
+    later = [other for other in steps if other > step]
+    places = (directory.with_name(f"{directory.name}-left-{number}") for number in itertools.count(1))
+    aside = next(place for place in places if not place.exists())
+    with writing(aside):
+        for other in later:
+            aside.mkdir(parents=True, exist_ok=True)
+            (directory / str(other)).rename(aside / str(other))
+    if later:
+        notice(f"going back to step {step}: the checkpoints after it are now in {aside}")
+
+
+def _compare(
+    checksums: Mapping[str, Any], step: int, state: Mapping[str, Any], stored: Mapping[str, Any], position: Any
+) -> None:
+    """Raises ValueError that names the first part of a checkpoint that is not the one that was saved."""
+    if checksums["data"] != json_checksum([step, position]):
+        raise ValueError(f"the data position is not the one that was saved with step {step}")
+    same_type = {name: x for name, x in state.items() if x.dtype == stored[name].dtype}
+    for name, found in array_checksums(same_type).items():
+        if checksums["arrays"].get(name) != found:
+            raise ValueError(f"{name} is not what was saved")
 
 
 def _is_no_damage(error: Exception) -> bool:

@@ -210,7 +210,13 @@ class _Run:
             return create_state(self.stage, tx, abstract, self.options.train.seed)
         self.writer.say(f"resuming after step {step}")
         # A checkpoint of the end of the phase before knows nothing of this phase's data.
-        return self.checkpoints.restore(step, abstract, data if step > phase.start else None)
+        state = self.checkpoints.restore(step, abstract, data if step > phase.start else None)
+        if int(state.step) != step:
+            folder = self.checkpoints.directory / str(step)
+            raise UserError(
+                f"checkpoint {folder} holds the state after step {int(state.step)}; give it that name again"
+            )
+        return state
 
     def _compile(self, update: Step, micro_batches: Sequence[Mapping[str, jax.Array]]) -> None:
         began = time.perf_counter()
@@ -259,6 +265,8 @@ class _Run:
         trainable = module.cast(best, DTYPES[self.options.train.dtype])
         metrics = self.stage.validate(trainable, self.frozen, batch, directory, step)
         values = {f"validation/{name}": float(value) for name, value in fetch(metrics).items()}
+        if bad := [name for name, value in values.items() if np.isnan(value)]:
+            raise module.NotFinite(f"{', '.join(bad)} not a number at step {step}: weights or clips are damaged")
         self.writer.write(step, values, advance=False)
         self.writer.plot()
         self.files.publish()

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import shutil
 
 import numpy as np
@@ -12,9 +13,10 @@ from gen3r_jax.data.video import Video
 from gen3r_jax.errors import UserError
 from gen3r_jax.export.folder import FORMATS, scene_folder, unique_folder, write_scene
 from gen3r_jax.export.gaussians import SH_C0, write_gaussians
-from gen3r_jax.export.glb import to_linear
+from gen3r_jax.export.glb import to_linear, write_glb
 from gen3r_jax.export.pointcloud import CloudFilter, confident_pixels, scene_cloud
 from gen3r_jax.export.read import read_scene
+from gen3r_jax.export.viewer_page import write_viewer
 from gen3r_jax.geometry.camera_files.read import read_camera_file
 from gen3r_jax.geometry.cameras import invert_se3
 from gen3r_jax.geometry.points import unproject_depth
@@ -162,6 +164,24 @@ def test_unknown_pixels_are_no_points(scene, tmp_path, hole):
     write_gaussians(tmp_path / "gaussians.ply", scene)
     assert len(trimesh.load(tmp_path / "gaussians.ply").vertices) == known.sum()
     assert 0 < len(scene_cloud(scene, EVERYTHING)[0]) == scene.depth[:, :, :16].size
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 0, -1])
+@pytest.mark.parametrize("share", [2, SIZE[1]])
+def test_unknown_depth_reaches_neither_glb_nor_viewer(scene, tmp_path, value, share):
+    """Wherever it is, and also where it is everywhere; the cameras are drawn then, too."""
+    depth = scene.depth.copy()
+    depth[:, :, :share] = value
+    scene = dataclasses.replace(
+        scene, depth=depth, points=unproject_depth(depth, scene.w2c, scene.intrinsics, offset=0.5)
+    )
+    cloud = scene_cloud(scene, EVERYTHING)
+    write_glb(tmp_path / "scene.glb", scene, *cloud)
+    write_viewer(tmp_path / "viewer.html", scene, *cloud)
+    for geometry in trimesh.load(tmp_path / "scene.glb").geometry.values():
+        assert np.isfinite(geometry.vertices).all() and np.ptp(geometry.vertices, axis=0).max() > 0
+    assert re.search(r"\b(NaN|Infinity)\b", (tmp_path / "viewer.html").read_text().split('id="frames"')[-1]) is None
+    assert len(cloud[0]) == depth[..., share:].size
 
 
 def test_videos_keep_frames_and_their_order(scene, folder):

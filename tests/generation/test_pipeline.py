@@ -6,6 +6,7 @@ import json
 import shutil
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
@@ -250,6 +251,16 @@ def test_networks_that_were_not_made_for_each_other_are_refused(weights, tmp_pat
     write_hashes(tmp_path / "umt5")
     with pytest.raises(UserError, match=r"text_dim and umt5.dim are 24 and 48; the tokenizer knows \d+ words, umt5 3"):
         Gen3RPipeline.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["umt5", "geometry_adapter"])
+def test_the_network_that_gave_the_first_number_that_is_not_finite_is_named(pipeline, result, name, monkeypatch):
+    graphdef, params = pipeline.network(name)
+    broken = jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), params)
+    monkeypatch.setitem(pipeline._loaded, name, (graphdef, broken))
+    monkeypatch.setattr(pipeline, "_prompts", {})
+    with pytest.raises(module.NotFinite, match=f"what the network {name} gave is not finite"):
+        pipeline("a quiet room", images(), cameras(), **SETTINGS)
 
 
 def test_partial_folders_are_refused(weights, tmp_path):

@@ -21,7 +21,7 @@ from gen3r_jax import sharding
 from gen3r_jax.errors import main_guard
 from gen3r_jax.options import read_options
 from gen3r_jax.sharding import MeshOptions, fetch, shard
-from gen3r_jax.storage.checkpoint import save_weights
+from gen3r_jax.storage.checkpoint import go_back, save_weights
 from gen3r_jax.training.distributed import initialize, wait_for_all
 from gen3r_jax.training.loop import train
 from gen3r_jax.training.options import LoopOptions
@@ -175,10 +175,12 @@ def toy_config(**changes) -> dict:
     return config
 
 
-def run(workdir: Path, stage: ToyStage | None = None, loader=toy_loader, **changes) -> None:
+def run(workdir: Path, stage: ToyStage | None = None, loader=toy_loader, restore=None, **changes) -> None:
     config = toy_config(**changes)
     if jax.process_index() == 0:
         claim_workdir(workdir, config)
+        if restore is not None:
+            go_back(workdir / "checkpoints", restore)
     wait_for_all("workdir")
     train(stage or ToyStage(), loader, read_options(LoopOptions, config), workdir, config)
 

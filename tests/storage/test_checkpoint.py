@@ -276,7 +276,7 @@ def test_a_damaged_checkpoint_names_the_one_before(tmp_path):
         for step in (1, 2):
             checkpoints.save(step, _state(step), _numbers(), {})
     shutil.rmtree(tmp_path / "2" / "state")
-    with pytest.raises(UserError, match="remove it to go on from step 1"):
+    with pytest.raises(UserError, match="--restore 1 goes back to the one before"):
         TrainCheckpoints(tmp_path, keep=2).restore(2, _abstract(_state(0)))
 
 

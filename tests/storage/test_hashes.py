@@ -8,7 +8,7 @@ from flax import nnx
 
 from gen3r_jax import module
 from gen3r_jax.errors import UserError
-from gen3r_jax.storage.checkpoint import load_network, save_compact, save_network
+from gen3r_jax.storage.checkpoint import load_network, save_compact, save_network, save_weights
 from gen3r_jax.verify import main
 from tests.helpers.damage import files_in, flip_bit
 from tests.storage.test_checkpoint import Net, NetConfig
@@ -73,6 +73,16 @@ def test_folders_without_hashes_are_read_with_a_notice_and_get_them(tmp_path, ca
     assert capsys.readouterr().err == ""
     with pytest.raises(UserError, match="holds no weights"):
         main([str(tmp_path)])
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("form", ["folder", "one file"])
+def test_numbers_that_are_not_finite_are_not_written(tmp_path, form, value):
+    params = module.split(NETWORK)[1]
+    params["heads"]["0"]["bias"] = params["heads"]["0"]["bias"].at[1].set(value).astype("bfloat16")
+    with pytest.raises(module.NotFinite, match=r"weights for .*net are not finite \(heads\.0\.bias\)"):
+        (save_weights if form == "folder" else save_compact)(tmp_path / "net", Net, NETWORK.config, params)
+    assert not (tmp_path / "net").exists()
 
 
 def test_a_config_changed_by_hand_is_taken_when_that_is_said(tmp_path):

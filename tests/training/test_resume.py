@@ -2,6 +2,7 @@
 
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -87,6 +88,28 @@ def test_a_finished_run_has_nothing_to_do(uninterrupted, capfd):
     run(uninterrupted)
     assert "nothing to do" in capfd.readouterr().err
     assert _data_order(uninterrupted) == before
+
+
+def test_a_run_goes_back_to_an_earlier_checkpoint(tmp_path, uninterrupted):
+    """What came after it is moved aside, and comes again."""
+    workdir = tmp_path / "run"
+    shutil.copytree(uninterrupted, workdir)
+    run(workdir, restore=3)
+    assert (workdir / "checkpoints-left-1" / "6").is_dir()
+    _assert_same_run(workdir, uninterrupted)
+
+
+def test_a_checkpoint_under_another_name_is_refused(tmp_path, uninterrupted):
+    """Also one of a version that wrote no checksums."""
+    workdir = tmp_path / "run"
+    shutil.copytree(uninterrupted, workdir)
+    shutil.rmtree(workdir / "checkpoints" / "6")
+    (workdir / "checkpoints" / "3").rename(workdir / "checkpoints" / "4")
+    with pytest.raises(UserError, match="the data position is not the one that was saved with step 4"):
+        run(workdir)
+    shutil.rmtree(workdir / "checkpoints" / "4" / "checksums")
+    with pytest.raises(UserError, match=r"checkpoints/4 holds the state after step 3; give it that name again"):
+        run(workdir)
 
 
 TWO_PHASES = {"train__phases": ((5, 3, 4), (9, 4, 2)), "checkpoint__every": 2}
