@@ -9,12 +9,18 @@ BASE_PYTHON ?= $(shell for p in python3 python3.12 python3.11; do \
 .PHONY: run test test-slow nano ablations lint format clean
 
 # One image becomes a scene, by the small model that is part of the project; `make run IMAGE=photo.jpg CAMERAS=zoom_in`.
+# What is given reaches the command as it was typed: make would expand the `$5` in a prompt, and the shell its quotes.
 IMAGE := pretrained/nano/example.png
 PROMPT := The camera orbits to the left around a cream and red shaded table. There is a green and olive shaded tree on the right.
-CAMERAS := orbit_left --camera_angle 15
+CAMERAS := orbit_left
+ANGLE := $(if $(filter file,$(origin CAMERAS)),15)
+override IMAGE := $(value IMAGE)
+override PROMPT := $(value PROMPT)
+override CAMERAS := $(value CAMERAS)
+export IMAGE PROMPT CAMERAS
 run: $(VENV)/ready
-	$(PYTHON) -m gen3r_jax.generate --pretrained_model_name_or_path pretrained/nano --frame_path "$(IMAGE)" \
-	  --prompts "$(PROMPT)" --cameras $(CAMERAS) --output_dir runs/scenes
+	$(PYTHON) -m gen3r_jax generate --weights pretrained/nano --images="$$IMAGE" --prompt="$$PROMPT" \
+	  --cameras="$$CAMERAS" $(ANGLE:%=--camera_angle %) --output "runs/scenes/$$(date +%Y-%m-%d-%H-%M-%S)"
 
 test: $(VENV)/ready
 	$(PYTHON) -m pytest -n auto --maxprocesses 4 --dist loadfile
@@ -26,26 +32,26 @@ test-slow: $(VENV)/ready
 # is done is not done again. `make nano SHARE=0.1` trains with a tenth of the steps and clips.
 NANO := runs/nano
 SHARE := 1
-train = $(PYTHON) -m gen3r_jax.train --config configs/nano/$(1) --config.train.share=$(SHARE) --workdir $(NANO)/$(2)
+train = $(PYTHON) -m gen3r_jax train --config configs/nano/$(1) --config.train.share=$(SHARE) --workdir $(NANO)/$(2)
 part = $(shell awk 'BEGIN { print int($(SHARE) * $(1) + 0.5) }')
 nano: $(VENV)/ready
 	$(PYTHON) -m gen3r_jax.stages.drawn_encoders $(NANO)/weights
 	for split in train test; do \
 	  scenes=$$([ $$split = train ] && echo $(call part,12000) || echo 64); \
-	  $(PYTHON) -m gen3r_jax.data.pack procedural $(NANO)/data --split $$split --num_scenes $$scenes \
+	  $(PYTHON) -m gen3r_jax pack procedural $(NANO)/data --split $$split --num_scenes $$scenes \
 	    --num_frames 9 --size 112 112 --depth --workers 2 || exit 1; \
 	done
 	for stage in wan_vae vggt adapter; do \
 	  $(call train,$$stage.py,$$stage) || exit 1; \
 	  cp -r $(NANO)/$$stage/weights/. $(NANO)/weights || exit 1; \
 	done
-	$(PYTHON) -m gen3r_jax.encode --config configs/nano/dit.py:frames --output $(NANO)/latents --clips $(call part,4000) \
+	$(PYTHON) -m gen3r_jax encode --config configs/nano/dit.py:frames --output $(NANO)/latents --clips $(call part,4000) \
 	  --batch 4
 	$(call train,dit.py:appearance,dit-appearance)
 	$(call train,dit.py,dit)
 	cp -r $(NANO)/dit/weights/. $(NANO)/weights
-	$(PYTHON) -m gen3r_jax.compact $(NANO)/weights $(NANO)/shipped
-	$(PYTHON) -m gen3r_jax.evaluate --config configs/eval.py:nano --weights $(NANO)/shipped --data procedural \
+	$(PYTHON) -m gen3r_jax compact $(NANO)/weights $(NANO)/shipped
+	$(PYTHON) -m gen3r_jax evaluate --config configs/eval.py:nano --weights $(NANO)/shipped --data procedural \
 	  --output $(NANO)/evaluation
 
 # The paper's ablations on the nano model, each trained with three seeds, from what `make nano` left.
