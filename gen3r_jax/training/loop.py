@@ -62,7 +62,7 @@ def train(
     `workdir` may be in a bucket, ``gs://...``.
 
     Writes there: checkpoints/, metrics.jsonl, tensorboard/, loss.png, validation/step_N/, weights/ (the trained
-    networks as of the last validation); `config` is kept inside each checkpoint. On SIGTERM or SIGINT, to whichever
+    networks as of the last checkpoint); `config` is kept inside each checkpoint. On SIGTERM or SIGINT, to whichever
     process, all save after the same step and exit with 128 + signal.
     Raises UserError on a loss or gradient that is not finite, a full disk, and options that do not fit.
     """
@@ -78,7 +78,8 @@ def train(
     ):
         start = checkpoints.latest() or 0
         if start >= phases[-1].end:
-            print(f"nothing to do: {workdir} already holds step {start} of {phases[-1].end}", file=sys.stderr)
+            done = f"nothing to do: {workdir} already holds step {start} of {phases[-1].end}"
+            print(f"{done}; with more steps in the last of train.phases it goes on", file=sys.stderr)
             return
         loaders = [_load(make_loader, options, phase, mesh) for phase in phases]
         frozen = stage.load_frozen()
@@ -88,29 +89,27 @@ def train(
             state = None
             for phase, (data, validation_data) in zip(phases, loaders, strict=True):
                 if start < phase.end:
-                    state = run.phase(phase, state, data, stage.prepare(next(validation_data)))
+                    judged = None if validation_data is None else stage.prepare(next(validation_data))
+                    state = run.phase(phase, state, data, judged)
                 data.close()
-                validation_data.close()
+                if validation_data is not None:
+                    validation_data.close()
         wait_for_all("done")
 
 
 def _load(
     make_loader: MakeLoader, options: LoopOptions, phase: Phase, mesh: Mesh
-) -> tuple[grain.DatasetIterator, grain.DatasetIterator]:
-    """Data for training (this process's part) and for validation; opening all first finds what is wrong with them."""
+) -> tuple[grain.DatasetIterator, grain.DatasetIterator | None]:
+    """Data for training (this process's part) and, where there is one, for validation; opening all first finds what is
+    wrong with them.
+    """
     index, count = batch_share(mesh)
     sizes = {"num_frames": phase.num_frames, "seed": options.train.seed + phase.index}
-    batch_size = options.train.batch_size // count
-    return (
-        make_loader(batch_size=batch_size, process_index=index, process_count=count, split="train", **sizes),
-        make_loader(
-            batch_size=options.validation.clips,
-            process_index=0,
-            process_count=1,
-            split=options.validation.split,
-            **sizes,
-        ),
-    )
+    batch_size, judged = options.train.batch_size // count, options.validation
+    data = make_loader(batch_size=batch_size, process_index=index, process_count=count, split="train", **sizes)
+    if not judged.every:
+        return data, None
+    return data, make_loader(batch_size=judged.clips, process_index=0, process_count=1, split=judged.split, **sizes)
 
 
 class StopRequest:
@@ -152,9 +151,12 @@ class _Run:
         phase: Phase,
         state: TrainState | None,
         data: grain.DatasetIterator,
-        validation_batch: Mapping[str, Any],
+        validation_batch: Mapping[str, Any] | None,
     ) -> TrainState:
-        """Runs one phase from where `state` (or else the newest checkpoint, or else nothing) stands."""
+        """Runs one phase from where `state` (or else the newest checkpoint, or else nothing) stands.
+
+        validation_batch: None for a run without validation.
+        """
         options = self.options.train
         tx = make_optimizer(self.options.optim, phase.steps)
         abstract = abstract_state(self.stage, tx, self.mesh, self.options.optim.ema_decay > 0)
@@ -190,8 +192,8 @@ class _Run:
             if step == phase.end or step in self.options.train.profile[1:]:
                 self._stop_profile(metrics)
 
-            validate = step % self.options.validation.every == 0 or step == phase.end
-            save = step % self.options.checkpoint.every == 0 or step == phase.end
+            validate = step == phase.end or _is_due(step, self.options.validation.every)
+            save = step == phase.end or _is_due(step, self.options.checkpoint.every)
             if validate or save:
                 self._finish(pending)
                 pending = None
@@ -254,27 +256,30 @@ class _Run:
         values["time/samples_per_second"] = self.options.train.batch_size / seconds
         self.writer.write(pending.step, values)
 
-    def _validate(self, state: TrainState, batch: Mapping[str, Any], step: int) -> None:
-        """Judges the weights, or their moving average where there is one, and writes them into WORKDIR/weights."""
+    def _validate(self, state: TrainState, batch: Mapping[str, Any] | None, step: int) -> None:
+        """Judges the weights, or their moving average where there is one; without a `batch`, nothing is judged."""
+        if batch is None:
+            return
         directory = self.files.local / "validation" / f"step_{step:06d}"
         if jax.process_index() == 0:
             directory.mkdir(parents=True, exist_ok=True)
-        best = state.params if state.ema is None else state.ema
-        if step > 0:
-            self.stage.export(best, self.files.local / "weights")
-        trainable = module.cast(best, DTYPES[self.options.train.dtype])
+        trainable = module.cast(state.best, DTYPES[self.options.train.dtype])
         metrics = self.stage.validate(trainable, self.frozen, batch, directory, step)
         values = {f"validation/{name}": float(value) for name, value in fetch(metrics).items()}
         if bad := [name for name, value in values.items() if np.isnan(value)]:
             raise module.NotFinite(f"{', '.join(bad)} not a number at step {step}: weights or clips are damaged")
         self.writer.write(step, values, advance=False)
-        self.writer.plot()
         self.files.publish()
 
     def _save(self, state: TrainState, step: int, data: grain.DatasetIterator) -> None:
+        """Starts a checkpoint, and writes the weights that a validation judges into WORKDIR/weights."""
         began = time.perf_counter()
         self.checkpoints.save(step, state, data, dict(self.config))
-        self.writer.write(step, {"time/checkpoint_stall_seconds": time.perf_counter() - began}, advance=False)
+        saved = time.perf_counter()
+        self.stage.export(state.best, self.files.local / "weights")
+        seconds = {"checkpoint_stall": saved - began, "export": time.perf_counter() - saved}
+        self.writer.write(step, {f"time/{name}_seconds": value for name, value in seconds.items()}, advance=False)
+        self.writer.plot()
         self.files.publish()
 
     def _stop(self, pending: "_Pending | None", state: TrainState, step: int, data: grain.DatasetIterator) -> None:
@@ -299,6 +304,10 @@ class _Run:
             jax.block_until_ready(metrics)  # or what the device does last would be missing
             jax.profiler.stop_trace()
             self.profiling = False
+
+
+def _is_due(step: int, every: int) -> bool:
+    return every > 0 and step % every == 0
 
 
 @dataclasses.dataclass(frozen=True)

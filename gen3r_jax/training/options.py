@@ -35,16 +35,20 @@ class TrainOptions:
 
 @dataclasses.dataclass(frozen=True)
 class ValidationOptions:
-    """Before the first step and after every `every` steps, on `clips` clips of the `split`, "test" or "train"."""
+    """Before the first step, after every `every` steps and at the end of a phase, on `clips` clips of the `split`,
+    "test" or "train". every=0: there is no validation, and no data for it are opened.
+    """
 
-    every: Count = 500
+    every: Natural = 500
     clips: Count = 1
     split: Literal["test", "train"] = "test"
 
 
 @dataclasses.dataclass(frozen=True)
 class CheckpointOptions:
-    """After every `every` steps and at the end; the last `keep` stay, and the multiples of `keep_every` (0: none)."""
+    """After every `every` steps, at the end of a phase and at a stop, together with the weights in WORKDIR/weights. The
+    last `keep` stay, and the multiples of `keep_every` (0: none).
+    """
 
     every: Count = 250
     keep: Count = 3

@@ -25,6 +25,11 @@ class TrainState:
     opt_state: Any
     ema: Params | None
 
+    @property
+    def best(self) -> Params:
+        """The weights to judge and to hand on: the moving average where there is one."""
+        return self.params if self.ema is None else self.ema
+
 
 def abstract_state(stage: Stage, tx: optax.GradientTransformation, mesh: Mesh, with_ema: bool) -> TrainState:
     """The state as ``ShapeDtypeStruct`` leaves that carry their shardings; nothing is allocated."""

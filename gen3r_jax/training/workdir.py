@@ -8,11 +8,12 @@ from typing import Any
 from etils import epath
 
 from gen3r_jax import module
-from gen3r_jax.errors import UserError
+from gen3r_jax.errors import UserError, notice
 from gen3r_jax.storage.files import read_json, write_json
 
 # Keys that may change between a run and its continuation: they say where and how often, not what is trained.
-# So may the clips per device in train.phases, which have to follow the machine, and what a stage adds.
+# So may the clips per device in train.phases, which have to follow the machine, and what a stage adds. The last phase
+# may get more steps.
 FREE_KEYS = (
     "checkpoint.",
     "validation.",
@@ -22,6 +23,7 @@ FREE_KEYS = (
     "data.workers",
     "data.prefetch",
 )
+STEPS = re.compile(r"train\.phases\.\d+\.1")
 CLIPS_PER_DEVICE = re.compile(r"train\.phases\.\d+\.2")
 
 
@@ -52,16 +54,33 @@ def claim_workdir(
                 f"{new.get('stage')}; give another --workdir"
             )
         old, new = (_identity(settings, free_keys) for settings in (with_defaults(old), new))
+        growth = _take_growth(old, new)
         if changes := [_change(key, old, new) for key in sorted(old | new) if old.get(key) != new.get(key)]:
             raise UserError(
                 f"{workdir} belongs to a run of another config ({'; '.join(changes)}); give another --workdir"
             )
+        if growth:
+            notice(f"{workdir}: {growth}; its learning rate goes on along the longer schedule")
     write_json(path, config)
 
 
 def _identity(config: Mapping[str, Any], free_keys: tuple[str, ...]) -> dict[str, Any]:
     flat = {key: value for key, value in module.flatten(dict(config)).items() if not CLIPS_PER_DEVICE.fullmatch(key)}
     return {key: value for key, value in flat.items() if not key.startswith((*FREE_KEYS, *free_keys))}
+
+
+def _take_growth(old: dict[str, Any], new: Mapping[str, Any]) -> str:
+    """Gives `old` the steps of the last phase in `new` where these are more, and says so; else returns ""."""
+    last = max((key for key in old | new if STEPS.fullmatch(key)), key=_phase, default="")
+    was, now = old.get(last), new.get(last)
+    if not (isinstance(was, int) and isinstance(now, int) and now > was):
+        return ""
+    old[last] = now
+    return f"the last phase grows from {was} to {now} steps"
+
+
+def _phase(key: str) -> int:
+    return int(key.split(".")[2])
 
 
 def _change(key: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> str:

@@ -277,6 +277,26 @@ def test_what_only_says_where_and_how_often_may_change(workdir):
     claim_workdir(workdir, config)
 
 
+def test_the_last_phase_may_grow(workdir, capfd):
+    config = _tiny()
+    ((frames, steps, clips),) = config["train"]["phases"]
+    config["train"]["phases"] = ((frames, steps + 1, clips),)
+    claim_workdir(workdir, config)
+    assert f"the last phase grows from {steps} to {steps + 1} steps" in capfd.readouterr().err
+    for phases in (((frames, steps, clips),), ((frames, steps + 1, clips), (9, 10, 1))):
+        with pytest.raises(UserError, match=r"train\.phases"):
+            claim_workdir(workdir, _tiny() | {"train": config["train"] | {"phases": phases}})
+
+
+def test_only_the_last_of_two_phases_may_grow(tmp_path):
+    (tmp_path / "checkpoints" / "50").mkdir(parents=True)
+    train = _tiny()["train"] | {"phases": ((5, 10, 1), (9, 10, 1))}
+    claim_workdir(tmp_path, _tiny() | {"train": train})
+    with pytest.raises(UserError, match=r"\(train.phases.0.1 was 10, is 11\)"):
+        claim_workdir(tmp_path, _tiny() | {"train": train | {"phases": ((5, 11, 1), (9, 10, 1))}})
+    claim_workdir(tmp_path, _tiny() | {"train": train | {"phases": ((5, 10, 1), (9, 11, 1))}})
+
+
 def test_samples_may_change_where_they_are_drawn_and_not_where_they_are_learnt(tmp_path):
     (tmp_path / "dit" / "checkpoints" / "50").mkdir(parents=True)
     (tmp_path / "vggt" / "checkpoints" / "50").mkdir(parents=True)

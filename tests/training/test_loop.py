@@ -174,6 +174,7 @@ def test_a_signal_saves_and_leaves(tmp_path, number):
         run(tmp_path, loader=watched(before))
     assert caught.value.code == 128 + number
     assert TrainCheckpoints(tmp_path / "checkpoints", keep=2).latest() == 2
+    assert (tmp_path / "weights" / "up.npy").exists(), "weights are exported at a stop"
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     assert [line["step"] for line in read_metrics(tmp_path / "metrics.jsonl") if "loss" in line] == [1, 2]
 

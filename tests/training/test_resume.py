@@ -20,7 +20,7 @@ from gen3r_jax.options import read_options
 from gen3r_jax.sharding import MeshOptions, make_mesh
 from gen3r_jax.storage.checkpoint import TrainCheckpoints, load_network
 from gen3r_jax.training.metrics import read_metrics
-from gen3r_jax.training.optim import make_optimizer
+from gen3r_jax.training.optim import learning_rate, make_optimizer
 from gen3r_jax.training.options import LoopOptions
 from gen3r_jax.training.state import abstract_state
 from tests.helpers import toy_training
@@ -110,6 +110,25 @@ def test_a_checkpoint_under_another_name_is_refused(tmp_path, uninterrupted):
     shutil.rmtree(workdir / "checkpoints" / "4" / "checksums")
     with pytest.raises(UserError, match=r"checkpoints/4 holds the state after step 3; give it that name again"):
         run(workdir)
+
+
+def test_a_longer_last_phase_goes_on_after_the_end_and_without_validation(tmp_path, uninterrupted, capfd):
+    def loader(**wanted):
+        assert wanted["split"] == "train", "validation data were opened"
+        return toy_loader(**wanted)
+
+    shutil.copytree(uninterrupted, tmp_path, dirs_exist_ok=True)
+    run(tmp_path, loader=loader, train__phases=((5, 8, 4),), validation__every=0)
+    errors = capfd.readouterr().err
+    assert "the last phase grows from 6 to 8 steps" in errors and "resuming after step 6" in errors
+    batches = toy_loader(batch_size=8, num_frames=5, seed=3)
+    numbers = [np.mean([int(name.removeprefix("sample")) for name in next(batches)["sample_id"]]) for _ in range(8)]
+    lines = [line for line in read_metrics(tmp_path / "metrics.jsonl") if "loss" in line]
+    assert [64 * line["data/number"] for line in lines] == pytest.approx(numbers)
+    rate = learning_rate(read_options(LoopOptions, toy_config()).optim, 8)
+    assert [line["optim/learning_rate"] for line in lines[6:]] == pytest.approx([float(rate(6)), float(rate(7))])
+    np.testing.assert_array_equal(np.load(tmp_path / "weights" / "up.npy"), _state(tmp_path)["ema.mlp.up.kernel"])
+    assert [path.name for path in (tmp_path / "validation").iterdir()] == ["step_000000", "step_000006"]
 
 
 TWO_PHASES = {"train__phases": ((5, 3, 4), (9, 4, 2)), "checkpoint__every": 2}
