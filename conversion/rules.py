@@ -259,7 +259,7 @@ def convert(
     for name, slot in slots.items():
         arrays[slot.path][... if slot.row is None else slot.row] = slot.op.forward(np.asarray(source[name]))
         progress(name)
-    return nest({path.removeprefix(target_prefix): array for path, array in arrays.items()})
+    return module.nest({path.removeprefix(target_prefix): array for path, array in arrays.items()})
 
 
 def invert(params: module.Params, table: Table, config: Any) -> Iterator[tuple[str, np.ndarray]]:
@@ -308,18 +308,6 @@ def official_slots(table: Table, leaves: Mapping[str, Any]) -> dict[str, Slot]:
                 raise ValueError(f"{name} fills both {slots[name].path} and {path}")
             slots[name] = Slot(path, row, rule.op)
     return slots
-
-
-def nest(flat: Mapping[str, Any]) -> module.Params:
-    """Inverse of :func:`gen3r_jax.module.flatten` for dicts."""
-    tree: module.Params = {}
-    for path, leaf in flat.items():
-        *parents, last = path.split(".")
-        node = tree
-        for key in parents:
-            node = node.setdefault(key, {})
-        node[last] = leaf
-    return tree
 
 
 def some(names: Sequence[str], width: int = 70) -> str:

@@ -2,8 +2,8 @@
 
 Needs `weights/` of the stages before (`make nano` runs all in order). As the paper's transformer begins as one of
 videos, Wan 2.1, so this one begins as that of `:appearance`, which learns from nothing to make colours alone: half the
-tokens, so a step takes half the time. `:frames` is what `training.encode` wants. `:overfit` learns 16 rendered clips by
-heart, from nothing; `training.encode` takes it, too.
+tokens, so a step takes half the time. `:frames` is what `gen3r encode` wants. `:overfit` learns 16 rendered clips by
+heart, from nothing; `gen3r encode` takes it, too.
 """
 
 import runpy

@@ -9,7 +9,7 @@ A shard ``<split>-00000.array_record`` is a list of records:
     last:    one record, JSON: {"format": "gen3r_jax.scenes/1", "scenes": [[id, first record, frames], ...], "settings"}
 
 Records are stored one by one and uncompressed, for images are compressed already. The numbers of ``cameras`` are lists
-over the frames, with the meaning of :class:`gen3r_jax.data.format.Cameras`.
+over the frames, with the meaning of :class:`gen3r_jax.geometry.cameras.Cameras`.
 """
 
 import functools

@@ -71,7 +71,7 @@ def _identity(config: Mapping[str, Any], free_keys: tuple[str, ...]) -> dict[str
 
 def _take_growth(old: dict[str, Any], new: Mapping[str, Any]) -> str:
     """Gives `old` the steps of the last phase in `new` where these are more, and says so; else returns ""."""
-    last = max((key for key in old | new if STEPS.fullmatch(key)), key=_phase, default="")
+    last = max((key for key in {**old, **new} if STEPS.fullmatch(key)), key=_phase, default="")
     was, now = old.get(last), new.get(last)
     if not (isinstance(was, int) and isinstance(now, int) and now > was):
         return ""

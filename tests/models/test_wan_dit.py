@@ -191,7 +191,7 @@ def test_inputs_that_do_not_fit_are_refused(change, message):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Conversion of other forms; the round trip is in test_conversion.py
+# Conversion of other forms; the round trip is in test_rules.py
 
 
 def test_upstream_transformer_gets_mask_channels(tmp_path):

@@ -1,7 +1,7 @@
 """The adapter's training stage: what its loss is made of, and what must not change it."""
 
 import functools
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import chex
 import jax
@@ -120,6 +120,17 @@ def posterior(seed, mean=0.0):
 def terms(scale=1.0):
     names = ("image_token_loss", "camera_token_loss", "camera_loss", "depth_loss", "point_loss")
     return {name: scale * jnp.array([1.0, 3.0]) for name in (*names, "image_distance", "camera_distance")}
+
+
+WEIGHTS = [field.name for field in fields(LossOptions) if isinstance(field.default, float)]
+
+
+@pytest.mark.parametrize("name", WEIGHTS)
+def test_every_weight_counts(name):
+    weights = LossOptions(**dict.fromkeys(WEIGHTS, 1.0))
+    more = replace(weights, **{name: 3.0})
+    one, other = (weigh(w, terms(), posterior(0), posterior(1, 2.0))[0] for w in (weights, more))
+    assert one != other
 
 
 @pytest.mark.parametrize(

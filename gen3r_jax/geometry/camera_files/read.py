@@ -1,5 +1,6 @@
 """Cameras from files of other tools. Axes are never guessed: the form of a file tells them, or the user does."""
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from jaxtyping import Float
 
 from gen3r_jax.errors import UserError
 from gen3r_jax.geometry.camera_files.colmap import find_model, read_colmap
+from gen3r_jax.geometry.camera_files.contents import CameraFile
 from gen3r_jax.geometry.camera_files.official import read_official
 from gen3r_jax.geometry.camera_files.orientation import StoredPicture, turned_with
 from gen3r_jax.geometry.camera_files.transforms import read_capture
@@ -15,20 +17,13 @@ from gen3r_jax.geometry.camera_files.tum import is_tum, read_tum
 from gen3r_jax.geometry.cameras import Size, crop_intrinsics, intrinsics_fault
 from gen3r_jax.storage.files import read_json, read_text
 
-# Name -> what it is.
-FORMATS = {
-    "official": "Gen3R's cameras.json: world to camera, OpenCV axes",
-    "nerfstudio": "transforms.json with OpenGL axes (x right, y up, z backward), camera to world",
-    "opencv-transforms": "transforms.json with OpenCV axes, camera to world, as Gen3R's training data have it",
-    "colmap": "a folder with cameras.txt and images.txt, or with cameras.bin and images.bin",
-    "tum": "lines of: time tx ty tz qx qy qz qw, camera to world, OpenCV axes; no intrinsics",
-}
-_READERS = {
-    "official": read_official,
-    "nerfstudio": partial(read_capture, opengl=True),
-    "opencv-transforms": partial(read_capture, opengl=False),
-    "colmap": read_colmap,
-    "tum": read_tum,
+# What is read, with axes that the form fixes; docs/cameras.md describes the files.
+FORMATS: dict[str, Callable[[Path], CameraFile]] = {
+    "official": read_official,  # Gen3R's cameras.json: world to camera, OpenCV axes
+    "nerfstudio": partial(read_capture, opengl=True),  # transforms.json: camera to world, OpenGL axes
+    "opencv-transforms": partial(read_capture, opengl=False),  # the same with OpenCV axes, as in Gen3R's training data
+    "colmap": read_colmap,  # a folder with cameras and images, .txt or .bin
+    "tum": read_tum,  # lines of: time tx ty tz qx qy qz qw, camera to world, OpenCV axes; no intrinsics
 }
 Poses = Float[np.ndarray, "t 4 4"]
 Intrinsics = Float[np.ndarray, "t 3 3"]
@@ -62,7 +57,7 @@ def read_camera_file(
         raise UserError(f"camera format {camera_format!r} is none of {', '.join(FORMATS)}")
     if not path.exists():
         raise UserError(f"no camera file at {path}")
-    contents = (_READERS[camera_format] if camera_format else _recognise(path))(path).in_order()
+    contents = (FORMATS[camera_format] if camera_format else _recognise(path))(path).in_order()
     if len(contents) < num_frames:
         raise UserError(f"{path} has {len(contents)} cameras, {num_frames} are needed; ask for fewer with --num_frames")
     contents.require_sound()
@@ -88,7 +83,7 @@ def read_camera_file(
     return contents.c2w, intrinsics
 
 
-def _recognise(path: Path):
+def _recognise(path: Path) -> Callable[[Path], CameraFile]:
     """The reader of a file whose form tells what it is."""
     if path.is_dir():
         if find_model(path) is None:
