@@ -34,7 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
     if options.fps is not None:
         require_fps(options.fps)
     mesh = read_mesh(options.mesh) if options.mesh else None
-    weights = locate_weights(options.weights)
+    weights = locate_weights(options.weights, fetch=not options.dry_run)
     settings = read_settings(weights)
     flags = {name: getattr(options, name) for name in FIELDS if getattr(options, name, None) is not None}
     flags |= _size(options)
