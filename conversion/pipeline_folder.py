@@ -14,12 +14,15 @@ from typing import Any
 from conversion.checkpoints import convert_checkpoint, random_checkpoint
 from conversion.networks import NETWORKS
 from gen3r_jax.carried import find_folder
-from gen3r_jax.errors import UserError
+from gen3r_jax.errors import UserError, notice
 from gen3r_jax.models.registry import PRESETS
 from gen3r_jax.models.tokenizer import Tokenizer
 from gen3r_jax.models.wan_dit import WanDiTConfig
 from gen3r_jax.storage.checkpoint import holds_weights
-from gen3r_jax.storage.files import read_json, write_json
+from gen3r_jax.storage.compile_cache import user_cache
+from gen3r_jax.storage.files import read_json, write_json, writing
+from gen3r_jax.storage.hub import LICENCE, card_licence, download, is_hub_id, read_licence, source_of
+from gen3r_jax.storage.locks import locked
 
 # Where the tokenizer stands: in Gen3R's folder, in the Wan release.
 TOKENIZERS = ("tokenizer", "google/umt5-xxl")
@@ -55,47 +58,87 @@ def convert_pipeline(source: Path, output: Path, *, dtype: Any = None, force: bo
     return [*report, f"{tokenizer} -> {output / 'tokenizer'}", f"shift {shift} ({note})"]
 
 
-def locate_weights(name: os.PathLike | str) -> Path:
-    """The folder, converted or official, that `name` means: a path, or ``pretrained/nano``, which is carried.
+def locate_weights(name: os.PathLike | str, *, fetch: bool = True) -> Path:
+    """The folder, converted or official, that `name` means.
 
-    Raises UserError where there is none.
+    A path that exists wins; otherwise ``pretrained/nano`` is the model that this package carries, and ``owner/name`` or
+    ``owner/name@revision`` a repository of the Hugging Face Hub, which is downloaded once.
+
+    Args:
+      fetch: whether anything may be downloaded.
+
+    Raises UserError where there is no such folder, or it cannot be downloaded.
     """
     if folder := find_folder(name):
         return folder
+    if is_hub_id(os.fspath(name)):
+        return download(os.fspath(name), fetch=fetch)
     raise UserError(
-        f"no weights at {os.fspath(name)}: give a folder of converted or official weights (README.md says where to get "
-        "them), or pretrained/nano, the small model that is part of gen3r_jax"
+        f"no weights at {os.fspath(name)}: give a folder of converted or official weights, JaceyH919/Gen3R, which are "
+        "the official ones and are downloaded, or pretrained/nano, the small model that is part of gen3r_jax"
     )
 
 
 def find_weights(name: os.PathLike | str, *, convert: bool = True) -> Path:
     """The folder of converted weights that `name` is or leads to; names as in :func:`locate_weights`.
 
-    An official folder is converted into ``PATH-gen3r_jax`` beside it, network by network; what is there is kept.
-    Raises UserError if `name` is neither, or is an official folder that has changed since, or is still to be converted
-    though that is not to be done here.
+    An official folder, of Gen3R or of one network, is converted once, network by network: into ``PATH-gen3r_jax``
+    beside it, a download into the user's cache folder. What is there is kept.
+
+    Args:
+      convert: whether anything may be downloaded or converted.
+
+    Raises UserError if `name` is neither, is an official folder that has changed since, or needs what is not allowed.
     """
-    path = locate_weights(name)
+    path = locate_weights(name, fetch=convert)
     if holds_weights(path) or any(holds_weights(path / network) for network in NETWORKS):
         return path
-    if not (path / NETWORKS["wan_dit"].folder / "config.json").exists():
+    alone = _network_alone(path)
+    if not alone and not (path / NETWORKS["wan_dit"].folder / "config.json").exists():
         raise UserError(f"{path} holds neither converted weights nor the official folder (transformer/, vggt/, ...)")
-    cache = path.absolute().with_name(f"{path.absolute().name}-gen3r_jax")
-    source, inventory = cache / "source.json", _inventory(path)
+    if pinned := source_of(path):
+        cache, inventory = user_cache() / "converted" / pinned.replace("/", "--"), {}
+    else:
+        cache, inventory = path.absolute().with_name(f"{path.absolute().name}-gen3r_jax"), _inventory(path, alone)
+    source = cache / "source.json"
     if not source.exists() and not convert:
-        raise UserError(f"{path} is not converted yet: gen3r convert gen3r --source {path} --output OUTPUT")
-    if not source.exists():  # written last
-        print(f"converting {path} to {cache}, once", file=sys.stderr)
-        print("\n".join(convert_pipeline(path, cache)), file=sys.stderr)
-        write_json(source, inventory)
+        raise UserError(
+            f"{path} is not converted yet: gen3r convert {alone or 'gen3r'} --source {path} --output OUTPUT"
+        )
+    if not source.exists():
+        with writing(cache):
+            cache.mkdir(parents=True, exist_ok=True)
+        with locked(cache / ".lock"):
+            if not source.exists():  # another process may have made it
+                print(f"converting {path} to {cache}, once", file=sys.stderr)
+                if alone:
+                    report = convert_checkpoint(alone, path, cache / alone, force=True)
+                else:
+                    report = convert_pipeline(path, cache)
+                print("\n".join(report), file=sys.stderr)
+                if licence := card_licence(path):
+                    write_json(cache / LICENCE, licence)
+                write_json(source, inventory)  # written last
     elif read_json(source) != inventory:
         raise UserError(f"{path} has changed since it was converted to {cache}; remove that folder, or give it instead")
+    if licence := read_licence(cache):
+        notice(f"licence of the weights: {licence}")
     return cache
 
 
-def _inventory(path: Path) -> dict[str, list[int]]:
-    """Size and time of change of every file in the sub-folders of an official folder, less hidden ones."""
-    files = {file.relative_to(path): file for file in sorted(path.glob("[!.]*/**/[!.]*")) if file.is_file()}
+def _network_alone(path: Path) -> str | None:
+    """The network whose official ``config.json`` lies in the folder itself, as in ``facebook/VGGT-1B``."""
+    fields = read_json(path / "config.json").keys() if (path / "config.json").exists() else ()
+    return next((name for name, network in NETWORKS.items() if network.fields <= set(fields)), None)
+
+
+def _inventory(path: Path, alone: str | None) -> dict[str, list[int]]:
+    """Size and time of change of every file in an official folder that may be read, less hidden ones.
+
+    These are in its sub-folders, those of a network `alone` in the folder itself.
+    """
+    pattern = "[!.]*" if alone else "[!.]*/**/[!.]*"
+    files = {file.relative_to(path): file for file in sorted(path.glob(pattern)) if file.is_file()}
     return {str(name): [file.stat().st_size, int(file.stat().st_mtime)] for name, file in files.items()}
 
 

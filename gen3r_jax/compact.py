@@ -20,6 +20,7 @@ def compact(weights: Path, output: Path, dtype: str) -> list[str]:
     from gen3r_jax.models.registry import NETWORKS
     from gen3r_jax.models.rgb_head import RGBHead
     from gen3r_jax.storage.checkpoint import holds_weights, load_network, read_config, save_compact
+    from gen3r_jax.storage.hub import LICENCE
 
     if output.resolve() == weights.resolve():
         raise UserError(f"{output} cannot be made small in its place; give another folder")
@@ -37,7 +38,7 @@ def compact(weights: Path, output: Path, dtype: str) -> list[str]:
         size = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
         total += size
         lines.append(f"{output / name}: {size / 1e6:.2f} MB")
-    for other in ("tokenizer", "scheduler.json", "generation.json"):
+    for other in ("tokenizer", "scheduler.json", "generation.json", LICENCE):
         if (weights / other).is_dir():
             shutil.copytree(weights / other, output / other, dirs_exist_ok=True)
         elif (weights / other).exists():

@@ -34,7 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
     if options.fps is not None:
         require_fps(options.fps)
     mesh = read_mesh(options.mesh) if options.mesh else None
-    weights = locate_weights(options.weights)
+    weights = locate_weights(options.weights, fetch=not options.dry_run)
     settings = read_settings(weights)
     flags = {name: getattr(options, name) for name in FIELDS if getattr(options, name, None) is not None}
     flags |= _size(options)
@@ -114,7 +114,8 @@ def _parser() -> argparse.ArgumentParser:
     sampling = parser.add_argument_group("how")
     add = sampling.add_argument
     add("--weights", "--pretrained_model_name_or_path", type=Path, default=Path("checkpoints"), metavar="DIR",
-        help="converted weights, or the official folder, which is converted once (default: checkpoints)")  # fmt: skip
+        help="converted weights, or the official folder, which is converted once; or pretrained/nano, or a repository of "
+        "the Hugging Face Hub such as JaceyH919/Gen3R (default: checkpoints)")  # fmt: skip
     add("--size", nargs="+", type=int, action=Size, metavar="PIXELS", help="side of the frames, or height and width; "
         "multiples of 112 (default: 560)")  # fmt: skip
     add("--height", type=int, metavar="PIXELS", help=argparse.SUPPRESS)

@@ -16,6 +16,7 @@ def describe(folder: Path) -> list[str]:
     # What takes seconds to import waits until the flags are read: --help needs none of it.
     from gen3r_jax.generation.settings import read_shift
     from gen3r_jax.storage.checkpoint import holds_weights
+    from gen3r_jax.storage.hub import read_licence
 
     if not folder.is_dir():
         raise UserError(f"{folder} is no folder")
@@ -25,6 +26,8 @@ def describe(folder: Path) -> list[str]:
         lines = [_weights(network) for network in networks]
         if (folder / "scheduler.json").exists():
             lines.append(f"noise schedule: shift {read_shift(folder)}")
+        if licence := read_licence(folder):
+            lines.append(f"licence: {licence}")
         return [f"weights of {len(networks)} networks", *lines]
     if (folder / "metrics.jsonl").exists():
         return _run(folder)

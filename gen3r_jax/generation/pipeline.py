@@ -49,6 +49,7 @@ from gen3r_jax.models.sizes import latent_frames, require_clip_length
 from gen3r_jax.models.tokenizer import Tokenizer
 from gen3r_jax.sharding import fetch
 from gen3r_jax.storage.checkpoint import load_network, read_config
+from gen3r_jax.storage.hub import read_licence
 
 MemoryMode = Literal["resident", "staged"]
 Callback = Callable[[int, float, Float[Array, "b f h w 16"]], None]
@@ -76,6 +77,7 @@ class Gen3RPipeline:
         joint: bool = True,
         memory_mode: MemoryMode = "resident",
         settings: GenerationSettings | None = None,
+        licence: str = "",
     ):
         """See :meth:`from_pretrained`.
 
@@ -84,6 +86,7 @@ class Gen3RPipeline:
           shift: shift of the noise schedule that the transformer was trained with.
           joint: whether the transformer makes appearance and geometry; else appearance alone, and VGGT reads the
             geometry from the video (the paper's "2-Stage").
+          licence: that of the weights, as run.json is to say it.
         """
         if memory_mode not in get_args(MemoryMode):
             raise UserError(f"memory_mode {memory_mode!r} is none of {', '.join(get_args(MemoryMode))}")
@@ -91,6 +94,7 @@ class Gen3RPipeline:
         self.joint = joint
         self.memory_mode = memory_mode
         self.settings = settings or GenerationSettings()
+        self.licence = licence
         self.stage: Callable[[str], AbstractContextManager] = nullcontext
         self._load = load
         self._tokenize = tokenize
@@ -105,8 +109,9 @@ class Gen3RPipeline:
         """Opens a folder of weights; the networks are read when they are first needed.
 
         Args:
-          path: a folder of converted weights; an official folder, which is converted once; or ``"pretrained/nano"``,
-            the small model that is part of this package.
+          path: a folder of converted weights; an official folder, which is converted once; ``"pretrained/nano"``, the
+            small model that is part of this package; or a repository of the Hugging Face Hub, such as
+            ``"JaceyH919/Gen3R"`` or ``"owner/name@revision"``, which is downloaded and converted once.
           dtype: of the weights; bfloat16 by default, on CPUs float32. VGGT's heads stay as they are stored.
           memory_mode: "resident" keeps every network; "staged" frees each after use and guides in two passes, so that
             the largest network and its activations are all that memory must hold.
@@ -133,6 +138,7 @@ class Gen3RPipeline:
             joint=configs["wan_dit"].shared_halves,
             memory_mode=memory_mode,
             settings=read_settings(path),
+            licence=read_licence(path),
         )
 
     def __call__(
@@ -203,6 +209,8 @@ class Gen3RPipeline:
         told |= {"camera_distance": camera_distance, "control_frames": control_frames}
         told = {name: str(value) for name, value in told.items() if isinstance(value, (str, float, PathLike, Sequence))}
         report = RunReport({"prompts": list(prompts), **told, **vars(settings)}, quiet=not progress)
+        if self.licence:
+            report.results["licence"] = self.licence
         with self._telling(report):
             inputs = self.prepare(
                 prompts,

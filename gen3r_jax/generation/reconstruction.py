@@ -27,6 +27,7 @@ from gen3r_jax.models.sizes import longest_clip, require_side
 from gen3r_jax.models.vggt import VGGT
 from gen3r_jax.storage.checkpoint import load_network, read_config
 from gen3r_jax.storage.files import writing
+from gen3r_jax.storage.hub import read_licence
 
 
 def reconstruct_clip(options: argparse.Namespace) -> None:
@@ -38,6 +39,8 @@ def reconstruct_clip(options: argparse.Namespace) -> None:
     size = as_size(read_settings(weights).size if options.size is None else options.size)
     _check(options, size, weights)
     report = RunReport(vars(options))
+    if licence := read_licence(weights):
+        report.results["licence"] = licence
     with report.stage("Reading frames"):
         clip = read_clip(
             options.images, options.num_frames, stride=options.stride, first=options.first, at_most=MOST_FRAMES

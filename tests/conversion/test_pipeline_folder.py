@@ -49,7 +49,7 @@ def test_a_folder_is_converted_once_and_not_used_when_it_has_changed(official, t
     shutil.copytree(official, folder)
     with pytest.raises(UserError, match="is not converted yet: gen3r convert gen3r"):
         find_weights(folder, convert=False)
-    monkeypatch.setattr(pipeline_folder, "convert_pipeline", lambda source, output: output.mkdir() or [])
+    monkeypatch.setattr(pipeline_folder, "convert_pipeline", lambda source, output: [])
     assert find_weights(folder) == tmp_path / "checkpoints-gen3r_jax" and "once" in capsys.readouterr().err
     assert find_weights(folder, convert=False) == tmp_path / "checkpoints-gen3r_jax" and not capsys.readouterr().err
     os.utime(folder / "transformer" / "config.json", (0, 0))
