@@ -164,8 +164,6 @@ def _open_indexed(indices: list[Path]) -> dict[str, Tensor]:
 def _open_file(path: Path) -> _Content:
     if not path.exists():
         raise UserError(f"{path} does not exist")
-    if path.stat().st_size == 0:
-        raise UserError(f"{path} is empty; download or copy it again")
     if path.suffix == ".safetensors":
         return _Content(dict(open_safetensors(path)[0]))
     if path.suffix in PICKLES:
@@ -213,6 +211,8 @@ def _open_pickle(path: Path) -> _Content:
         raise UserError(
             f'reading {path.name} needs torch: pip install "gen3r-jax[convert]", or take the .safetensors file'
         ) from None
+    if path.stat().st_size == 0:
+        raise UserError(f"{path} is empty; download or copy it again")
     try:
         content = _load(torch, path)
     except pickle.UnpicklingError:
@@ -223,13 +223,13 @@ def _open_pickle(path: Path) -> _Content:
         reason = (str(error).partition("\n")[0] or "it is damaged")[:150]
         raise UserError(f"cannot read {path}: {reason}; download or copy it again") from None
     content, around, others = unwrap(content)
-    tensors = {name: x for name, x in content.items() if isinstance(x, torch.Tensor)}
-    if not tensors or len(tensors) < len(content):
-        strange = some([str(name) for name in content if name not in tensors])
-        raise UserError(f"{path} is not a state dict: a mapping from names to tensors is needed ({strange} is none)")
-    notes = [f"of {path.name}, what {'.'.join(around)} holds was read"] * bool(around)
-    notes += [f"not read: {some(others)}"] * bool(others)
-    return _Content({name: TorchTensor(tensor) for name, tensor in tensors.items()}, tuple(notes))
+    strange = [str(name) for name, x in content.items() if not (isinstance(name, str) and isinstance(x, torch.Tensor))]
+    if strange or not content:
+        held = f"; {some(strange)} is none" if strange else ""
+        raise UserError(f"{path} is not a state dict: a mapping from names to tensors is needed{held}")
+    notes = [f"of {path.name}, what {'.'.join(around)} holds was read"] if around else []
+    notes += [f"not read: {some(others)}"] if others else []
+    return _Content({name: TorchTensor(tensor) for name, tensor in content.items()}, tuple(notes))
 
 
 def unwrap(content: Any) -> tuple[Mapping[str, Any], list[str], list[str]]:

@@ -1,5 +1,6 @@
 """From a place in the sources to a clip: frames with their cameras, captions and depth, damage replaced."""
 
+import re
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -28,7 +29,8 @@ class ClipMaker(grain.transforms.RandomMap):
     """Turns a place (source, scene) and a random generator into a sample; its entries are those of a batch, see
     :func:`gen3r_jax.data.loader.make_loader`.
 
-    Without `training` nothing is drawn: clips begin at the first frame with the largest stride.
+    Without `training` nothing is drawn: clips begin at the first frame with the largest stride. Scenes that are to be
+    skipped (as :func:`scene_of` names them) are replaced by the next ones, as damaged ones are.
     """
 
     sources: tuple[Source, ...]
@@ -39,6 +41,7 @@ class ClipMaker(grain.transforms.RandomMap):
     official_crop: bool = False
     depth: bool = False
     normalize: bool = False
+    skip: frozenset[str] = frozenset()
 
     def random_map(self, place: Place, rng: np.random.Generator) -> dict[str, Any]:
         source, scene = self.sources[place.source], place.scene
@@ -49,7 +52,10 @@ class ClipMaker(grain.transforms.RandomMap):
         problems: list[Exception] = []
         while len(problems) < attempts:
             try:
-                sample = self.clip(source, source.scene(scene), stride, draw)
+                capture = source.scene(scene)
+                if f"{source.name}/{capture.id}" in self.skip:
+                    raise UserError(f"scene {capture.id} is left out by data.skip")
+                sample = self.clip(source, capture, stride, draw)
             except (UserError, OSError) as error:
                 problems.append(error)
                 scene = (scene + 1) % len(source)
@@ -108,6 +114,11 @@ class ClipMaker(grain.transforms.RandomMap):
             "sample_id": f"{source.name}/{capture.id}[{indices[0]}:{indices[-1] + 1}:{step}]",
             "num_replaced": int(np.sum(~readable)),
         }
+
+
+def scene_of(sample_id: str) -> str:
+    """``source/scene`` of a sample, whose name has the frames behind it."""
+    return re.sub(r"\[\d+:\d+:\d+\]$", "", sample_id)
 
 
 def _scale(intrinsics: np.ndarray, size: np.ndarray, actual: tuple[int, int]) -> np.ndarray:

@@ -18,6 +18,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load, save
 
+from gen3r_jax.data.clip_maker import scene_of
 from gen3r_jax.data.loader import ENDLESS, DataOptions, Loader
 from gen3r_jax.data.shards import SUFFIX, RecordWriter, list_shards, read_json_index, read_record
 from gen3r_jax.errors import UserError
@@ -131,17 +132,22 @@ def make_encoded_loader(
         raise UserError(f"{folder} holds no samples of the split {split!r}; {AGAIN}")
     samples = grain.MapDataset.range(len(places)).seed(seed)
     samples = samples.shuffle() if split == "train" else samples
-    samples = samples.repeat(ENDLESS // len(places)).map(_Read(tuple(places)))
+    samples = samples.repeat(ENDLESS // len(places)).map(_Read(tuple(places), frozenset(map(scene_of, options.skip))))
     batches = samples[process_index::process_count].batch(batch_size)
-    return Loader(batches, options.workers if split == "train" else 0, options.prefetch)
+    return Loader(batches, [len(places)], options, options.workers if split == "train" else 0)
 
 
 @dataclass(frozen=True)
 class _Read(grain.transforms.Map):
     places: tuple[tuple[Path, int], ...]
+    skip: frozenset[str] = frozenset()
 
     def map(self, index: int) -> dict[str, Any]:
-        return read_sample(*self.places[index])
+        for replaced in range(len(self.places)):
+            sample = read_sample(*self.places[(index + replaced) % len(self.places)])
+            if scene_of(sample["sample_id"]) not in self.skip:
+                return {**sample, "num_replaced": np.int32(replaced)}
+        raise UserError("data.skip leaves no sample")
 
 
 def read_sample(file: Path, index: int) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import logging
 import math
 import operator
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -17,14 +17,14 @@ import grain
 import numpy as np
 from absl import flags
 
-from gen3r_jax.data.clip_maker import ClipMaker, Place
+from gen3r_jax.data.clip_maker import ClipMaker, Place, scene_of
 from gen3r_jax.data.images import require_frames
 from gen3r_jax.data.procedural import KINDS, Difficulty
 from gen3r_jax.data.sources import Source, open_source
-from gen3r_jax.data.workers import end_with_parent, unsignalled
+from gen3r_jax.data.workers import end_with_parent, unsignalled, within
 from gen3r_jax.errors import UserError
 from gen3r_jax.models.sizes import require_clip_length, require_side
-from gen3r_jax.options import Count, Natural, read_options
+from gen3r_jax.options import Count, Natural, Positive, read_options
 from gen3r_jax.storage.remote import local_copy
 
 log = logging.getLogger(__name__)
@@ -50,8 +50,12 @@ class DataOptions:
     cameras: whether the cameras of image folders (``transforms.json``) are wanted; then its frame order holds too.
     num_scenes, difficulty, kinds: of procedural scenes ("easy", "full" or "shifted"; any of "rooms", "outdoors",
       "objects", "drives").
+    changed: goes on from a checkpoint though the sources have more or fewer scenes now; from there on clips are drawn
+      in another order, so that some come again and others do not before the epoch ends.
+    skip: names of samples, as messages tell them, whose scenes are replaced by the next ones; may change on resuming.
     workers: processes that prepare training batches; 0 prepares them in threads of this one.
     prefetch: batches that are kept ready (by each worker).
+    worker_timeout: seconds after which a worker that gives no batch counts as hung, and the run ends.
     """
 
     source: str | tuple = "procedural"
@@ -64,8 +68,11 @@ class DataOptions:
     num_scenes: Count = 10_000
     difficulty: Difficulty = "easy"
     kinds: tuple = KINDS
+    changed: bool = False
+    skip: tuple[str, ...] = ()
     workers: Natural = 0
     prefetch: Count = 2
+    worker_timeout: Positive = 600.0
 
 
 def make_loader(
@@ -114,22 +121,26 @@ def make_loader(
     mixed = grain.MapDataset.mix(places, [entry.weight for entry in entries]) if len(places) > 1 else places[0]
     strides = tuple(entry.max_stride for entry in entries)
     kept = {name: getattr(options, name) for name in ("official_crop", "depth", "normalize")}
-    maker = ClipMaker(sources, strides, num_frames, (side, side), training, **kept)
+    skip = frozenset(map(scene_of, options.skip))
+    maker = ClipMaker(sources, strides, num_frames, (side, side), training, skip=skip, **kept)
     clips = mixed.seed(seed).random_map(maker)
     batches = clips[process_index::process_count].batch(batch_size)
-    return Loader(batches, options.workers if training else 0, options.prefetch)
+    return Loader(batches, tuple(map(len, sources)), options, options.workers if training else 0)
 
 
 class Loader(grain.DatasetIterator):
     """Iterates over a dataset of batches, prepared ahead in threads or worker processes.
 
-    The position is one number, whatever the workers: ``get_state()`` gives ``{"next_index": n}``.
+    The position is one number, whatever the workers: ``get_state()`` gives ``{"next_index": n, "scenes": [...]}``. It
+    belongs to sources with as many scenes each: ``set_state`` raises UserError for others, unless `options` allow that.
     """
 
-    def __init__(self, batches: grain.MapDataset, workers: int, prefetch: int):
+    def __init__(self, batches: grain.MapDataset, scenes: Sequence[int], options: DataOptions, workers: int):
         super().__init__()
-        self._batches, self._workers, self._prefetch = batches, workers, prefetch
-        self._next_index = 0
+        self._batches, self._workers, self._prefetch = batches, workers, options.prefetch
+        self._scenes, self._changed = list(scenes), options.changed
+        self._worker_timeout = options.worker_timeout
+        self._next_index = self._first_index = 0
         self._running: grain.DatasetIterator | None = None
         # Worker processes must end before the interpreter takes their queues down.
         atexit.register(_close, weakref.ref(self))
@@ -138,16 +149,38 @@ class Loader(grain.DatasetIterator):
         self._assert_not_closed()
         self.start_prefetch()
         assert self._running is not None
-        batch = next(self._running)
+        batch = self._from_worker(self._running) if self._workers else next(self._running)
         self._next_index += 1
+        return batch
+
+    def _from_worker(self, running: grain.DatasetIterator) -> dict[str, np.ndarray]:
+        """The next batch. Raises UserError where the worker whose turn it is was killed, or hangs."""
+        number = (self._next_index - self._first_index) % self._workers
+        worker, again = f"worker {number} of {self._workers}", "the same command goes on from the last checkpoint"
+        try:
+            batch = within(self._worker_timeout, lambda: next(running))
+        except TimeoutError:
+            self._stop()
+            raise UserError(
+                f"{worker} has given nothing for {self._worker_timeout:g} s, on its way to batch {self._next_index} "
+                f"(does a file system hang?); {again}; where scenes take that long, raise data.worker_timeout"
+            ) from None
+        except RuntimeError as error:
+            if "terminated unexpectedly" not in str(error):
+                raise
+            raise UserError(
+                f"{worker} was killed on its way to batch {self._next_index} (out of memory?); {again}, with fewer "
+                "data.workers if need be"
+            ) from None
         # Arrays from workers live in shared memory that is freed behind them; these are ours.
-        return {key: np.array(value) for key, value in batch.items()} if self._workers else batch
+        return {key: np.array(value) for key, value in batch.items()}
 
     def start_prefetch(self) -> None:
         """Begins to prepare batches; the first batch is waited for otherwise."""
         if self._running is not None:
             return
         batches = self._batches[self._next_index :]
+        self._first_index = self._next_index
         if not self._workers:
             threads = grain.ReadOptions(num_threads=min(self._prefetch, 2), prefetch_buffer_size=self._prefetch)
             self._running = iter(batches.to_iter_dataset(threads))
@@ -162,10 +195,16 @@ class Loader(grain.DatasetIterator):
             self._running.get_state()  # has Grain make the workers' iterators now, not at the first batch
             self._running.start_prefetch()
 
-    def get_state(self) -> dict[str, int]:
-        return {"next_index": self._next_index}
+    def get_state(self) -> dict[str, Any]:
+        return {"next_index": self._next_index, "scenes": self._scenes}
 
-    def set_state(self, state: dict[str, int]) -> None:
+    def set_state(self, state: dict[str, Any]) -> None:
+        before = state.get("scenes", self._scenes)
+        if before != self._scenes and not self._changed:
+            raise UserError(
+                f"the sources have {self._scenes} scenes, and had {before} when the checkpoint was written: clips "
+                "would come in another order; bring the old ones back, or go on in the new order with data.changed=True"
+            )
         if state["next_index"] != self._next_index:  # else the workers are where they should be
             self._stop()
             self._next_index = state["next_index"]

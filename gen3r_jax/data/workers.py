@@ -5,15 +5,16 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, ProcessPoolExecutor
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing import resource_tracker
 from multiprocessing.synchronize import Barrier
-from typing import Any
+from typing import Any, TypeVar
 
 from gen3r_jax.errors import UserError
 
+T = TypeVar("T")
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -50,6 +51,20 @@ def worker_pool(workers: int, start: Callable[..., None] | None = None, *argumen
         raise
     finally:
         executor.shutdown(cancel_futures=True)
+
+
+def within(seconds: float, function: Callable[[], T]) -> T:
+    """What `function` gives. Raises TimeoutError where that takes longer; it is left to itself then."""
+    future: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(function())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return future.result(seconds)
 
 
 def end_with_parent() -> None:

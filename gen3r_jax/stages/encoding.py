@@ -62,7 +62,7 @@ def encode(
             "data": {
                 name: value
                 for name, value in dataclasses.asdict(options.data).items()
-                if name not in ("workers", "prefetch")
+                if name not in ("workers", "prefetch", "worker_timeout", "changed") and (name != "skip" or value)
             },
         },
         networks={name: module.fingerprint(fetch(frozen[name])) for name in encoder.frozen},

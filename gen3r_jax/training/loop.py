@@ -141,9 +141,11 @@ class _Run:
     checkpoints: TrainCheckpoints
     writer: MetricsWriter
     stop: StopRequest
+    update: Step | None = None  # of the phase that runs
     clock: float = 0.0  # when the numbers of the last step came, or the first one began
     profiling: bool = False
     stopping: bool = False  # all processes know that one was told to stop
+    skipped: int = 0  # updates in a row that were not made, as their numbers were not finite
     ideal_seconds: float = 0.0  # of a step at the peak of all chips, where that is known
 
     def phase(
@@ -162,6 +164,7 @@ class _Run:
         abstract = abstract_state(self.stage, tx, self.mesh, self.options.optim.ema_decay > 0)
         micro_batches = count_micro_batches(options.batch_size, phase.clips_per_device, self.mesh)
         update = Step(self.stage, self.options.optim, phase, abstract, options.dtype, options.seed, self.mesh)
+        self.update = update
 
         if state is None:
             state = self._first_state(phase, tx, abstract, data)
@@ -186,16 +189,15 @@ class _Run:
             with jax.profiler.StepTraceAnnotation("train", step_num=step):
                 state, metrics = update(state, self.frozen, batch, stop=self.stop.received is not None)
             step += 1
-            self._finish(pending)  # the numbers of the step before, while the device works on this one
-            samples, replaced = (np.ravel(host_batch.get(name, ())) for name in ("sample_id", "num_replaced"))
-            pending = _Pending(step, metrics, samples, int(replaced.sum()), waited)
+            self._finish(pending, state)  # the numbers of the step before, while the device works on this one
+            pending = _Pending(step, metrics, host_batch, micro_batches, waited)
             if step == phase.end or step in self.options.train.profile[1:]:
                 self._stop_profile(metrics)
 
             validate = step == phase.end or _is_due(step, self.options.validation.every)
             save = step == phase.end or _is_due(step, self.options.checkpoint.every)
             if validate or save:
-                self._finish(pending)
+                self._finish(pending, state)
                 pending = None
             if validate:
                 self._validate(state, validation_batch, step)
@@ -234,27 +236,57 @@ class _Run:
             f"{len(micro_batches)} micro-batches; GiB of temporaries a device: {temporaries}"
         )
 
-    def _finish(self, pending: "_Pending | None") -> None:
-        """Fetches and records the numbers of a step. Raises UserError if they are not finite."""
+    def _finish(self, pending: "_Pending | None", state: TrainState) -> None:
+        """Fetches and records the numbers of a step. Raises NotFinite where they are not, unless that is skipped."""
         if pending is None:
             return
         values = {name: float(value) for name, value in fetch(pending.metrics).items()}
         self.stopping |= values.pop(STOP) > 0
         bad = [name for name in ("loss", "optim/grad_norm") if not np.isfinite(values[name])]
         if bad:
-            good = self.checkpoints.latest()
-            last = f"the last good checkpoint is step {good}" if good is not None else "there is no checkpoint yet"
-            samples = ", ".join(map(str, pending.samples))
-            raise UserError(f"{' and '.join(bad)} not finite at step {pending.step}, samples {samples}; {last}")
+            self._skip(pending, state, f"{' and '.join(bad)} not finite at step {pending.step}")
+            return
+        self.skipped = 0
         now = time.perf_counter()
         seconds, self.clock = now - self.clock, now
-        values["data/replaced"] = pending.replaced
+        values["data/replaced"] = pending.replaced()
         values["time/step_seconds"] = seconds
         values["time/data_wait_fraction"] = min(1.0, pending.waited / seconds)
         if self.ideal_seconds:
             values["time/mfu"] = self.ideal_seconds / seconds
         values["time/samples_per_second"] = self.options.train.batch_size / seconds
         self.writer.write(pending.step, values)
+
+    def _skip(self, pending: "_Pending", state: TrainState, what: str) -> None:
+        """Names the samples of an update that was not made, and ends the run unless it is to go on without."""
+        train, names = self.options.train, self._culprits(pending, state)
+        told = f"{what}, samples {', '.join(names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''}"
+        self.skipped += 1
+        if train.on_nan == "stop" or self.skipped >= train.most_nan:
+            row = f" ({self.skipped} in a row)" if self.skipped > 1 else ""
+            good = self.checkpoints.latest()
+            last = f"the last good checkpoint is step {good}" if good is not None else "there is no checkpoint yet"
+            raise module.NotFinite(f"{told}{row}; data.skip leaves samples out; {last}")
+        self.writer.say(f"{told}: the update is skipped")
+        self.writer.write(pending.step, {"optim/skipped": 1, "data/replaced": pending.replaced()}, advance=False)
+        self.clock = time.perf_counter()
+
+    def _culprits(self, pending: "_Pending", state: TrainState) -> list[str]:
+        """This process's samples of a batch that are not finite by themselves, at present weights; all if none is."""
+        entries, found = self.stage.entries, []
+        names = [str(name) for name in np.ravel(pending.batch.get("sample_id", ()))]
+        local = {name: np.asarray(pending.batch[name]) for name in entries}
+        size = len(next(iter(local.values()))) // pending.micro_batches
+
+        def is_finite(samples: list[int]) -> bool:
+            part = {name: value[samples] for name, value in local.items()}
+            return self.update.is_finite(state, self.frozen, place_batch(part, entries, 1, self.mesh)[0])
+
+        for first in range(0, size * pending.micro_batches, size):
+            samples = range(first, first + size)
+            if not is_finite([*samples]):
+                found += [i for i in samples if not is_finite([i] * size)]
+        return [names[i] for i in found if i < len(names)] or names
 
     def _validate(self, state: TrainState, batch: Mapping[str, Any] | None, step: int) -> None:
         """Judges the weights, or their moving average where there is one; without a `batch`, nothing is judged."""
@@ -283,7 +315,7 @@ class _Run:
         self.files.publish()
 
     def _stop(self, pending: "_Pending | None", state: TrainState, step: int, data: grain.DatasetIterator) -> None:
-        self._finish(pending)
+        self._finish(pending, state)
         self._stop_profile(state.step)
         if step and self.checkpoints.latest() != step:
             self._save(state, step, data)
@@ -312,11 +344,14 @@ def _is_due(step: int, every: int) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class _Pending:
-    """A step on its way: its metrics still on the device, which samples went in, how many of their scenes and frames
-    replaced damaged ones, and the seconds waited for them."""
+    """A step on its way: its metrics still on the device, this process's batch, and the seconds waited for it."""
 
     step: int
     metrics: Metrics
-    samples: np.ndarray
-    replaced: int
+    batch: Mapping[str, Any]
+    micro_batches: int
     waited: float
+
+    def replaced(self) -> int:
+        """How many damaged scenes and frames of the batch were replaced."""
+        return int(np.sum(self.batch.get("num_replaced", 0)))

@@ -20,7 +20,8 @@ class MetricsWriter:
     """Writes the metrics of a run whose first `start` of `total` steps are done; a context manager.
 
     ``metrics.jsonl`` has one JSON object a line, ``{"step": n, name: value, ...}``, where n counts finished updates.
-    Lines past `start`, left by a run that died after its last checkpoint, are removed, so every step appears once.
+    Lines past `start`, left by a run that died after its last checkpoint, are removed, and so are damaged ones and,
+    where a run begins again, those of step 0: every step appears once.
     Only the first process of a job writes (`enabled`).
     """
 
@@ -34,7 +35,7 @@ class MetricsWriter:
             total=total, initial=start, unit="step", disable=not enabled, mininterval=interval, dynamic_ncols=True
         )
         if enabled:
-            kept = [json.dumps(line) for line in read_metrics(self._path) if line["step"] <= start]
+            kept = [json.dumps(line) for line in read_metrics(self._path) if start and line["step"] <= start]
             write_text(self._path, "".join(line + "\n" for line in kept))
             self._file = self._path.open("a")
             self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1)

@@ -15,6 +15,9 @@ class TrainOptions:
     side: of the square frames, in pixels. dtype: of the arithmetic; weights and moments are kept in fp32.
     compile_cache: folder that keeps compiled programs between runs, empty for none.
     profile: (first, last) step of a trace written to WORKDIR/profile, () for none.
+    on_nan: an update whose loss or gradient is not finite is never made, and its samples are named. "stop" then ends
+      the run; "skip" goes on with the next batch (the optimizer has made one update less). most_nan: such updates in a
+      row end the run in any case.
     share: of the steps of every phase, above 0 and at most 1; the schedule of the learning rate shrinks with them, so
     that a recipe can be tried in a part of its time.
     """
@@ -26,6 +29,8 @@ class TrainOptions:
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     compile_cache: str = ""
     profile: tuple[int, ...] = ()
+    on_nan: Literal["stop", "skip"] = "stop"
+    most_nan: Count = 10
     share: Annotated[float, Range(above=0, at_most=1)] = 1.0
 
     def __post_init__(self) -> None:

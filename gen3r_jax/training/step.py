@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from gen3r_jax import module
 from gen3r_jax.errors import UserError
-from gen3r_jax.sharding import batch_sharding, batch_share, data_parallel_size, make_mesh, param_shardings
+from gen3r_jax.sharding import batch_sharding, batch_share, data_parallel_size, fetch, make_mesh, param_shardings
 from gen3r_jax.training.optim import OptimOptions, learning_rate, make_optimizer, update_ema
 from gen3r_jax.training.options import LoopOptions
 from gen3r_jax.training.program import Program
@@ -214,17 +214,27 @@ class Step:
         for i, micro_batch in enumerate(micro_batches):
             if i >= IN_FLIGHT:
                 jax.block_until_ready(metrics[i - IN_FLIGHT])
-            entries = dict(micro_batch)
-            for encoder in self._stage.encoders:
-                reads = {name: entries[name] for name in (*encoder.reads, "sample_index")}
-                entries |= self._compiled[encoder.name](state.step, frozen, reads)
-            reads = {name: entries[name] for name in (*self._stage.loss_reads, "sample_index")}
-            del entries
-            total, values = self._compiled["gradient"](state.step, state.params, frozen, reads, total)
+            total, values = self._add_gradient(state, frozen, micro_batch, total)
             metrics.append(values)
         wish = np.full(sum(device.process_index == jax.process_index() for device in self._mesh.devices.flat), stop)
         wishes = jax.make_array_from_process_local_data(self._each, wish.astype(np.float32), (self._mesh.size,))
         return self._compiled["update"](state, total, tuple(metrics), wishes)
+
+    def is_finite(self, state: TrainState, frozen: Any, micro_batch: Mapping[str, jax.Array]) -> bool:
+        """Whether the loss of a micro-batch and its gradient are, by the programs of the update; nothing is changed."""
+        grads, values = self._add_gradient(state, frozen, micro_batch, self._zeros())
+        return all(np.isfinite(fetch(x)) for x in (values["loss"], jax.jit(optax.tree.norm)(grads)))
+
+    def _add_gradient(
+        self, state: TrainState, frozen: Any, micro_batch: Mapping[str, jax.Array], total: Any
+    ) -> tuple[Any, Metrics]:
+        entries = dict(micro_batch)
+        for encoder in self._stage.encoders:
+            reads = {name: entries[name] for name in (*encoder.reads, "sample_index")}
+            entries |= self._compiled[encoder.name](state.step, frozen, reads)
+        reads = {name: entries[name] for name in (*self._stage.loss_reads, "sample_index")}
+        del entries
+        return self._compiled["gradient"](state.step, state.params, frozen, reads, total)
 
     def _keys(self, step: Int[Array, ""], sample_index: Int[Array, " b"]) -> Key[Array, " b"]:
         step_key = jax.random.fold_in(jax.random.key(self._seed), step)
@@ -252,7 +262,7 @@ class Step:
     def _update(
         self, state: TrainState, total: Any, metrics: tuple[Metrics, ...], wishes: Float[Array, " devices"]
     ) -> tuple[TrainState, Metrics]:
-        """Changes the weights by the mean of the gradients; the metrics become means, too."""
+        """Changes the weights by the mean of the gradients, if that is finite; the metrics become means, too."""
         options, phase, count = self._optim, self._phase, len(metrics)
         grads = jax.tree.map(lambda grad: grad / count, total)
         tx = make_optimizer(options, phase.steps)
@@ -263,7 +273,9 @@ class Step:
         means["optim/grad_norm"] = optax.tree.norm(grads)
         means[STOP] = wishes.max()
         means["optim/learning_rate"] = learning_rate(options, phase.steps)(state.step - phase.start)
-        return TrainState(state.step + 1, params, opt_state, ema), means
+        finite = jnp.isfinite(means["loss"]) & jnp.isfinite(means["optim/grad_norm"])
+        new, old = TrainState(state.step + 1, params, opt_state, ema), dataclasses.replace(state, step=state.step + 1)
+        return jax.tree.map(lambda made, kept: jnp.where(finite, made, kept), new, old), means
 
 
 def step_programs(stage: Stage, options: LoopOptions, phase: Phase, mesh: Mesh) -> list[Program]:

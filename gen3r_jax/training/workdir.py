@@ -20,8 +20,13 @@ FREE_KEYS = (
     "mesh.",
     "train.profile",
     "train.compile_cache",
+    "train.on_nan",
+    "train.most_nan",
     "data.workers",
     "data.prefetch",
+    "data.changed",
+    "data.skip",
+    "data.worker_timeout",
 )
 STEPS = re.compile(r"train\.phases\.\d+\.1")
 CLIPS_PER_DEVICE = re.compile(r"train\.phases\.\d+\.2")

@@ -111,6 +111,14 @@ def test_processes_share_the_same_order(root):
     assert_same(joined, whole)
 
 
+def test_sources_that_grew_since_the_checkpoint_are_refused(root):
+    state = loader(root).get_state() | {"scenes": [5]}
+    with pytest.raises(UserError, match=r"have \[6\] scenes, and had \[5\] .* data\.changed=True"):
+        loader(root).set_state(state)
+    loader(root, changed=True).set_state(state)
+    loader(root).set_state({"next_index": 1})  # of a version that did not keep it
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_resume(workers):
     """The position is exact whatever is prefetched and whoever works; signals to the workers change nothing."""
@@ -288,6 +296,36 @@ def test_workers_end_when_the_trainer_is_killed(tmp_path):
     except subprocess.TimeoutExpired:
         os.kill(worker, signal.SIGKILL)
         pytest.fail("the worker outlived the process that it works for")
+
+
+@pytest.mark.parametrize(
+    ("number", "message"),
+    [(signal.SIGKILL, "worker 0 of 1 was killed"), (signal.SIGSTOP, "worker 0 of 1 has given nothing for 1 s")],
+)
+def test_a_worker_that_is_killed_or_hangs_is_named(number, message):
+    batches = loader(workers=1, batch_size=1)
+    next(batches)
+    batches._worker_timeout = 1 if number == signal.SIGSTOP else 60
+    (worker,) = multiprocessing.active_children()
+    os.kill(worker.pid, number)
+    with pytest.raises(UserError, match=f"{message}.* batch"):
+        list(itertools.islice(batches, 10))
+    batches.close()
+    assert not worker.is_alive()
+
+
+def test_skipped_scenes_are_replaced_by_the_next(root):
+    whole = take(loader(root), 6)
+    ids = [str(name) for batch in whole for name in batch["sample_id"]]
+    left_out = ids[3]
+    batches = take(loader(root, skip=(left_out,)), 6)
+    scene = left_out.partition("[")[0]
+    for old, new in zip(whole, batches, strict=True):
+        for sample, name in enumerate(old["sample_id"]):
+            if str(name).startswith(f"{scene}["):
+                assert new["num_replaced"][sample] == 1 and not str(new["sample_id"][sample]).startswith(f"{scene}[")
+            else:
+                assert new["sample_id"][sample] == name and (new["frames"][sample] == old["frames"][sample]).all()
 
 
 @pytest.fixture(scope="module")

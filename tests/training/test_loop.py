@@ -18,7 +18,7 @@ from gen3r_jax.options import read_options
 from gen3r_jax.sharding import MeshOptions, make_mesh
 from gen3r_jax.storage.checkpoint import TrainCheckpoints
 from gen3r_jax.training import loop
-from gen3r_jax.training.metrics import read_metrics
+from gen3r_jax.training.metrics import MetricsWriter, read_metrics
 from gen3r_jax.training.optim import OptimOptions, clip_threshold, learning_rate, make_optimizer, update_ema
 from gen3r_jax.training.options import LoopOptions
 from gen3r_jax.training.state import abstract_state, create_state
@@ -158,10 +158,39 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
     with pytest.raises(UserError) as caught:
         run(tmp_path, ToyStage(nan_at=int(culprit.removeprefix("sample"))))
     message = str(caught.value)
-    assert "not finite at step 5" in message
-    assert culprit in message
+    assert message.startswith(f"loss not finite at step 5, samples {culprit}; data.skip leaves")
     assert message.endswith("the last good checkpoint is step 3")
     assert TrainCheckpoints(tmp_path / "checkpoints", keep=2).latest() == 3
+
+
+def test_an_update_that_is_not_finite_can_be_skipped(tmp_path, capfd):
+    """The state stays as it was, the samples are named, and metrics count the update; other steps are as they were."""
+    batches = toy_loader(batch_size=8, num_frames=5, seed=toy_config()["train"]["seed"])
+    culprit = [next(batches)["sample_id"] for _ in range(5)][4][2]
+    stage = ToyStage(nan_at=int(culprit.removeprefix("sample")))
+    run(tmp_path, stage, train__on_nan="skip", checkpoint__every=1, checkpoint__keep=6)
+    assert f"loss not finite at step 5, samples {culprit}: the update is skipped" in capfd.readouterr().err
+    lines = read_metrics(tmp_path / "metrics.jsonl")
+    assert [line["step"] for line in lines if "loss" in line] == [1, 2, 3, 4, 6]
+    assert [line["step"] for line in lines if "optim/skipped" in line] == [5]
+    assert all(np.isfinite(list(line.values())).all() for line in lines)
+    phase, mesh = make_phases(((5, 6, 4),))[0], make_mesh(MeshOptions(), jax.devices()[:1])
+    abstract = abstract_state(stage, make_optimizer(OPTIM, phase.steps), mesh, with_ema=True)
+    with TrainCheckpoints(tmp_path / "checkpoints", keep=6) as checkpoints:
+        before, after = (checkpoints.restore(step, abstract) for step in (4, 5))
+    assert (int(before.step), int(after.step)) == (4, 5)
+    jax.tree.map(np.testing.assert_array_equal, *((x.params, x.opt_state, x.ema) for x in (before, after)))
+    with pytest.raises(UserError, match=r"samples sample\d+.* \(2 in a row\); data\.skip"):
+        run(tmp_path / "all", AlwaysNaN(), train__on_nan="skip", train__most_nan=2)
+
+
+class AlwaysNaN(ToyStage):
+    def loss(self, trainable, frozen, batch, keys):
+        loss, metrics = super().loss(trainable, frozen, batch, keys)
+        return loss + jnp.log(jnp.minimum(loss, 0.0) - 1), metrics
+
+    def validate(self, *_):
+        return {"loss": jnp.float32(0)}
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -198,6 +227,17 @@ def test_slow_weights_must_exist(pattern, message):
 def test_a_profile_is_written(tmp_path):
     run(tmp_path, train__profile=(2, 4), checkpoint__every=100, validation__every=100)
     assert list((tmp_path / "profile").rglob("*.xplane.pb"))
+
+
+def test_a_run_that_begins_again_has_one_line_of_step_0(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 0, "validation/loss": 3.0}\n{"step": 1, "loss": 2.0}\n{"step": 2, "lo\n')
+    for start, kept in ((1, [0, 1]), (0, [])):
+        with MetricsWriter(tmp_path, start, 5) as writer:
+            assert [line["step"] for line in read_metrics(path)] == kept
+    with MetricsWriter(tmp_path, 0, 5) as writer:
+        writer.write(0, {"validation/loss": 3.0}, advance=False)
+    assert read_metrics(path) == [{"step": 0, "validation/loss": 3.0}]
 
 
 def test_a_line_cut_short_is_left_out(tmp_path):
