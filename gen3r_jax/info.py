@@ -37,9 +37,9 @@ def describe(folder: Path) -> list[str]:
 
 
 def _weights(folder: Path) -> str:
-    from gen3r_jax.storage.checkpoint import stored_leaves
+    from gen3r_jax.storage.checkpoint import read_description, stored_leaves
 
-    network = read_json(folder / "config.json").get("network", "?")
+    network, _ = read_description(folder)
     leaves = stored_leaves(folder).values()
     count = sum(math.prod(leaf.shape) for leaf in leaves)
     size = sum(math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize for leaf in leaves)
@@ -70,7 +70,9 @@ def _scene(folder: Path) -> list[str]:
     if (folder / "prompts.txt").exists():
         lines.append(f"prompt: {read_text(folder / 'prompts.txt').strip()}")
     if (folder / "run.json").exists():
-        run = read_json(folder / "run.json", nan=True)
+        from gen3r_jax.export.run_report import read_report
+
+        run = read_report(folder / "run.json")
         try:
             seconds = sum(stage["seconds"] for stage in run["stages"])
             lines.append(f"made in {seconds:.1f} s on {run['device']}")

@@ -22,11 +22,12 @@ from gen3r_jax.data.clip_maker import scene_of
 from gen3r_jax.data.loader import ENDLESS, DataOptions, Loader
 from gen3r_jax.data.shards import SUFFIX, RecordWriter, list_shards, read_json_index, read_record
 from gen3r_jax.errors import UserError
-from gen3r_jax.storage.files import parse_json, replacing
+from gen3r_jax.storage.files import NewerFormat, parse_json, refuse_newer, replacing
 
 log = logging.getLogger(__name__)
 
-FORMAT = "gen3r_jax.latents/2"
+FORMAT_VERSION = 2
+FORMAT = f"gen3r_jax.latents/{FORMAT_VERSION}"
 HEADER = "header.safetensors"
 AGAIN = "encode clips with gen3r encode"
 
@@ -71,19 +72,23 @@ class Header:
 
     def _settings(self) -> dict[str, Any]:
         values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {"format": FORMAT, **values, "texts": list(self.texts)}
+        return {"format": FORMAT, "format_version": FORMAT_VERSION, **values, "texts": list(self.texts)}
 
 
 def read_header(folder: Path) -> Header:
-    """Raises UserError if the folder has none."""
+    """Raises UserError if the folder has none, or one of a newer format."""
     path = folder / HEADER
     try:
         with safe_open(path, "np") as file:
             settings = parse_json(file.metadata()["header"], "its header")
+            refuse_newer(settings, FORMAT_VERSION, str(path))
+            settings.pop("format_version", None)
             texts = {text: file.get_tensor(str(i)) for i, text in enumerate(settings.pop("texts"))}
         if settings.pop("format") != FORMAT:
             raise ValueError("it has another format")
         return Header(**settings, texts=texts)
+    except NewerFormat:
+        raise
     except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{folder} holds no encoded latents ({error}); {AGAIN}") from None
 
@@ -92,7 +97,8 @@ class SampleWriter(RecordWriter):
     """Writes one file of samples."""
 
     def __init__(self, folder: Path, split: str, number: int):
-        super().__init__(folder / f"{split}-{number:05d}{SUFFIX}", {"format": FORMAT, "count": 0})
+        index = {"format": FORMAT, "format_version": FORMAT_VERSION, "count": 0}
+        super().__init__(folder / f"{split}-{number:05d}{SUFFIX}", index)
 
     def add(self, sample_id: str, arrays: Mapping[str, np.ndarray]) -> None:
         arrays = {name: np.asarray(array, order="C") for name, array in arrays.items()}

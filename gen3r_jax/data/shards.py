@@ -6,7 +6,8 @@ A shard ``<split>-00000.array_record`` is a list of records:
              one record, JSON: {"id", "captions": [...], "cameras": null or {"c2w", "intrinsics", "sizes"}, "depth"}
              if "depth" is true: one record a frame, the bytes of its depth's file (see ``depth.py``)
     scene 1: ...
-    last:    one record, JSON: {"format": "gen3r_jax.scenes/1", "scenes": [[id, first record, frames], ...], "settings"}
+    last:    one record, JSON: {"format": "gen3r_jax.scenes/1", "format_version": 1,
+             "scenes": [[id, first record, frames], ...], "settings"}
 
 Records are stored one by one and uncompressed, for images are compressed already. The numbers of ``cameras`` are lists
 over the frames, with the meaning of :class:`gen3r_jax.geometry.cameras.Cameras`.
@@ -25,10 +26,11 @@ from array_record.python.array_record_module import ArrayRecordReader, ArrayReco
 
 from gen3r_jax.errors import UserError
 from gen3r_jax.geometry.cameras import Cameras
-from gen3r_jax.storage.files import parse_json, writing
+from gen3r_jax.storage.files import parse_json, refuse_newer, writing
 from gen3r_jax.storage.locks import locked
 
-FORMAT = "gen3r_jax.scenes/1"
+FORMAT_VERSION = 1
+FORMAT = f"gen3r_jax.scenes/{FORMAT_VERSION}"
 SUFFIX = ".array_record"
 
 
@@ -143,7 +145,8 @@ class ShardWriter(RecordWriter):
     """Writes one shard of scenes."""
 
     def __init__(self, file: Path, settings: dict[str, Any]):
-        super().__init__(file, {"format": FORMAT, "scenes": [], "settings": settings})
+        index = {"format": FORMAT, "format_version": FORMAT_VERSION, "scenes": [], "settings": settings}
+        super().__init__(file, index)
 
     def add(
         self,
@@ -196,12 +199,18 @@ def _read_index(file: Path) -> dict[str, Any]:
 
 
 def read_json_index(file: Path, wanted: str, advice: str) -> dict[str, Any]:
-    """The last record of a file of the format `wanted`. Raises UserError with `advice` when it is not whole."""
+    """The last record of a file of the format `wanted`, ``NAME/VERSION``.
+
+    Raises UserError when the format is a newer one, and with `advice` when the file is not whole.
+    """
     records = _reader(file).num_records()  # 0 for a file that is missing or cut short
     try:
         index = parse_json(read_record(file, records - 1), "it") if records else {}
     except UserError:
         index = {}
+    kind, version = wanted.split("/")
+    if str(index.get("format")).startswith(f"{kind}/"):
+        refuse_newer(index, int(version), str(file))
     if index.get("format") != wanted:
         raise UserError(f"{file} is not a whole shard of the format {wanted}; {advice}")
     return index

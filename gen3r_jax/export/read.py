@@ -7,6 +7,7 @@ import numpy as np
 
 from gen3r_jax.data.video import Video
 from gen3r_jax.errors import UserError
+from gen3r_jax.export.run_report import read_report
 from gen3r_jax.geometry.camera_files.official import read_cameras
 from gen3r_jax.geometry.points import unproject_depth
 from gen3r_jax.scene import Scene
@@ -19,11 +20,13 @@ def read_scene(directory: Path | str) -> Scene:
     """The scene of a folder written by :func:`.folder.write_scene` with videos and maps.
 
     Colours are those of the video, which is compressed; confidence has half precision; the rest is exact.
-    Raises UserError when files are missing or do not belong together.
+    Raises UserError when files are missing, of a newer format, or do not belong together.
     """
     directory = Path(directory)
     if missing := [name for name in NEEDED if not (directory / name).exists()]:
         raise UserError(f"{directory} is no whole scene folder: it lacks {', '.join(missing)}")
+    if (directory / "run.json").exists():
+        read_report(directory / "run.json")
     cameras = read_cameras(directory / "cameras.json")
     w2c, intrinsics = cameras.w2c.astype(np.float32), cameras.intrinsics.astype(np.float32)
     try:

@@ -13,7 +13,7 @@ from typing import Any
 
 import jax
 
-from gen3r_jax.storage.files import write_text
+from gen3r_jax.storage.files import read_json, refuse_newer, write_text
 
 FORMAT_VERSION = 1
 PACKAGES = ("jax", "flax", "numpy")
@@ -98,6 +98,13 @@ class RunReport:
     def _print(self, *words: str, end: str = "\n") -> None:
         if not self.quiet:
             print(*words, end=end, flush=True, file=sys.stderr)
+
+
+def read_report(path: Path) -> dict[str, Any]:
+    """The content of a run.json. Raises UserError where it is missing, damaged, or of a newer format."""
+    document = read_json(path, nan=True)
+    refuse_newer(document, FORMAT_VERSION, str(path))
+    return document
 
 
 def _peak_memory() -> dict[str, int | None]:

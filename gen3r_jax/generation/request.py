@@ -16,7 +16,7 @@ from gen3r_jax.generation.settings import GenerationSettings
 from gen3r_jax.geometry.trajectories import PRESETS, options_of
 from gen3r_jax.models.sizes import require_clip_length, require_side
 from gen3r_jax.options import read_options
-from gen3r_jax.storage.files import parse_json, read_lines, read_text
+from gen3r_jax.storage.files import parse_json, read_lines, read_text, refuse_newer
 
 FORMAT_VERSION = 1
 """Of a file of jobs: the largest ``format_version`` that a line may say."""
@@ -168,9 +168,8 @@ def _name(fields: dict[str, Any], default: str) -> str:
 def _present(fields: dict[str, Any]) -> dict[str, Any]:
     """Keys of a job under their present names."""
     fields = dict(fields)
-    version = fields.pop("format_version", FORMAT_VERSION)
-    if not isinstance(version, int) or version > FORMAT_VERSION:
-        raise UserError(f"format_version {version!r} is newer than {FORMAT_VERSION}; update gen3r-jax")
+    refuse_newer(fields, FORMAT_VERSION, "the job")
+    fields.pop("format_version", None)
     for old, new in OLD_KEYS.items():
         if old in fields:
             fields[new] = fields.pop(old)

@@ -1,16 +1,17 @@
 """What goes to disk: the weights of a network, and the state of a training run.
 
-A network is a folder: ``config.json`` holds ``{"network": class name, "config": {...}}`` and ``params`` the parameters
-as Orbax writes a nested dict, or ``params.safetensors`` the same in one file, by dotted names, for small networks that
-are handed around; ``hashes.json`` tells damage. A run has one folder a step with the items ``state``, ``data`` (the
-position in the data, the same for all processes), ``config`` and ``checksums`` (of the first two). Any folder appears
-under its name only when it is complete.
+A network is a folder: ``config.json`` holds ``{"format_version": 1, "network": class name, "config": {...}}`` and
+``params`` the parameters as Orbax writes a nested dict, or ``params.safetensors`` the same in one file, by dotted
+names, for small networks that are handed around; ``hashes.json`` tells damage. A run has one folder a step with the
+items ``state``, ``data`` (the position in the data, the same for all processes), ``config`` and ``checksums`` (of the
+first two). Any folder appears under its name only when it is complete.
 """
 
 import dataclasses
 import itertools
 import json
 import logging
+import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -34,8 +35,11 @@ from gen3r_jax.module import AnyNetwork, Network, Params
 from gen3r_jax.options import read_options
 from gen3r_jax.sharding import fetch, param_shardings
 from gen3r_jax.storage.checksums import array_checksums, json_checksum
-from gen3r_jax.storage.files import read_json, replacing, write_json, writing
+from gen3r_jax.storage.files import read_json, refuse_newer, replacing, write_json, writing
 from gen3r_jax.storage.hashes import all_whole, require_whole, write_hashes
+
+FORMAT_VERSION = 1
+"""Of a network's folder."""
 
 COMPACT = "params.safetensors"
 
@@ -70,7 +74,7 @@ def save_weights(path: epath.PathLike, network_class: type[Network], config: Any
             if leftover.exists():
                 leftover.rmtree()
         partial.mkdir(parents=True)
-        description = {"network": network_class.__name__, "config": dataclasses.asdict(config)}
+        description = _description(network_class, config)
         (partial / "config.json").write_text(json.dumps(description, indent=2) + "\n")
         # Little more than the largest array on its way at a time: saving then takes little memory beside the weights.
         on_the_way = 1 + max((leaf.nbytes for leaf in jax.tree.leaves(params)), default=0) // 10**9
@@ -96,14 +100,21 @@ def save_compact(path: epath.PathLike, network_class: type[Network], config: Any
     """
     path = epath.Path(path)
     module.require_finite(f"weights for {path} are", params)
-    description = {"network": network_class.__name__, "config": dataclasses.asdict(config)}
     try:
-        write_json(path / "config.json", description)
+        write_json(path / "config.json", _description(network_class, config))
         with replacing(path / COMPACT) as temporary:
             save_file(module.flatten(params), temporary)
         write_hashes(path)
     except SafetensorError as error:
         raise UserError(f"cannot write weights to {path}: {_reason(error)}") from error
+
+
+def _description(network_class: type[Network], config: Any) -> dict[str, Any]:
+    return {
+        "format_version": FORMAT_VERSION,
+        "network": network_class.__name__,
+        "config": dataclasses.asdict(config),
+    }
 
 
 def holds_weights(path: Path | epath.Path) -> bool:
@@ -236,17 +247,26 @@ def read_config(path: epath.PathLike, network_class: type[Network]) -> Any:
         raise UserError(f"no weights of {name} at {path}: the folder does not exist")
     if not holds_weights(path):
         raise UserError(f"{path} holds no weights of {name}: a weights folder has config.json and params/")
-    require_whole(path, "config.json")
-    description = read_json(path / "config.json", nan=True)
-    try:
-        network, config = description["network"], description["config"]
-    except KeyError as error:
-        raise UserError(f'{path / "config.json"} must hold {{"network": ..., "config": ...}}') from error
+    network, config = read_description(path)
     if network != name:
         raise UserError(f"{path} holds weights of {network}, not of {name}")
     retired = getattr(network_class.Config, "RETIRED", ())
     kept = {key: value for key, value in config.items() if key not in retired}
     return read_options(network_class.Config, kept, f"{path}/config.json config")
+
+
+def read_description(path: Path | epath.Path) -> tuple[str, dict[str, Any]]:
+    """What the config.json of a network's folder says: the name of its class, and its config.
+
+    Raises UserError where the file is damaged, was changed since it was written, or is of a newer format.
+    """
+    require_whole(path, "config.json")
+    description = read_json(path / "config.json", nan=True)
+    refuse_newer(description, FORMAT_VERSION, os.fspath(path / "config.json"))
+    try:
+        return description["network"], description["config"]
+    except KeyError as error:
+        raise UserError(f'{path / "config.json"} must hold {{"network": ..., "config": ...}}') from error
 
 
 def stored_leaves(path: epath.PathLike) -> dict[str, jax.ShapeDtypeStruct]:

@@ -9,7 +9,7 @@ import math
 import os
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,10 @@ LONGEST_INTEGER = 40
 
 class CannotWrite(UserError):
     """The output cannot be written to: there is no use in going on with the next item."""
+
+
+class NewerFormat(UserError):
+    """A document is of a format that only newer versions of this library know."""
 
 
 @contextmanager
@@ -160,6 +164,21 @@ def parse_json(text: str | bytes, name: str, kind: type = dict, *, nan: bool = F
     if not isinstance(value, kind):
         raise UserError(f"{name} holds no JSON {'object' if kind is dict else kind.__name__}")
     return value
+
+
+def refuse_newer(document: Mapping[str, Any], newest: int, name: str) -> None:
+    """Refuses a document whose ``format_version`` is not known; one that says none is of the first.
+
+    Raises:
+      NewerFormat: the version is above `newest`; the message calls the document `name`.
+      UserError: what it says is no version.
+    """
+    version = document.get("format_version", 1)
+    if isinstance(version, bool) or not isinstance(version, int) or version < 1:
+        raise UserError(f"{name} is damaged: its format_version is {version!r}, not a number from 1 on")
+    if version > newest:
+        known = f"this gen3r-jax knows {newest} and older; update gen3r-jax"
+        raise NewerFormat(f"{name} has format_version {version}, {known}")
 
 
 def inside(folder: Path, name: str) -> Path:
