@@ -13,9 +13,9 @@ SameArray = TypeVar("SameArray", jax.Array, np.ndarray)
 """One of the two throughout a signature: what comes in as NumPy goes out as NumPy, and JAX as JAX."""
 
 Leaf = jax.Array
-"""A field of a dataclass that is a tree: ``jax.eval_shape`` fills it with shapes and dtypes in place of an array."""
+"""A field of a dataclass that is a tree: JAX fills it with shapes and dtypes in place of an array, as it traces."""
 if not TYPE_CHECKING:
-    Leaf = jax.Array | jax.ShapeDtypeStruct
+    Leaf = jax.Array | jax.ShapeDtypeStruct | jax.stages.ArgInfo
 
 
 def picture_size(x: AnyArray) -> tuple[int, int]:

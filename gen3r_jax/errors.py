@@ -60,7 +60,7 @@ def bad_share_status(bad: int, total: int, most: float, what: str) -> int:
     return 1
 
 
-def one_line(error: Exception) -> str:
+def one_line(error: BaseException) -> str:
     """The message of another's error on one line, its name where it has none."""
     return " ".join(str(error).split()) or type(error).__name__
 

@@ -6,6 +6,7 @@ without markers wrote, which the callers of :func:`claimed` know.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 from etils import epath
 
@@ -81,8 +82,7 @@ def claimed(
         mark(folder, kind)
         yield
         return
-    folder = epath.Path(folder)
-    with locked(folder / f".gen3r{part}.lock", str(folder)):
+    with locked(Path(folder, f".gen3r{part}.lock"), str(folder)):
         require_ours(folder, kind, older, among=among, advice=advice)
         mark(folder, kind)
         yield

@@ -40,7 +40,9 @@ def download(name: str, *, fetch: bool = True) -> Path:
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import DryRunError
 
-    repository, revision = _ID.fullmatch(name).group("repository", "revision")
+    found = _ID.fullmatch(name)
+    assert found is not None, name  # callers have asked is_hub_id
+    repository, revision = found.group("repository", "revision")
 
     def snapshot(patterns: tuple[str, ...]) -> Path:
         wanted = {"revision": revision, "allow_patterns": list(patterns)}

@@ -278,9 +278,12 @@ class _Run:
         local = {name: np.asarray(pending.batch[name]) for name in entries}
         size = len(next(iter(local.values()))) // pending.micro_batches
 
+        update = self.update
+        assert update is not None, "no phase runs"
+
         def is_finite(samples: list[int]) -> bool:
             part = {name: value[samples] for name, value in local.items()}
-            return self.update.is_finite(state, self.frozen, place_batch(part, entries, 1, self.mesh)[0])
+            return update.is_finite(state, self.frozen, place_batch(part, entries, 1, self.mesh)[0])
 
         for first in range(0, size * pending.micro_batches, size):
             samples = range(first, first + size)
