@@ -18,6 +18,7 @@ import ml_dtypes
 import numpy as np
 
 from gen3r_jax.errors import main_guard
+from gen3r_jax.storage.locks import lock_beside, locked
 
 DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16), "float16": np.dtype(np.float16)}
 # Keys and titles of conversion.networks.CONVERTIBLE, which takes seconds to import: --help should not.
@@ -36,39 +37,45 @@ SHARD_GB = 5.0
 
 def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
+    if options.command == "prove":
+        from conversion.prove import prove
+
+        report = prove(options.network, options.directory, options.dtype)
+    else:
+        with locked(lock_beside(options.output), str(options.output)):
+            report = _convert(options)
+    print("\n".join(report))
+    return 0
+
+
+def _convert(options: argparse.Namespace) -> list[str]:
+    # What takes seconds to import waits until the flags are read: --help needs none of it.
     from conversion.checkpoints import convert_checkpoint, invert_weights, random_checkpoint
     from conversion.networks import CONVERTIBLE
     from conversion.pipeline_folder import convert_pipeline, random_pipeline
-    from conversion.prove import prove
 
     dtype = DTYPES.get(options.dtype)
-    if options.command == "prove":
-        report = prove(options.network, options.directory, options.dtype)
-    elif options.command == "gen3r":
-        report = convert_pipeline(options.source, options.output, dtype=dtype, force=options.force)
-    elif options.command == "random":
+    if options.command == "gen3r":
+        return convert_pipeline(options.source, options.output, dtype=dtype, force=options.force)
+    if options.command == "random":
         settings = {"dtype": dtype, "seed": options.seed, "force": options.force}
         if options.network == "gen3r":
-            report = random_pipeline(options.output, tiny=options.tiny, **settings)
-        else:
-            config = CONVERTIBLE[options.network].table.network.Config.tiny() if options.tiny else None
-            report = random_checkpoint(options.network, options.output, config=config, **settings)
-    elif options.invert:
+            return random_pipeline(options.output, tiny=options.tiny, **settings)
+        config = CONVERTIBLE[options.network].table.network.Config.tiny() if options.tiny else None
+        return random_checkpoint(options.network, options.output, config=config, **settings)
+    if options.invert:
         shard_bytes = int(options.shard_gb * 1e9)
-        report = invert_weights(
+        return invert_weights(
             options.command, options.source, options.output, dtype=dtype, shard_bytes=shard_bytes, force=options.force
         )
-    else:
-        report = convert_checkpoint(
-            options.command,
-            options.source,
-            options.output,
-            dtype=dtype,
-            point_head=not getattr(options, "no_point_head", False),
-            force=options.force,
-        )
-    print("\n".join(report))
-    return 0
+    return convert_checkpoint(
+        options.command,
+        options.source,
+        options.output,
+        dtype=dtype,
+        point_head=not getattr(options, "no_point_head", False),
+        force=options.force,
+    )
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -18,11 +18,12 @@ from gen3r_jax.errors import UserError, notice
 from gen3r_jax.models.registry import PRESETS
 from gen3r_jax.models.tokenizer import Tokenizer
 from gen3r_jax.models.wan_dit import WanDiTConfig
-from gen3r_jax.storage.checkpoint import holds_weights
+from gen3r_jax.storage.checkpoint import holds_networks, holds_weights
 from gen3r_jax.storage.compile_cache import user_cache
-from gen3r_jax.storage.files import read_json, write_json, writing
+from gen3r_jax.storage.files import read_json, write_json
+from gen3r_jax.storage.folders import claimed
 from gen3r_jax.storage.hub import LICENCE, card_licence, download, is_hub_id, read_licence, source_of
-from gen3r_jax.storage.locks import locked
+from gen3r_jax.storage.locks import lock_beside, locked
 
 # Where the tokenizer stands: in Gen3R's folder, in the Wan release.
 TOKENIZERS = ("tokenizer", "google/umt5-xxl")
@@ -45,16 +46,18 @@ def convert_pipeline(source: Path, output: Path, *, dtype: Any = None, force: bo
         raise UserError(f"{source} is not a whole Gen3R folder: it lacks {', '.join(missing)}")
     shift, note = _read_shift(source)
     report = []
-    for name in NETWORKS:
-        target = output / name
-        if not force and (target / "config.json").exists():
-            report.append(f"{target} is there already and is kept; --force converts it anew")
-        else:
-            report += convert_checkpoint(name, source, target, dtype=dtype, force=force)
-    shutil.copytree(tokenizer, output / "tokenizer", dirs_exist_ok=True)
-    write_json(output / "scheduler.json", {"shift": shift})
-    if (source / "generation.json").exists():
-        shutil.copy(source / "generation.json", output)
+    with claimed(output, "weights", lambda folder: force or holds_networks(folder), advice="or add --force"):
+        for name in NETWORKS:
+            target = output / name
+            if not force and (target / "config.json").exists():
+                report.append(f"{target} is there already and is kept; --force converts it anew")
+            else:
+                with locked(lock_beside(target), str(target)):
+                    report += convert_checkpoint(name, source, target, dtype=dtype, force=force)
+        shutil.copytree(tokenizer, output / "tokenizer", dirs_exist_ok=True)
+        write_json(output / "scheduler.json", {"shift": shift})
+        if (source / "generation.json").exists():
+            shutil.copy(source / "generation.json", output)
     return [*report, f"{tokenizer} -> {output / 'tokenizer'}", f"shift {shift} ({note})"]
 
 
@@ -106,9 +109,7 @@ def find_weights(name: os.PathLike | str, *, convert: bool = True) -> Path:
             f"{path} is not converted yet: gen3r convert {alone or 'gen3r'} --source {path} --output OUTPUT"
         )
     if not source.exists():
-        with writing(cache):
-            cache.mkdir(parents=True, exist_ok=True)
-        with locked(cache / ".lock"):
+        with locked(lock_beside(cache), str(cache), wait=True):
             if not source.exists():  # another process may have made it
                 print(f"converting {path} to {cache}, once", file=sys.stderr)
                 if alone:
@@ -148,14 +149,15 @@ def random_pipeline(output: Path, *, tiny: bool, dtype: Any, seed: int = 0, forc
     if tiny:
         configs = configs | {"wan_dit": replace(WanDiTConfig.tiny(), text_len=64)}
     report = []
-    for name, network in NETWORKS.items():
-        folder = output / network.folder
-        report += random_checkpoint(name, folder, config=configs[name], dtype=dtype, seed=seed, force=force)
-    Tokenizer.tiny().save(output / "tokenizer")
-    if tiny:
-        write_json(output / "generation.json", TINY_GENERATION)
-    settings = {"shift": DEFAULT_SHIFT, "num_train_timesteps": 1000, "use_dynamic_shifting": False}
-    write_json(output / "scheduler" / "scheduler_config.json", settings)
+    with claimed(output, "random official weights", lambda folder: force, advice="or add --force"):
+        for name, network in NETWORKS.items():
+            folder = output / network.folder
+            report += random_checkpoint(name, folder, config=configs[name], dtype=dtype, seed=seed, force=force)
+        Tokenizer.tiny().save(output / "tokenizer")
+        if tiny:
+            write_json(output / "generation.json", TINY_GENERATION)
+        settings = {"shift": DEFAULT_SHIFT, "num_train_timesteps": 1000, "use_dynamic_shifting": False}
+        write_json(output / "scheduler" / "scheduler_config.json", settings)
     return report
 
 

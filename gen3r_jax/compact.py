@@ -19,7 +19,8 @@ def compact(weights: Path, output: Path, dtype: str) -> list[str]:
 
     from gen3r_jax.models.registry import NETWORKS
     from gen3r_jax.models.rgb_head import RGBHead
-    from gen3r_jax.storage.checkpoint import holds_weights, load_network, read_config, save_compact
+    from gen3r_jax.storage.checkpoint import holds_networks, holds_weights, load_network, read_config, save_compact
+    from gen3r_jax.storage.folders import claimed
     from gen3r_jax.storage.hub import LICENCE
 
     if output.resolve() == weights.resolve():
@@ -31,18 +32,19 @@ def compact(weights: Path, output: Path, dtype: str) -> list[str]:
     if taken := [name for name in networks if (output / name / "params").exists()]:
         raise UserError(f"{output} holds weights of another kind ({', '.join(taken)}); give another folder")
     lines, total = [], 0
-    for name in found:
-        config = read_config(weights / name, networks[name])
-        _, params = load_network(weights / name, networks[name], dtype=jnp.dtype(dtype))
-        save_compact(output / name, networks[name], config, params)
-        size = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
-        total += size
-        lines.append(f"{output / name}: {size / 1e6:.2f} MB")
-    for other in ("tokenizer", "scheduler.json", "generation.json", LICENCE):
-        if (weights / other).is_dir():
-            shutil.copytree(weights / other, output / other, dirs_exist_ok=True)
-        elif (weights / other).exists():
-            shutil.copy(weights / other, output / other)
+    with claimed(output, "weights", holds_networks):
+        for name in found:
+            config = read_config(weights / name, networks[name])
+            _, params = load_network(weights / name, networks[name], dtype=jnp.dtype(dtype))
+            save_compact(output / name, networks[name], config, params)
+            size = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
+            total += size
+            lines.append(f"{output / name}: {size / 1e6:.2f} MB")
+        for other in ("tokenizer", "scheduler.json", "generation.json", LICENCE):
+            if (weights / other).is_dir():
+                shutil.copytree(weights / other, output / other, dirs_exist_ok=True)
+            elif (weights / other).exists():
+                shutil.copy(weights / other, output / other)
     return [*lines, f"together {total / 1e6:.1f} MB"]
 
 

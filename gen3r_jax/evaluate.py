@@ -66,8 +66,8 @@ def main(arguments: Sequence[str]) -> None:
         "split": split,
         "scenes": len(source),
     }
-    claim(Path(output), dataclasses.asdict(options) | place)
-    evaluate(pipeline, source, options, Path(output), part, lpips, load_rgb_head(folder))
+    with claim(Path(output), dataclasses.asdict(options) | place, part):
+        evaluate(pipeline, source, options, Path(output), part, lpips, load_rgb_head(folder))
     if part[0] >= min(len(source), options.data.num_scenes) and not any((Path(output) / "scenes").glob("*.json")):
         print(f"part {PART.value}: there are fewer scenes than parts, and none for this one")
         return

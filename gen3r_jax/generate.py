@@ -8,7 +8,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from gen3r_jax.command_line import Size, add_compile_cache
+from gen3r_jax.command_line import Size, add_compile_cache, read_part
 from gen3r_jax.diffusion.conditioning import TASKS
 from gen3r_jax.diffusion.solvers import SOLVERS
 from gen3r_jax.errors import UserError, main_guard
@@ -44,12 +44,15 @@ def main(arguments: list[str] | None = None) -> int:
         return _dry_run(options, Request(**{**vars(settings), **flags, "images": ("none",), "prompt": "none"}))
     jobs: list[tuple[str, Request | UserError]]
     if options.jobs:
-        jobs = read_jobs(options.jobs, vars(settings) | flags)
+        index, parts = read_part(options.part)
+        jobs = read_jobs(options.jobs, vars(settings) | flags)[index::parts]
     else:
         for name in ("images", "prompt"):
             if name not in flags:
                 raise UserError(f"--{name} is needed (or --jobs with a file of scenes)")
         request = Request(**{**vars(settings), **flags, "images": tuple(options.images)})
+        if options.part != "0/1":
+            raise UserError("--part shares the jobs of a file; give --jobs")
         jobs = [("", request)]
         if options.check_step_cache and not request.step_cache:
             raise UserError("--check_step_cache compares with --step_cache, which is not given")
@@ -109,7 +112,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--camera_distance", type=float, metavar="SCALES", help="distance of a preset that moves the camera, in scene "
         "scales")  # fmt: skip
     add("--preview_cameras", action="store_true", help="draw the path of the cameras and stop")
-    add("--jobs", type=Path, metavar="FILE.jsonl", help="many scenes: a JSON object a line, with these flags as keys")
+    add("--jobs", type=Path, metavar="FILE.jsonl", help="many scenes: a JSON object a line, with these flags as keys; "
+        "several processes may share a file, each makes what no other has or is at")  # fmt: skip
+    add("--part", default="0/1", metavar="K/N", help="of the jobs, every N-th from the K-th on (default: 0/1, all)")
 
     sampling = parser.add_argument_group("how")
     add = sampling.add_argument

@@ -80,7 +80,7 @@ def _scene(folder: Path) -> list[str]:
             raise UserError(f"{folder / 'run.json'} is damaged: it tells no stages and device") from None
     else:
         lines.append("without run.json: it was not written to the end")
-    return [*lines, f"files: {', '.join(sorted(path.name for path in folder.iterdir()))}"]
+    return [*lines, f"files: {', '.join(sorted(path.name for path in folder.iterdir() if path.name[0] != '.'))}"]
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -14,6 +14,7 @@ checkpoint. DIR gets config.json, checkpoints/, metrics.jsonl,
 tensorboard/, loss.png, validation/step_N/ (pictures) and weights/ (the trained networks).
 """
 
+import contextlib
 import functools
 from collections.abc import Sequence
 
@@ -42,22 +43,25 @@ def main(arguments: Sequence[str]) -> None:
     from gen3r_jax.stages.config import loader_of, read_config, with_defaults
     from gen3r_jax.storage.checkpoint import go_back
     from gen3r_jax.storage.compile_cache import use_compile_cache
+    from gen3r_jax.storage.folders import claimed
     from gen3r_jax.training.distributed import initialize, peer_errors, wait_for_all
     from gen3r_jax.training.loop import train
-    from gen3r_jax.training.workdir import claim_workdir
+    from gen3r_jax.training.workdir import KIND, claim_workdir, is_run
 
     initialize()
     logging.set_verbosity(logging.WARNING)  # Orbax tells every move at the level below
     config, workdir = with_defaults(CONFIG.value.to_dict()), WORKDIR.value
     stage, options = read_config(config)
-    use_compile_cache(COMPILE_CACHE.value or options.train.compile_cache, default=f"{workdir}/compile_cache")
-    with peer_errors():
-        if jax.process_index() == 0:
-            claim_workdir(workdir, config, free_keys=stage.free_keys, with_defaults=with_defaults)
-            if RESTORE.value is not None:
-                go_back(epath.Path(workdir) / "checkpoints", RESTORE.value)
-        wait_for_all("workdir")
-    train(stage, loader_of(stage, options), options, workdir, config)
+    with contextlib.ExitStack() as held:
+        with peer_errors():
+            if jax.process_index() == 0:
+                held.enter_context(claimed(workdir, KIND, is_run, advice="give another --workdir"))
+                claim_workdir(workdir, config, free_keys=stage.free_keys, with_defaults=with_defaults)
+                if RESTORE.value is not None:
+                    go_back(epath.Path(workdir) / "checkpoints", RESTORE.value)
+            wait_for_all("workdir")
+        use_compile_cache(COMPILE_CACHE.value or options.train.compile_cache, default=f"{workdir}/compile_cache")
+        train(stage, loader_of(stage, options), options, workdir, config)
 
 
 if __name__ == "__main__":

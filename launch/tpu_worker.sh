@@ -56,7 +56,7 @@ for ((tries = 0; tries < 5; tries++)); do
   status=0 SECONDS=0
   run docker rm --force gen3r || true
   run docker run --name gen3r --privileged --net=host --ipc=host --ulimit memlock=-1 --stop-timeout=600 \
-    --volume=gen3r-copies:/tmp/gen3r_jax --log-driver=gcplogs "${place[@]}" "$image" bash -c "exec $command" || status=$?
+    --volume=gen3r-copies:/tmp/.cache/gen3r_jax/copies --log-driver=gcplogs "${place[@]}" "$image" bash -c "exec $command" || status=$?
   case $status in
     0) break ;;
     143) exit 0 ;;

@@ -15,6 +15,7 @@ from typing import Any
 
 import grain
 import numpy as np
+from etils import epath
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load, save
 
@@ -73,6 +74,10 @@ class Header:
     def _settings(self) -> dict[str, Any]:
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return {"format": FORMAT, "format_version": FORMAT_VERSION, **values, "texts": list(self.texts)}
+
+
+def holds_latents(folder: epath.Path) -> bool:
+    return (folder / HEADER).exists()
 
 
 def read_header(folder: Path) -> Header:

@@ -10,15 +10,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
 
+from etils import epath
 from tqdm import tqdm
 
 from gen3r_jax.data.depth import encode_depth
+from gen3r_jax.data.encoded import holds_latents
 from gen3r_jax.data.images import Picture, encode_image, read_image
 from gen3r_jax.data.procedural import KINDS, Difficulty
 from gen3r_jax.data.shards import SUFFIX, ShardWriter, list_shards, read_index, read_settings
 from gen3r_jax.data.sources import Capture, Source, open_source
 from gen3r_jax.data.workers import worker_pool
 from gen3r_jax.errors import UserError, main_guard
+from gen3r_jax.storage.folders import claimed
 
 
 def pack(source: Source, output: Path, settings: dict[str, Any], *, workers: int = 1, quiet: bool = False) -> "Summary":
@@ -28,30 +31,35 @@ def pack(source: Source, output: Path, settings: dict[str, Any], *, workers: int
     png, for frames that are not image files) and ``depth`` (default: False) are read; all are kept in the shards, and a
     folder with shards of other settings is refused.
     """
-    per_shard = settings["scenes_per_shard"]
-    summary = Summary()
-    for file in list_shards(output, settings["split"]):
-        if read_settings(file) != settings:
-            raise UserError(
-                f"{output} holds shards that were made with other settings or of another number of scenes; choose "
-                "another folder"
-            )
-    missing = []
-    with tqdm(total=len(source), unit="scene", disable=True if quiet else None) as progress:
-        for shard, first in enumerate(range(0, len(source), per_shard)):
-            file = output / f"{settings['split']}-{shard:05d}{SUFFIX}"
-            scenes = range(first, min(first + per_shard, len(source)))
-            if file.exists():
-                summary.scenes += len(read_index(file))
+    with claimed(output, "shards", _has_shards, part=f"-{settings['split']}"):
+        per_shard = settings["scenes_per_shard"]
+        summary = Summary()
+        for file in list_shards(output, settings["split"]):
+            if read_settings(file) != settings:
+                raise UserError(
+                    f"{output} holds shards that were made with other settings or of another number of scenes; choose "
+                    "another folder"
+                )
+        missing = []
+        with tqdm(total=len(source), unit="scene", disable=True if quiet else None) as progress:
+            for shard, first in enumerate(range(0, len(source), per_shard)):
+                file = output / f"{settings['split']}-{shard:05d}{SUFFIX}"
+                scenes = range(first, min(first + per_shard, len(source)))
+                if file.exists():
+                    summary.scenes += len(read_index(file))
+                    progress.update(len(scenes))
+                else:
+                    missing.append((file, scenes))
+            for (_, scenes), part in zip(missing, _pack_shards(source, settings, missing, workers), strict=True):
+                summary.add(part)
                 progress.update(len(scenes))
-            else:
-                missing.append((file, scenes))
-        for (_, scenes), part in zip(missing, _pack_shards(source, settings, missing, workers), strict=True):
-            summary.add(part)
-            progress.update(len(scenes))
     if not summary.scenes:
         raise UserError(f"no scene of {source.name} could be packed; the first failed with: {summary.reason}")
     return summary
+
+
+def _has_shards(folder: epath.Path) -> bool:
+    return any(folder.glob(f"*{SUFFIX}")) and not holds_latents(folder)
 
 
 class Summary:

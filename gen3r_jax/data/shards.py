@@ -26,8 +26,8 @@ from array_record.python.array_record_module import ArrayRecordReader, ArrayReco
 
 from gen3r_jax.errors import UserError
 from gen3r_jax.geometry.cameras import Cameras
-from gen3r_jax.storage.files import parse_json, refuse_newer, writing
-from gen3r_jax.storage.locks import locked
+from gen3r_jax.storage.files import parse_json, refuse_newer
+from gen3r_jax.storage.locks import lock_beside, locked
 
 FORMAT_VERSION = 1
 FORMAT = f"gen3r_jax.scenes/{FORMAT_VERSION}"
@@ -93,11 +93,8 @@ class RecordWriter:
         self._records = 0
 
     def __enter__(self) -> Self:
-        with writing(self.file.parent):
-            self.file.parent.mkdir(parents=True, exist_ok=True)
         # The writer itself is silent about a folder that it cannot write to, and about others.
-        refusal = f"another process is writing {self.file}; give each its own part of the work"
-        self._lock = locked(self._partial, refusal)
+        self._lock = locked(lock_beside(self.file), str(self.file))
         self._lock.__enter__()
         self._writer = ArrayRecordWriter(str(self._partial), "group_size:1,uncompressed")
         return self

@@ -5,12 +5,14 @@ import json
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from etils import epath
 from tqdm import tqdm
 
 from gen3r_jax import module
@@ -28,6 +30,7 @@ from gen3r_jax.models.rgb_head import RGBHead
 from gen3r_jax.options import merged
 from gen3r_jax.storage.checkpoint import load_network
 from gen3r_jax.storage.files import read_json, write_json
+from gen3r_jax.storage.folders import claimed
 
 SAMPLE = 1 << 20
 """Bytes of a file that are hashed on both ends."""
@@ -133,18 +136,25 @@ def fingerprint(weights: Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def claim(output: Path, config: Mapping[str, Any]) -> None:
+@contextmanager
+def claim(output: Path, config: Mapping[str, Any], part: tuple[int, int] = (0, 1)) -> Iterator[None]:
     """A folder belongs to one evaluation: numbers of two configs must not mix. Keys that are absent have defaults.
 
-    Raises UserError where the folder holds an evaluation with another config.
+    Holds the lock of a part of it while the block runs.
+    Raises UserError where the folder holds something else or an evaluation with another config, or the lock is held.
     """
     file = output / "config.json"
 
     def filled(config: Mapping[str, Any]) -> dict[str, Any]:
         return module.flatten(merged(asdict(EvaluationOptions()), config))
 
-    if file.exists() and filled(read_json(file)) != filled(json.loads(json.dumps(config))):
-        raise UserError(
-            f"{output} holds an evaluation with another config, weights or data; delete it or give another --output"
-        )
-    write_json(file, config)
+    def is_evaluation(folder: epath.Path) -> bool:
+        return (folder / file.name).exists() and "weights_are" in read_json(folder / file.name)
+
+    with claimed(output, "an evaluation", is_evaluation, part=f"-{part[0]}-of-{part[1]}"):
+        if file.exists() and filled(read_json(file)) != filled(json.loads(json.dumps(config))):
+            raise UserError(
+                f"{output} holds an evaluation with another config, weights or data; delete it or give another --output"
+            )
+        write_json(file, config)
+        yield

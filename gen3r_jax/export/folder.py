@@ -24,6 +24,11 @@ from gen3r_jax.export.viewer_page import write_viewer
 from gen3r_jax.geometry.camera_files.official import write_cameras
 from gen3r_jax.scene import Scene
 from gen3r_jax.storage.files import replacing, write_text, writing
+from gen3r_jax.storage.folders import MARKER, mark, require_ours
+from gen3r_jax.storage.locks import lock_beside, locked
+
+SCENE = "a scene"
+"""What the marker of its folder says."""
 
 
 @dataclass
@@ -119,21 +124,25 @@ def write_scene(
 def scene_folder(path: Path) -> Iterator[Path]:
     """Gives a hidden folder beside `path` to write to, and moves it there when the block succeeds.
 
-    So what stands at `path` is whole. Raises UserError when it cannot be written, or `path` holds something already.
+    So what stands at `path` is whole. Of several processes one writes it. Raises UserError when it cannot be written,
+    or `path` holds something already, and Held while another process writes it.
     """
     partial = path.with_name(f".{path.name}.partial")
-    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
-        raise UserError(f"cannot write {path}: it is there already; remove it or give another name")
-    try:
-        with writing(path):
+    with locked(lock_beside(path), str(path)):
+        if path.exists() and not (path.is_dir() and all(file.name == MARKER for file in path.iterdir())):
+            raise UserError(f"cannot write {path}: it is there already; remove it or give another name")
+        require_ours(partial, SCENE, lambda folder: False, advice="move it away")
+        shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
+        mark(partial, SCENE)
+        try:
+            with writing(path):
+                yield partial
+                (path / MARKER).unlink(missing_ok=True)  # of a scene that the user has removed
+                os.rename(partial, path)
+        finally:
             shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir(parents=True)
-            yield partial
-            os.rename(partial, path)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-        with suppress(OSError):  # an empty folder that was reserved for what has failed
-            path.rmdir()
+            with suppress(OSError):  # an empty folder that was reserved for what has failed
+                path.rmdir()
 
 
 def unique_folder(parent: Path, name: str) -> Path:

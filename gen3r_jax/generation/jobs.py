@@ -8,6 +8,7 @@ from datetime import datetime
 from pathlib import Path
 
 import numpy as np
+from etils import epath
 
 from gen3r_jax.errors import UserError
 from gen3r_jax.export.folder import scene_folder, unique_folder
@@ -18,6 +19,11 @@ from gen3r_jax.generation.pipeline import Gen3RPipeline
 from gen3r_jax.generation.request import Request
 from gen3r_jax.ops.psnr import psnr
 from gen3r_jax.storage.files import writing
+from gen3r_jax.storage.folders import mark, require_ours
+from gen3r_jax.storage.locks import Held
+
+SCENES = "scenes of jobs"
+"""What the marker of their folder says."""
 
 MOST_SHEETS = 32
 SHOWN = ("viewer.html", "scene.glb", "rgb.mp4", "sheet.png")
@@ -31,7 +37,10 @@ def generate_all(
 
     The sheets of the first MOST_SHEETS go into one picture, ``sheet.png``.
     """
-    parent, failed = options.output or options.output_dir, 0
+    parent, failed, taken = options.output or options.output_dir, 0, 0
+    if options.jobs:
+        require_ours(parent, SCENES, _holds_scenes, among=("sheet.png",), advice="give another --output")
+        mark(parent, SCENES)
     for number, (name, request) in enumerate(jobs, 1):
         if name and (parent / name / "run.json").exists():
             print(f"{name}: done before", file=sys.stderr)
@@ -42,17 +51,30 @@ def generate_all(
             if isinstance(request, UserError):
                 raise request
             print(_generate(pipeline, request, options))
+        except Held as held:
+            if not options.jobs:
+                raise
+            taken += 1
+            print(f"{name}: left to another process: {held}", file=sys.stderr)
         except UserError as error:
             if not options.jobs:
                 raise
+            if name and (parent / name / "run.json").exists():  # another process was faster
+                continue
             failed += 1
             print(f"{name}: error: {error}", file=sys.stderr)
     sheets = {name: parent / name / "sheet.png" for name, _ in jobs[:MOST_SHEETS] if name}
     if sheets := {name: file for name, file in sheets.items() if file.exists()}:
         stack_pictures(parent / "sheet.png", sheets)
+    if taken:
+        print(f"{taken} of {len(jobs)} jobs were left to other processes", file=sys.stderr)
     if failed:
         print(f"{failed} of {len(jobs)} jobs failed", file=sys.stderr)
     return 1 if failed else 0
+
+
+def _holds_scenes(folder: epath.Path) -> bool:
+    return any(folder.glob("*/run.json"))
 
 
 def _generate(pipeline: Gen3RPipeline, request: Request, options: argparse.Namespace) -> Path:

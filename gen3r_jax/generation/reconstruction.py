@@ -2,7 +2,6 @@
 
 import argparse
 import dataclasses
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from conversion.pipeline_folder import find_weights
 from gen3r_jax.data.clips import quantize, resize_crop, tell_fit
 from gen3r_jax.data.images import Mask, read_clip, require_choice
 from gen3r_jax.errors import UserError
-from gen3r_jax.export.folder import write_scene
+from gen3r_jax.export.folder import scene_folder, write_scene
 from gen3r_jax.export.pointcloud import CloudFilter
 from gen3r_jax.export.run_report import RunReport
 from gen3r_jax.export.video import require_fps
@@ -26,7 +25,6 @@ from gen3r_jax.models.registry import EXACT
 from gen3r_jax.models.sizes import longest_clip, require_side
 from gen3r_jax.models.vggt import VGGT
 from gen3r_jax.storage.checkpoint import load_network, read_config
-from gen3r_jax.storage.files import writing
 from gen3r_jax.storage.hub import read_licence
 
 
@@ -38,6 +36,11 @@ def reconstruct_clip(options: argparse.Namespace) -> None:
     weights = find_weights(options.weights)
     size = as_size(read_settings(weights).size if options.size is None else options.size)
     _check(options, size, weights)
+    with scene_folder(options.output) as folder:
+        _reconstruct(options, weights, size, folder)
+
+
+def _reconstruct(options: argparse.Namespace, weights: Path, size: Size, folder: Path) -> None:
     report = RunReport(vars(options))
     if licence := read_licence(weights):
         report.results["licence"] = licence
@@ -65,8 +68,8 @@ def reconstruct_clip(options: argparse.Namespace) -> None:
             scene = dataclasses.replace(scene, confidence=np.where(known, scene.confidence, np.float32(0)))
     with report.stage(f"Writing {options.output}"):
         keep = CloudFilter.official() if options.points == "official" else CloudFilter()
-        write_scene(scene, options.output, fps, keep, formats=options.format)
-    report.write(options.output / "run.json")
+        write_scene(scene, folder, fps, keep, formats=options.format)
+    report.write(folder / "run.json")
 
 
 def _check(options: argparse.Namespace, size: Size, weights: Path) -> None:
@@ -86,11 +89,6 @@ def _check(options: argparse.Namespace, size: Size, weights: Path) -> None:
                 f"the adapter in {weights} takes {adapter.input_dim} channels and the VGGT beside it gives "
                 f"{10 * vggt.embed_dim}; put networks there that were made for each other"
             )
-    with writing(options.output, "choose another --output"):
-        options.output.mkdir(parents=True, exist_ok=True)
-        if any(options.output.iterdir()):
-            raise UserError(f"{options.output} holds something already; remove it or give another --output")
-        tempfile.TemporaryFile(dir=options.output).close()
 
 
 def _crop_mask(mask: Mask | None, size: Size) -> Mask:

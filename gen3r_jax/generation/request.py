@@ -16,7 +16,7 @@ from gen3r_jax.generation.settings import GenerationSettings
 from gen3r_jax.geometry.trajectories import PRESETS, options_of
 from gen3r_jax.models.sizes import require_clip_length, require_side
 from gen3r_jax.options import read_options
-from gen3r_jax.storage.files import parse_json, read_lines, read_text, refuse_newer
+from gen3r_jax.storage.files import inside, parse_json, read_lines, read_text, refuse_newer
 
 FORMAT_VERSION = 1
 """Of a file of jobs: the largest ``format_version`` that a line may say."""
@@ -160,9 +160,7 @@ def _name(fields: dict[str, Any], default: str) -> str:
     name = str(fields.get("name") or default)
     if len(name.encode()) > LONGEST_NAME:
         raise UserError(f"the name has {len(name.encode())} bytes, folders at most {LONGEST_NAME}")
-    if Path(name).is_absolute() or ".." in Path(name).parts:
-        raise UserError(f"the name {name!r} leads out of the output folder")
-    return name
+    return inside(Path(), name).as_posix()
 
 
 def _present(fields: dict[str, Any]) -> dict[str, Any]:

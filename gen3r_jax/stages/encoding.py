@@ -11,11 +11,12 @@ import numpy as np
 from tqdm import tqdm
 
 from gen3r_jax import module
-from gen3r_jax.data.encoded import Header, SampleWriter
+from gen3r_jax.data.encoded import Header, SampleWriter, holds_latents
 from gen3r_jax.data.loader import make_loader
 from gen3r_jax.errors import UserError
 from gen3r_jax.sharding import fetch
 from gen3r_jax.stages.config import RunOptions
+from gen3r_jax.storage.folders import claimed
 from gen3r_jax.training.stage import SampleEncoder
 
 
@@ -68,12 +69,13 @@ def encode(
         networks={name: module.fingerprint(fetch(frozen[name])) for name in encoder.frozen},
         texts=dict(zip(encoder.texts, features, strict=True)),
     )
-    header.write(folder)
     loader = functools.partial(
         make_loader, options.data, num_frames=num_frames, side=options.train.side, seed=options.train.seed
     )
-    _write(encoder, frozen, folder, "test", loader, options.validation.clips, how, part)
-    _write(encoder, frozen, folder, "train", loader, how.clips, how, part)
+    with claimed(folder, "latents", holds_latents, part=f"-{part[0]}-of-{part[1]}"):
+        header.write(folder)
+        _write(encoder, frozen, folder, "test", loader, options.validation.clips, how, part)
+        _write(encoder, frozen, folder, "train", loader, how.clips, how, part)
 
 
 def _write(

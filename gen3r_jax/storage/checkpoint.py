@@ -122,6 +122,11 @@ def holds_weights(path: Path | epath.Path) -> bool:
     return (path / "config.json").exists() and any((path / name).exists() for name in ("params", COMPACT))
 
 
+def holds_networks(folder: epath.Path) -> bool:
+    """Whether some of what is in the folder are networks."""
+    return any(holds_weights(path) for path in folder.iterdir())
+
+
 def load_network(
     path: epath.PathLike,
     network_class: type[AnyNetwork],

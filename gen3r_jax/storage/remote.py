@@ -15,8 +15,8 @@ from etils import epath
 from tqdm import tqdm
 
 from gen3r_jax.errors import UserError
-from gen3r_jax.storage.files import is_remote, replacing
-from gen3r_jax.storage.locks import locked
+from gen3r_jax.storage.files import is_remote, replacing, writing
+from gen3r_jax.storage.locks import lock_beside, locked
 
 MANIFEST = "manifest.ocdbt"
 """Says which files the arrays are in; is copied after them."""
@@ -44,9 +44,9 @@ def local_copy(path: str) -> Path:
     source = epath.Path(path)
     if not source.exists():
         raise UserError(f"nothing at {path}")
-    target = Path(tempfile.gettempdir(), "gen3r_jax", hashlib.sha256(path.encode()).hexdigest()[:16], source.name)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with locked(target.with_name(f".{target.name}.lock")):
+    target = _copies() / hashlib.sha256(path.encode()).hexdigest()[:16] / source.name
+    target.parent.mkdir(exist_ok=True)
+    with locked(lock_beside(target), path, wait=True):
         files = _files(source)
         with ThreadPoolExecutor(AT_ONCE) as pool:  # every question to a bucket takes its time
             stats = dict(zip(files, pool.map(_stat, files), strict=True))
@@ -63,7 +63,7 @@ def local_copy(path: str) -> Path:
         if needed > free:
             raise UserError(
                 f"{path} needs {needed / 1e9:.0f} GB on this machine, {target.parent} has {free / 1e9:.0f} GB free; "
-                "mount a larger disk there, or a bucket as a folder"
+                "set XDG_CACHE_HOME to a folder on a larger disk, or mount the bucket as a folder"
             )
         for name in tqdm(missing, desc=f"copying {path}", unit="file", disable=None):
             (file, stat), copy = there[name], target / name
@@ -116,6 +116,16 @@ class Workdir:
         self.publish()
         if self.remote:
             shutil.rmtree(self.local, ignore_errors=True)
+
+
+def _copies() -> Path:
+    """Where copies lie: in the user's own cache, which nobody else can write to or read."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
+    folder = cache / "gen3r_jax" / "copies"
+    with writing(folder, "set XDG_CACHE_HOME to a folder of yours"):
+        folder.mkdir(parents=True, exist_ok=True)
+        folder.chmod(0o700)
+    return folder
 
 
 def _stat(file: Any) -> _Stat:

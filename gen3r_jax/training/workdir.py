@@ -10,6 +10,7 @@ from etils import epath
 from gen3r_jax import module
 from gen3r_jax.errors import UserError, notice
 from gen3r_jax.storage.files import read_json, write_json
+from gen3r_jax.storage.folders import mark, require_ours
 
 # Keys that may change between a run and its continuation: they say where and how often, not what is trained.
 # So may the clips per device in train.phases, which have to follow the machine, and what a stage adds. The last phase
@@ -28,6 +29,9 @@ FREE_KEYS = (
     "data.skip",
     "data.worker_timeout",
 )
+KIND = "a training run"
+"""What the marker of a workdir says."""
+
 STEPS = re.compile(r"train\.phases\.\d+\.1")
 CLIPS_PER_DEVICE = re.compile(r"train\.phases\.\d+\.2")
 
@@ -47,9 +51,11 @@ def claim_workdir(
       with_defaults: adds the keys that a config lacks because it was written before there were such.
 
     Raises:
-      UserError: keys differ that may not, all of which are listed, or nothing can be written.
+      UserError: `workdir` holds something else than a run; keys differ that may not, all of which are listed; or
+        nothing can be written.
     """
     workdir = epath.Path(workdir)
+    require_ours(workdir, KIND, is_run, advice="give another --workdir")
     path = workdir / "config.json"
     if path.exists() and any((workdir / "checkpoints").glob("[0-9]*")):
         old, new = read_json(path), json.loads(json.dumps(config))
@@ -66,7 +72,13 @@ def claim_workdir(
             )
         if growth:
             notice(f"{workdir}: {growth}; its learning rate goes on along the longer schedule")
+    mark(workdir, KIND)
     write_json(path, config)
+
+
+def is_run(folder: epath.Path) -> bool:
+    """Whether a folder without marker is the workdir of a run."""
+    return (folder / "config.json").exists() and "stage" in read_json(folder / "config.json", nan=True)
 
 
 def _identity(config: Mapping[str, Any], free_keys: tuple[str, ...]) -> dict[str, Any]:

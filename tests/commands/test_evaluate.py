@@ -295,9 +295,11 @@ def test_other_weights_are_other_numbers(tmp_path):
         file.seek(-7, 2)
         file.write(b"1")
     assert evaluation.fingerprint(tmp_path / "b") != first
-    evaluation.claim(tmp_path / "out", {"weights_are": first})
-    with pytest.raises(UserError, match="another config, weights or data; delete it or"):
-        evaluation.claim(tmp_path / "out", {"weights_are": "else"})
+    with evaluation.claim(tmp_path / "out", {"weights_are": first}):
+        pass
+    other = evaluation.claim(tmp_path / "out", {"weights_are": "else"})
+    with pytest.raises(UserError, match="another config, weights or data; delete it or"), other:
+        pass
 
 
 def test_a_report_says_what_it_is_of(tmp_path):

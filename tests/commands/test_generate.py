@@ -72,7 +72,7 @@ def test_official_flags_make_a_whole_scene(official, pictures, tmp_path, capsys)
     ) == 0  # fmt: skip
     folder = Path(capsys.readouterr().out.strip())
     assert folder.parent == tmp_path / "1view"
-    names = {path.name for path in folder.iterdir()}
+    names = {path.name for path in folder.glob("[!.]*")}
     assert names >= {"rgb.mp4", "points.ply", "cameras.json", "prompts.txt", "viewer.html", "run.json", "scene.glb"}
     assert (folder / "prompts.txt").read_text() == "a room\n"
     run_report = json.loads((folder / "run.json").read_text())
@@ -97,7 +97,7 @@ def test_every_task(official, pictures, tmp_path):
     assert run(official, tmp_path, "--frame_path", *two, "--frame_index", 1, 3, "--prompts", "x", *short) == 0
     folders = sorted(path.parent for path in tmp_path.rglob("run.json"))
     assert len(folders) == 3
-    assert {path.name for path in folders[0].iterdir()} == {
+    assert {path.name for path in folders[0].glob("[!.]*")} == {
         *("cameras.json", "prompts.txt", "depth.npz", "confidence.npz", "run.json"),
     }
     second = next(path for path in folders if path.parent.name == "2view")
@@ -161,7 +161,7 @@ def test_jobs_go_on_where_they_stopped(official, pictures, tmp_path, capsys):
     for part in ("broken: error:", "unknown key job.speed", "job0005: error: the line is not JSON"):
         assert part in errors, part
     assert "3 of 5 jobs failed" in errors
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "sheet.png", "two"]
+    assert sorted(path.name for path in tmp_path.glob("[!.]*")) == ["one", "sheet.png", "two"]
     heights = [Image.open(tmp_path / name / "sheet.png").height for name in (".", "one", "two")]
     assert heights[0] > heights[1] + heights[2]
     before = (tmp_path / "one" / "run.json").stat().st_mtime_ns

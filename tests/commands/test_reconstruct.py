@@ -68,7 +68,7 @@ def run(weights, output, *arguments) -> int:
 def test_odd_images_become_a_scene_folder(weights, images, tmp_path, capsys, through_adapter):
     flags = ["--through_adapter"] if through_adapter else []
     assert run(weights, tmp_path / "out", "--frames", images, *flags) == 0
-    assert {path.name for path in (tmp_path / "out").iterdir()} == set(FILES)
+    assert {path.name for path in (tmp_path / "out").glob("[!.]*")} == set(FILES)
     cameras = read_cameras(tmp_path / "out" / "cameras.json")
     assert cameras.w2c.shape == (5, 4, 4)
     assert cameras.image_size == (112, 112)
@@ -114,7 +114,7 @@ def test_a_folder_whose_writing_was_cut_short_does_not_look_complete(weights, im
 def test_scenes_are_not_mixed_in_one_folder(weights, images, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "run.json").write_text("{}")
-    with pytest.raises(UserError, match="holds something already"):
+    with pytest.raises(UserError, match="is there already"):
         run(weights, tmp_path / "out", "--frames", images)
 
 
@@ -228,7 +228,7 @@ def test_an_adapter_of_another_vggt_is_refused(weights, images, tmp_path):
 
 def test_an_output_that_cannot_be_written_is_refused_at_once(weights, images, tmp_path):
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(UserError, match=r"cannot write to .*file/out.*choose another --output"):
+    with pytest.raises(UserError, match=r"cannot write to .*file/out.*choose another output"):
         run(weights, tmp_path / "file" / "out", "--frames", images)
     if os.geteuid() != 0:
         (tmp_path / "locked").mkdir(mode=0o500)

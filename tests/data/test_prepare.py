@@ -341,8 +341,8 @@ def test_captions_survive_another_run(tmp_path):
 def test_two_runs_of_one_set_do_not_meet(tmp_path):
     vkitti.write(tmp_path / "raw", condition="Scene01/clone")
     run("vkitti", tmp_path / "raw", tmp_path / "out")
-    lock = tmp_path / "out" / "vkitti" / ".prepared" / "lock"
-    with locked(lock), pytest.raises(UserError, match="another process prepares"):
+    lock = tmp_path / "out" / "vkitti" / ".gen3r.lock"
+    with locked(lock, "this set"), pytest.raises(UserError, match=rf"vkitti is in use by .*process {os.getpid()} on"):
         run("vkitti", tmp_path / "raw", tmp_path / "out")
 
 

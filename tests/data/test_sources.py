@@ -212,7 +212,7 @@ def test_packing_keeps_everything(tmp_path):
     root = write_root(tmp_path / "root", {"a": 3})
     summary = pack(open_source(root, cameras=True), tmp_path / "packed", SETTINGS)
     assert str(summary) == "3 scenes packed"
-    assert [path.name for path in sorted((tmp_path / "packed").iterdir())] == [
+    assert [path.name for path in sorted((tmp_path / "packed").glob("[!.]*"))] == [
         "train-00000.array_record",
         "train-00001.array_record",
     ]
@@ -338,7 +338,7 @@ def test_packing_goes_on_where_it_was_stopped(tmp_path):
 
     with pytest.raises(Stopped):
         pack(Stopping(5, 2, (16, 16)), tmp_path / "parts", SETTINGS)
-    assert [path.name for path in (tmp_path / "parts").iterdir()] == [
+    assert [path.name for path in (tmp_path / "parts").glob("[!.]*")] == [
         "train-00000.array_record"
     ]  # nothing half-written
     pack(source, tmp_path / "parts", SETTINGS)
@@ -375,7 +375,7 @@ def test_a_full_disk(tmp_path):
     result = _run(["-c", code], tmp_path)
     assert result.returncode == 2
     assert result.stderr.splitlines()[-1].endswith("train-00000.array_record; is the disk full?")
-    assert not list((tmp_path / "packed").iterdir())
+    assert not list((tmp_path / "packed").glob("[!.]*"))
 
 
 def test_a_writer_that_fails_leaves_nothing(tmp_path):
@@ -405,12 +405,12 @@ def test_workers_make_no_difference(tmp_path):
     for workers in (1, 2):
         folder = tmp_path / str(workers)
         assert pack(source, folder, SETTINGS | {"depth": True}, workers=workers, quiet=True).scenes == 5
-        results[workers] = {file.name: file.read_bytes() for file in folder.iterdir()}
+        results[workers] = {file.name: file.read_bytes() for file in folder.glob("[!.]*")}
     assert len(results[1]) == 3 and results[1] == results[2]
     (tmp_path / "2" / "train-00001.array_record").unlink()
     (tmp_path / "2" / "train-00002.array_record").unlink()
     assert pack(source, tmp_path / "2", SETTINGS | {"depth": True}, workers=2, quiet=True).scenes == 5
-    assert {file.name: file.read_bytes() for file in (tmp_path / "2").iterdir()} == results[1]
+    assert {file.name: file.read_bytes() for file in (tmp_path / "2").glob("[!.]*")} == results[1]
 
 
 def _run(arguments, folder):

@@ -219,6 +219,6 @@ def test_nothing_half_written_looks_complete(tmp_path):
     assert (first.name, second.name) == ("now", "now-2")
     with scene_folder(first) as partial:
         (partial / "run.json").touch()
-    assert [path.name for path in first.iterdir()] == ["run.json"]
+    assert [path.name for path in first.glob("[!.]*")] == ["run.json"]
     with pytest.raises(UserError, match="cannot write"), scene_folder(first):
         pass

@@ -66,7 +66,7 @@ def test_scenes_refuse_arrays_that_do_not_fit(scene, field, value, message):
 
 def test_a_scene_folder_holds_the_scene(scene, tmp_path):
     write_scene(scene, tmp_path / "out", fps=24)
-    names = {path.name for path in (tmp_path / "out").iterdir()}
+    names = {path.name for path in (tmp_path / "out").glob("[!.]*")}
     assert names == {
         "rgb.mp4", "depth.mp4", "depth.npz", "confidence.npz", "cameras.json", "points.ply", "prompts.txt", "images",
         "transforms.json", "sparse", "scene.glb", "gaussians.ply", "viewer.html", "sheet.png",

@@ -17,7 +17,7 @@ def bucket(tmp_path, monkeypatch):
     folder.mkdir()
     (tmp_path / "here").mkdir()
     monkeypatch.setattr(remote, "is_remote", lambda path: path.startswith(str(folder)))
-    monkeypatch.setattr(remote.tempfile, "gettempdir", lambda: str(tmp_path / "here"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "here"))
     return folder
 
 

@@ -28,11 +28,12 @@ def main() -> int:
     for key, least in (("sample", 0), ("workers", 1)):
         if getattr(arguments, key) < least:
             raise UserError(f"--{key} must be at least {least}, not {getattr(arguments, key)}")
-    from gen3r_jax.data.check.report import summary, total, write_report
+    from gen3r_jax.data.check.report import require_report, summary, total, write_report
     from gen3r_jax.data.check.sets import check_root
 
-    results = check_root(arguments.root, sample=arguments.sample, workers=arguments.workers)
     report = arguments.report or arguments.root / "check.html"
+    require_report(report)
+    results = check_root(arguments.root, sample=arguments.sample, workers=arguments.workers)
     write_report(report, arguments.root.resolve(), results)
     print(summary(results))
     print(f"{total(results)}; report: {report}")

@@ -11,6 +11,7 @@ from gen3r_jax.data.check.checks import Finding, SceneResult
 from gen3r_jax.data.check.pictures import Preview
 from gen3r_jax.data.check.reprojection import READINGS
 from gen3r_jax.data.check.sets import SetResult
+from gen3r_jax.errors import UserError
 from gen3r_jax.storage.files import write_text
 
 BARS = "▁▂▃▄▅▆▇█"
@@ -125,6 +126,15 @@ def _page(root: Path, results: Sequence[SetResult]) -> str:
         f'<table class="overview"><tr><th>set</th>{columns}</tr>{rows}</table>\n'
         f"{''.join(map(_section, results))}</body></html>\n"
     )
+
+
+def require_report(path: Path) -> None:
+    """Raises UserError where something else than a report stands at `path`."""
+    if not path.exists():
+        return
+    beginning = path.open("rb").read(1 << 14) if path.is_file() else b""
+    if not beginning.startswith(b"<!doctype html>") or b": check</title>" not in beginning:
+        raise UserError(f"{path} is there already and is no report of gen3r check; give another --report")
 
 
 def _section(result: SetResult) -> str:

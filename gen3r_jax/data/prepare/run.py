@@ -14,6 +14,7 @@ from concurrent.futures import as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from etils import epath
 from tqdm import tqdm
 
 from gen3r_jax.data.format import CATALOGUE
@@ -33,10 +34,15 @@ from gen3r_jax.data.prepare.scenes import Outcome, write_recording
 from gen3r_jax.data.workers import worker_pool
 from gen3r_jax.errors import UserError
 from gen3r_jax.storage.files import CannotWrite, read_text, write_text, writing
+from gen3r_jax.storage.folders import claimed, mark, require_ours
 from gen3r_jax.storage.locks import locked
 
 LISTS = {"videos_dirs": "images", "cameras_paths": "transforms.json", "captions_paths": "captions.txt"}
+LIST_FILES = tuple(f"{split}_{kind}.txt" for split in ("train", "test", "eval") for kind in LISTS)
 EVALUATION_FRAMES = 49
+
+SET, ROOT = "a prepared set", "a root of prepared sets"
+"""What the markers of the two say."""
 
 
 @dataclass(frozen=True)
@@ -66,9 +72,10 @@ def prepare(
     units = units[:limit] if limit else units
     require_apart(folder, [path for unit in units for path in unit.paths])
     records = folder / ".prepared"
-    with writing(folder):
-        records.mkdir(parents=True, exist_ok=True)
-    with locked(records / "lock", f"another process prepares {folder}; for more at once there is --workers"):
+    require_ours(root, ROOT, is_prepared_root, among=LIST_FILES)
+    with claimed(folder, SET, is_prepared_set):
+        with writing(folder):
+            records.mkdir(exist_ok=True)
         _require_settings(folder, settings, chosen)
         outcome, todo = Outcome(), []
         for unit in units:
@@ -85,9 +92,19 @@ def prepare(
                 progress.update()
                 progress.set_postfix(scenes=len(outcome.scenes), skipped=len(outcome.skipped))
         shutil.rmtree(folder / ".partial", ignore_errors=True)
-    with locked(root / ".lists.lock"):
+    with locked(root / ".lists.lock", f"the lists of {root}", wait=True):
+        require_ours(root, ROOT, is_prepared_root, among=LIST_FILES)
+        mark(root, ROOT)
         write_lists(root)
     return outcome
+
+
+def is_prepared_set(folder: epath.Path) -> bool:
+    return (folder / ".prepared").is_dir()
+
+
+def is_prepared_root(root: epath.Path) -> bool:
+    return any(is_prepared_set(root / name) for name in NAMES)
 
 
 def _find(chosen: DataSet, raw: Path) -> list[Unit]:
