@@ -1,5 +1,6 @@
 """Errors that are the user's to mend: one line that says what was given, what is allowed and what to do."""
 
+import argparse
 import errno
 import io
 import os
@@ -28,6 +29,35 @@ def notice(line: str, kind: str = "") -> None:
     if (kind or line) not in _TOLD:
         _TOLD.add(kind or line)
         print(line, file=sys.stderr)
+
+
+MOST_BAD = 0.05
+"""The share of bad scenes or lines above which a command that has left them out says so by its exit status."""
+
+
+def read_share(text: str) -> float:
+    """A share from 0 to 1, for ``--most_bad``."""
+    try:
+        share = float(text)
+    except ValueError:
+        share = -1.0
+    if not 0 <= share <= 1:
+        raise UserError(f"--most_bad must be a share from 0 to 1, such as {MOST_BAD}, not {text!r}")
+    return share
+
+
+def add_most_bad(parser: argparse.ArgumentParser, what: str) -> None:
+    """Adds ``--most_bad`` to a command that leaves bad scenes or lines out."""
+    told = f"exit status 1 if a larger share of the {what} is bad (default: {MOST_BAD})"
+    parser.add_argument("--most_bad", type=read_share, default=MOST_BAD, metavar="SHARE", help=told)
+
+
+def bad_share_status(bad: int, total: int, most: float, what: str) -> int:
+    """The exit status of a command that has left out `bad` of `total`: 1, with a line, above the share `most`."""
+    if bad <= most * total:
+        return 0
+    print(f"{bad} of {total} {what} were bad, a larger share than --most_bad {most:g}", file=sys.stderr)
+    return 1
 
 
 def one_line(error: Exception) -> str:

@@ -13,6 +13,7 @@ goes on where it was stopped. To share the work among machines, give each its --
 
 import dataclasses
 import functools
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,11 +21,12 @@ from absl import app, flags, logging
 
 from gen3r_jax import command_line
 from gen3r_jax.command_line import COMPILE_CACHE, CONFIG, parse_flags, read_part, shared_work_flags
-from gen3r_jax.errors import UserError, main_guard
+from gen3r_jax.errors import MOST_BAD, UserError, bad_share_status, main_guard, read_share
 
 OUTPUT, PART = shared_work_flags()
 flags.adopt_module_key_flags(command_line)
 WEIGHTS = flags.DEFINE_string("weights", None, "Folder of weights, or a name as `gen3r generate` takes it.")
+LEFT_OUT = flags.DEFINE_string("most_bad", str(MOST_BAD), "Exit status 1 if a larger share of the scenes is bad.")
 DATA = flags.DEFINE_string("data", None, "A prepared root or set, shards, or `procedural`.")
 
 
@@ -39,7 +41,7 @@ def main(arguments: Sequence[str]) -> None:
     from gen3r_jax.evaluation.appearance import load_lpips
     from gen3r_jax.evaluation.options import read_evaluation
     from gen3r_jax.evaluation.report import write_report
-    from gen3r_jax.evaluation.run import claim, evaluate, fingerprint, load_rgb_head, open_data
+    from gen3r_jax.evaluation.run import claim, count_skipped, evaluate, fingerprint, load_rgb_head, open_data
     from gen3r_jax.generation.pipeline import Gen3RPipeline, default_dtype
     from gen3r_jax.generation.settings import read_settings
     from gen3r_jax.storage.compile_cache import use_compile_cache
@@ -53,7 +55,7 @@ def main(arguments: Sequence[str]) -> None:
     use_compile_cache(COMPILE_CACHE.value)
     folder = find_weights(weights)
     options = read_evaluation(CONFIG.value.to_dict(), read_settings(folder))
-    part = read_part(PART.value)
+    part, most_bad = read_part(PART.value), read_share(LEFT_OUT.value)
     source, split = open_data(data, options.data)
     pipeline = Gen3RPipeline.from_pretrained(folder, dtype=options.output.dtype or None)
     lpips = load_lpips(options.metrics.lpips) if options.metrics.lpips else None
@@ -72,6 +74,7 @@ def main(arguments: Sequence[str]) -> None:
         print(f"part {PART.value}: there are fewer scenes than parts, and none for this one")
         return
     print(write_report(Path(output)))
+    sys.exit(bad_share_status(*count_skipped(Path(output)), most_bad, "scenes"))
 
 
 if __name__ == "__main__":

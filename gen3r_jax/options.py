@@ -8,6 +8,7 @@ Dataclasses hold the defaults: a key that is absent equals its default. A field 
 
 import dataclasses
 import difflib
+import functools
 import math
 import re
 import types
@@ -53,6 +54,11 @@ NonNegative = Annotated[float, Range(at_least=0)]
 Fraction = Annotated[float, Range(at_least=0, at_most=1)]
 
 
+@functools.cache
+def _hints(options: type) -> dict[str, Any]:
+    return typing.get_type_hints(options, include_extras=True)
+
+
 def read_options(options: type[T], values: Mapping[str, Any], name: str = "config", base: T | None = None) -> T:
     """Builds the dataclass `options` from a mapping; fields that are dataclasses are read from nested mappings.
 
@@ -61,7 +67,7 @@ def read_options(options: type[T], values: Mapping[str, Any], name: str = "confi
     another type, out of its range or not finite.
     """
     fields = {field.name: field for field in dataclasses.fields(cast(Any, options))}
-    hints = typing.get_type_hints(options, include_extras=True)
+    hints = _hints(options)
     required = [key for key, field in fields.items() if base is None and _default(field) is dataclasses.MISSING]
     problems = [f"unknown key {name}.{key}{nearest(key, fields)}" for key in values if key not in fields]
     problems += [f"missing key {name}.{key}" for key in required if key not in values]

@@ -1,6 +1,8 @@
 """Look at a scene in the browser: ``gen3r view SCENE_DIR``"""
 
 import argparse
+import errno
+import socket
 import time
 from pathlib import Path
 from typing import Any
@@ -19,8 +21,10 @@ POINTS_A_FRAME = 50_000
 def serve(scene: Scene, port: int, host: str = "127.0.0.1") -> Any:
     """Starts a viser server with the scene's points frame by frame, its cameras and a timeline; returns it.
 
-    Raises UserError when viser is not installed.
+    Where the port is in use, the next free one is taken.
+    Raises UserError when viser is not installed, or nothing can listen at `host`.
     """
+    _require_address(host, port)
     try:
         import viser
     except ImportError:
@@ -62,6 +66,18 @@ def serve(scene: Scene, port: int, host: str = "127.0.0.1") -> Any:
     timeline.on_update(show)
     everything.on_update(show)
     return server
+
+
+def _require_address(host: str, port: int) -> None:
+    """Raises UserError where the server, which would only tell its own thread, could not listen."""
+    try:
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.create_server(address[:2], family=family):
+            pass
+    except (OSError, OverflowError) as error:
+        if getattr(error, "errno", None) != errno.EADDRINUSE:
+            reason = getattr(error, "strerror", None) or error
+            raise UserError(f"cannot listen at {host} port {port}: {reason}; give another --host or --port") from None
 
 
 def main(arguments: list[str] | None = None) -> int:

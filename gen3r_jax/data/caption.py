@@ -6,16 +6,31 @@ does.
 """
 
 import argparse
-from collections.abc import Iterator, Sequence
+import os
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from gen3r_jax.data.captions import MAX_CHARACTERS, read_captions
 from gen3r_jax.data.format import SceneFiles, find_scenes
-from gen3r_jax.errors import UserError, main_guard
-from gen3r_jax.storage.files import read_json_lines, write_text
+from gen3r_jax.errors import UserError, add_most_bad, bad_share_status, main_guard
+from gen3r_jax.storage.files import parse_json, read_lines, write_text
 
 
-def merge_captions(root: Path, file: Path, *, replace: bool = False) -> str:
+@dataclass(frozen=True)
+class Merged:
+    """What was done with a file of captions.
+
+    summary: in a few lines of text. lines: how many there were. bad: how many were no captions, or of scenes whose
+    captions lie outside of the root.
+    """
+
+    summary: str
+    lines: int
+    bad: int
+
+
+def merge_captions(root: Path, file: Path, *, replace: bool = False) -> Merged:
     """Adds the captions of `file` to the scenes of `root`, each once, in the order of the file.
 
     Blank captions and those above 1000 characters, which training would take for empty, are left out.
@@ -24,19 +39,27 @@ def merge_captions(root: Path, file: Path, *, replace: bool = False) -> str:
       replace: earlier captions of the scenes that `file` names are dropped.
 
     Returns:
-      What was done, in a few lines. Raises UserError where nothing of `file` fits `root`.
+      What was done; bad lines are left out. Raises UserError where nothing of `file` fits `root`.
     """
     scenes = _scenes(root)
     new: dict[str, list[str]] = {}
-    unknown, too_long = [], 0
-    for scene_id, captions in _read(file):
-        if scene_id not in scenes:
-            unknown.append(scene_id)
+    unknown, bad, too_long, number = [], [], 0, 0
+    for number, line in enumerate(read_lines(file), 1):
+        try:
+            scene_id, captions = _captions(parse_json(line, "it"))
+            if scene_id not in scenes:
+                unknown.append(scene_id)
+                continue
+            _require_inside(root, _captions_file(scenes[scene_id]))
+        except UserError as error:
+            bad.append(f"line {number}: {error}")
             continue
         texts = [" ".join(caption.split()) for caption in captions]
         too_long += sum(len(text) > MAX_CHARACTERS for text in texts)
         new.setdefault(scene_id, []).extend(text for text in texts if 0 < len(text) <= MAX_CHARACTERS)
     if not new:
+        if bad:
+            raise UserError(f"{file} has no captions for scenes of {root}: {bad[0]}")
         example = f"; {file} has {unknown[0]!r}, {root} has {next(iter(scenes))!r}" if unknown else ""
         raise UserError(f"{file} has no captions for scenes of {root}{example}")
     for scene_id, captions in new.items():
@@ -51,7 +74,15 @@ def merge_captions(root: Path, file: Path, *, replace: bool = False) -> str:
         lines.append(f"  {len(unknown)} lines name scenes that are not there (first: {unknown[0]})")
     if too_long:
         lines.append(f"  {too_long} captions above {MAX_CHARACTERS} characters were left out")
-    return "\n".join(lines)
+    if bad:
+        lines.append(f"  {len(bad)} lines were left out (first: {bad[0]})")
+    return Merged("\n".join(lines), number, len(bad))
+
+
+def _require_inside(root: Path, place: Path) -> None:
+    """Raises UserError for what a list names outside of the root: captions are not written there."""
+    if not Path(os.path.abspath(place)).is_relative_to(os.path.abspath(root)):
+        raise UserError(f"its scene has its captions, {place}, outside of the root")
 
 
 def _scenes(root: Path) -> dict[str, SceneFiles]:
@@ -68,16 +99,15 @@ def _captions_file(scene: SceneFiles) -> Path:
     return scene.captions or scene.images.parent / "captions.txt"
 
 
-def _read(file: Path) -> Iterator[tuple[str, Sequence[str]]]:
-    for number, entry in read_json_lines(file):
-        captions = entry.get("captions", [entry["caption"]] if "caption" in entry else None)
-        sound = isinstance(captions, list) and all(isinstance(caption, str) for caption in captions)
-        if not sound or "scene" not in entry:
-            raise UserError(f'{file}, line {number} is not {{"scene": "set/scene", "captions": ["...", ...]}}')
-        yield str(entry["scene"]), [" ".join(caption.split()) for caption in captions]  # a line each
+def _captions(entry: dict[str, Any]) -> tuple[str, list[str]]:
+    captions = entry.get("captions", [entry["caption"]] if "caption" in entry else None)
+    sound = isinstance(captions, list) and all(isinstance(caption, str) for caption in captions)
+    if not sound or "scene" not in entry:
+        raise UserError('it is not {"scene": "set/scene", "captions": ["...", ...]}')
+    return str(entry["scene"]), [" ".join(caption.split()) for caption in captions]  # a line each
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(
         prog="gen3r caption", description="Puts captions, made by any model, into the scenes of a prepared root."
     )
@@ -90,8 +120,11 @@ def main() -> None:
         help='a line a scene: {"scene": "re10k/abc", "captions": ["...", "..."]}',
     )
     parser.add_argument("--replace", action="store_true", help="drop the earlier captions of these scenes")
+    add_most_bad(parser, "lines")
     arguments = parser.parse_args()
-    print(merge_captions(arguments.root, arguments.captions, replace=arguments.replace))
+    merged = merge_captions(arguments.root, arguments.captions, replace=arguments.replace)
+    print(merged.summary)
+    return bad_share_status(merged.bad, merged.lines, arguments.most_bad, "lines")
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from gen3r_jax.data.procedural import KINDS, Difficulty
 from gen3r_jax.data.shards import SUFFIX, ShardWriter, list_shards, read_index, read_settings
 from gen3r_jax.data.sources import Capture, Source, open_source
 from gen3r_jax.data.workers import worker_pool
-from gen3r_jax.errors import UserError, main_guard
+from gen3r_jax.errors import UserError, add_most_bad, bad_share_status, main_guard
 from gen3r_jax.storage.folders import claimed
 
 
@@ -176,7 +176,7 @@ def _checked_file(capture: Capture, index: int) -> bytes | None:
     return encoded
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(
         prog="gen3r pack",
         description="Packs any source of scenes into ArrayRecord shards, which train as they are: "
@@ -198,8 +198,11 @@ def main() -> None:
     group.add_argument("--size", type=int, nargs=2, default=(112, 112), metavar=("HEIGHT", "WIDTH"))
     group.add_argument("--difficulty", choices=get_args(Difficulty), default="easy")
     group.add_argument("--kinds", nargs="+", default=KINDS, help=f"some of {' '.join(KINDS)} (default: all)")
+    add_most_bad(parser, "scenes")
     arguments = parser.parse_args()
-    settings = {key: value for key, value in sorted(vars(arguments).items()) if key not in ("output", "workers")}
+    settings = {
+        key: value for key, value in sorted(vars(arguments).items()) if key not in ("output", "workers", "most_bad")
+    }
     settings |= {"size": list(arguments.size), "kinds": list(arguments.kinds)}
     for key, least in {"scenes_per_shard": 1, "num_scenes": 1, "num_frames": 0, "workers": 1}.items():
         if getattr(arguments, key) < least:
@@ -215,7 +218,9 @@ def main() -> None:
         kinds=tuple(arguments.kinds),
     )
     settings["scenes"] = len(source)  # shards of a source that has grown since would hold scenes twice
-    print(f"{arguments.output}: {pack(source, arguments.output, settings, workers=arguments.workers)}")
+    summary = pack(source, arguments.output, settings, workers=arguments.workers)
+    print(f"{arguments.output}: {summary}")
+    return bad_share_status(summary.scenes_left_out, len(source), arguments.most_bad, "scenes")
 
 
 if __name__ == "__main__":

@@ -86,6 +86,12 @@ def _is_judged(record: Path) -> bool:
         return False
 
 
+def count_skipped(output: Path) -> tuple[int, int]:
+    """How many scenes were skipped, and of how many."""
+    scenes = [read_json(path) for path in (output / "scenes").glob("*.json")]
+    return sum("skipped" in scene for scene in scenes), len(scenes)
+
+
 def _read(maker: ClipMaker, source: Source, number: int, farthest: float) -> tuple[Truth, str, str]:
     """The truth about a scene, its caption and its name. Raises UserError for scenes shorter than a clip."""
     capture = source.scene(number)

@@ -1,6 +1,7 @@
 """What holds for every command: quick help, its name in the usage, hints at what was meant."""
 
 import re
+import socket
 import subprocess
 import sys
 
@@ -11,8 +12,10 @@ from conversion.checkpoints import SHARD_BYTES
 from conversion.networks import CONVERTIBLE, NETWORKS
 from gen3r_jax import __version__
 from gen3r_jax.__main__ import COMMANDS
+from gen3r_jax.errors import UserError
 from gen3r_jax.options import field_docs
 from gen3r_jax.training.options import TrainOptions
+from gen3r_jax.view import _require_address
 
 
 def gen3r(*arguments):
@@ -50,3 +53,14 @@ def test_names_that_help_tells_are_those_of_the_networks():
     assert {name: network.title for name, network in CONVERTIBLE.items()} == TITLES
     assert [name for name in TITLES if name not in OPTIONAL] == list(NETWORKS)
     assert SHARD_GB * 1e9 == SHARD_BYTES
+
+
+@pytest.mark.parametrize("address", [("203.0.113.7", 8080), ("no such host", 8080), ("127.0.0.1", 99999)])
+def test_view_ends_where_it_cannot_listen(address):
+    with pytest.raises(UserError, match=r"cannot listen at .*give another --host or --port"):
+        _require_address(*address)
+
+
+def test_view_takes_another_port_where_one_is_in_use():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        _require_address(*server.getsockname())

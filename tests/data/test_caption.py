@@ -1,10 +1,11 @@
 """Captions from a file into prepared scenes."""
 
 import json
+import sys
 
 import pytest
 
-from gen3r_jax.data.caption import merge_captions
+from gen3r_jax.data.caption import main, merge_captions
 from gen3r_jax.data.captions import read_captions
 from gen3r_jax.errors import UserError
 from tests.helpers.toy_scenes import write_root
@@ -31,7 +32,7 @@ def test_merging(root, tmp_path):
         {"scene": "re10k/scene9", "caption": "Nowhere."},
     )
     (root / "re10k" / "scene1" / "captions.txt").write_text("")
-    said = merge_captions(root, file)
+    said = merge_captions(root, file).summary
     assert read_captions(place) == [*before, "The image shows a room."]
     assert said.splitlines() == [
         f"{root}: captions for 2 of 3 scenes",
@@ -48,10 +49,10 @@ def test_merging(root, tmp_path):
 @pytest.mark.parametrize(
     "line, message",
     [
-        ("{", "line 1 is not"),
-        ('{"scene": "re10k/scene0"}', "line 1 is not"),
-        ('{"scene": "re10k/scene0", "captions": "text"}', "line 1 is not"),
-        ('["re10k/scene0"]', "line 1 holds no JSON object"),
+        ("{", "line 1: it is not"),
+        ('{"scene": "re10k/scene0"}', "line 1: it is not"),
+        ('{"scene": "re10k/scene0", "captions": "text"}', "line 1: it is not"),
+        ('["re10k/scene0"]', "line 1: it holds no JSON object"),
         ('{"scene": "scene0", "caption": "a"}', "has no captions for scenes of .*'scene0', .* has 're10k/scene0'"),
         ("", "has no captions for scenes of"),
     ],
@@ -59,6 +60,36 @@ def test_merging(root, tmp_path):
 def test_bad_files(root, tmp_path, line, message):
     with pytest.raises(UserError, match=message):
         merge_captions(root, write_lines(tmp_path / "new.jsonl", line))
+
+
+def test_a_bad_line_costs_one_line(root, tmp_path, monkeypatch, capsys):
+    good = {"scene": "re10k/scene0", "caption": "A room."}
+    file = write_lines(tmp_path / "new.jsonl", "{", *[good] * 19)
+    merged = merge_captions(root, file)
+    assert (merged.bad, merged.lines) == (
+        1,
+        20,
+    ) and "1 lines were left out (first: line 1: it is not JSON" in merged.summary
+    for share, status in (("0.05", 0), ("0.04", 1)):
+        monkeypatch.setattr(sys, "argv", ["caption", str(root), "--captions", str(file), "--most_bad", share])
+        assert main() == status
+    assert "1 of 20 lines were bad, a larger share than --most_bad 0.04" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("entry", ["../../outside/captions.txt", "{outside}/captions.txt"])
+def test_captions_stay_inside_of_the_root(root, tmp_path, entry):
+    (tmp_path / "outside").mkdir()
+    thesis = tmp_path / "outside" / "captions.txt"
+    thesis.write_text("years of work")
+    scene = root / "re10k" / "scene0"
+    for kind, line in (("videos_dirs", scene / "images"), ("captions_paths", entry.format(outside=thesis.parent))):
+        (root / "re10k" / f"train_{kind}.txt").write_text(f"{line}\n")
+    for file in root.glob("train_*.txt"):
+        file.unlink()
+    lines = write_lines(tmp_path / "new.jsonl", {"scene": "re10k/scene0", "caption": "A room."})
+    with pytest.raises(UserError, match="outside of the root"):
+        merge_captions(root / "re10k", lines, replace=True)
+    assert thesis.read_text() == "years of work"
 
 
 def test_bad_folders(root, tmp_path):

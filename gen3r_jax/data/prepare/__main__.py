@@ -4,13 +4,13 @@ import argparse
 from pathlib import Path
 
 from gen3r_jax.data.prepare.registry import NAMES, data_set
-from gen3r_jax.errors import UserError, main_guard
+from gen3r_jax.errors import UserError, add_most_bad, bad_share_status, main_guard
 
 MOST_REASONS = 10
 """So many reasons of skipped scenes are told one by one."""
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(
         prog="gen3r prepare",
         description="Turns a data set, as its site hands it out, into scenes that train: ROOT/NAME/<scene>/ with "
@@ -31,6 +31,7 @@ def main() -> None:
     add_switch(parser, "depth", "write depth, where it is known")
     parser.add_argument("--format", choices=("jpg", "png"), default="jpg", help="for frames that are not JPEG already")
     parser.add_argument("--short_side", type=int, default=0, help="scale larger pictures down to this (default: never)")
+    add_most_bad(parser, "scenes")
     arguments = parser.parse_args()
     try:
         from gen3r_jax.data.prepare.frames import Developing
@@ -60,6 +61,8 @@ def main() -> None:
     print(summary(outcome, arguments.output / chosen.name))
     if not outcome.scenes:
         raise UserError(f"no scene of {arguments.source} could be kept")
+    total = len(outcome.scenes) + len(outcome.skipped)
+    return bad_share_status(outcome.bad, total, arguments.most_bad, "scenes")
 
 
 def add_switch(parser: argparse.ArgumentParser, name: str, what: str) -> None:

@@ -1,0 +1,53 @@
+"""Two commands that are started at once on one output: one works, the other says who does."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gen3r_jax.storage.files import read_json
+from gen3r_jax.storage.locks import lock_beside, locked
+from tests.helpers.paths import REPOSITORY
+from tests.helpers.raw_sets import vkitti
+
+
+def _commands(folder: Path) -> dict[str, tuple[list, Path, Path]]:
+    """Name -> the command, its lock, and a file that it writes."""
+    pack = ["pack", "procedural", folder / "shards", "--num_scenes", 2, "--num_frames", 2, "--size", 16, 16]
+    prepare = ["prepare", "vkitti", "--source", folder / "raw", "--output", folder / "root"]
+    convert = ["convert", "random", "lpips", "--tiny", "--output", folder / "lpips"]
+    return {
+        "pack": (pack, folder / "shards" / ".gen3r-train.lock", folder / "shards" / "train-00000.array_record"),
+        "prepare": (prepare, folder / "root" / "vkitti" / ".gen3r.lock", folder / "root" / "train_videos_dirs.txt"),
+        "convert": (convert, lock_beside(folder / "lpips"), folder / "lpips" / "config.json"),
+    }
+
+
+def _start(arguments: list) -> subprocess.Popen:
+    command = [sys.executable, "-m", "gen3r_jax", *map(str, arguments)]
+    return subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+
+
+@pytest.mark.parametrize("name", ["pack", "prepare", "convert"])
+def test_a_second_command_names_the_first(tmp_path, name):
+    vkitti.write(tmp_path / "raw", frames=12)
+    arguments, lock, written = _commands(tmp_path)[name]
+    with locked(lock, "it"):
+        process = _start(arguments)
+        error = process.communicate(timeout=120)[1]
+    assert process.returncode == 2
+    assert f"process {os.getpid()} on" in error.splitlines()[-1] and "is in use by" in error and len(error) < 400
+    assert not written.exists()
+
+
+@pytest.mark.parametrize("name", ["pack", "prepare"])
+def test_of_two_at_once_one_works(tmp_path, name):
+    vkitti.write(tmp_path / "raw", frames=12)
+    arguments, lock, written = _commands(tmp_path)[name]
+    pair = [_start(arguments) for _ in range(2)]
+    errors = [process.communicate(timeout=120)[1] for process in pair]
+    assert sorted(process.returncode for process in pair) in ([0, 0], [0, 2]), errors  # 0, 0: one after the other
+    assert written.exists() and not lock.exists()
+    assert read_json(lock.parent / ".gen3r.json")["version"] == 1
