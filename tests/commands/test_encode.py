@@ -105,7 +105,7 @@ def test_a_folder_from_before_an_option_existed(tmp_path):
 def test_one_file_has_one_writer(tmp_path):
     with SampleWriter(tmp_path, "train", 0) as first:
         first.add("a", {"text": np.ones((1, 1))})
-        with pytest.raises(UserError, match="another process is writing"), SampleWriter(tmp_path, "train", 0):
+        with pytest.raises(UserError, match="is in use by"), SampleWriter(tmp_path, "train", 0):
             pass
         first.add("b", {"text": np.ones((1, 1))})
     assert [read_sample(first.file, i)["sample_id"] for i in range(2)] == ["a", "b"]
