@@ -6,7 +6,7 @@ they resample space (:mod:`gen3r_jax.models.wan_vae`, :mod:`gen3r_jax.models.geo
 Blocks of equal shape in a row are stacked and walked by ``jax.lax.scan``: a compiler sees each kind of block once.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Self
@@ -331,7 +331,7 @@ class Decoder(nnx.Module):
         return {"stem": stem, "lead": lead, "levels": levels, "head": _history(2, last, shape, dtype)}
 
 
-def _walk(levels: nnx.List, x: Array, caches: list[Cache], start: Start) -> tuple[Array, list[Cache], Start]:
+def _walk(levels: Iterable[Level], x: Array, caches: list[Cache], start: Start) -> tuple[Array, list[Cache], Start]:
     new = []
     for level, cache in zip(levels, caches, strict=True):
         x, cache, start = level(x, cache, start)
@@ -339,7 +339,7 @@ def _walk(levels: nnx.List, x: Array, caches: list[Cache], start: Start) -> tupl
     return x, new, start
 
 
-def _walk_cache(levels: nnx.List, shape: Shape, dtype: jnp.dtype) -> tuple[list[Cache], Shape]:
+def _walk_cache(levels: Iterable[Level], shape: Shape, dtype: jnp.dtype) -> tuple[list[Cache], Shape]:
     caches = []
     for level in levels:
         cache, shape = level.init_cache(shape, dtype)
