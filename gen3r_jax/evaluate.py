@@ -24,7 +24,7 @@ from gen3r_jax.errors import UserError, main_guard
 
 OUTPUT, PART = shared_work_flags()
 flags.adopt_module_key_flags(command_line)
-WEIGHTS = flags.DEFINE_string("weights", None, "Folder of converted or trained weights.")
+WEIGHTS = flags.DEFINE_string("weights", None, "Folder of weights, or a name as `gen3r generate` takes it.")
 DATA = flags.DEFINE_string("data", None, "A prepared root or set, shards, or `procedural`.")
 
 

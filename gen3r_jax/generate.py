@@ -114,7 +114,8 @@ def _parser() -> argparse.ArgumentParser:
     sampling = parser.add_argument_group("how")
     add = sampling.add_argument
     add("--weights", "--pretrained_model_name_or_path", type=Path, default=Path("checkpoints"), metavar="DIR",
-        help="converted weights, or the official folder, which is converted once (default: checkpoints)")  # fmt: skip
+        help="converted weights, or the official folder, which is converted once; or pretrained/nano, or a repository "
+        "of the Hugging Face Hub such as JaceyH919/Gen3R (default: checkpoints)")  # fmt: skip
     add("--size", nargs="+", type=int, action=Size, metavar="PIXELS", help="side of the frames, or height and width; "
         "multiples of 112 (default: 560)")  # fmt: skip
     add("--height", type=int, metavar="PIXELS", help=argparse.SUPPRESS)

@@ -34,7 +34,8 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--images", "--frames", nargs="+", type=Path, required=True, metavar="PATH", help="a video, a folder of "
         "images, or images")  # fmt: skip
-    add("--weights", type=Path, required=True, metavar="DIR", help="converted weights: DIR/vggt, DIR/geometry_adapter")
+    add("--weights", type=Path, required=True, metavar="DIR", help="weights as `gen3r generate` takes them, or of "
+        "VGGT alone, such as facebook/VGGT-1B")  # fmt: skip
     add("--output", type=Path, required=True, metavar="DIR", help="folder of the scene, new or empty")
     add("--through_adapter", action="store_true", help="pass VGGT's tokens through the geometry adapter's latents")
     add("--num_frames", type=int, metavar="N", help="frames to use, spread evenly over all there are (default: all, at "

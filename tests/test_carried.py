@@ -41,7 +41,7 @@ def test_unknown_names_say_what_there_is(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=r"no config file adaptor; give a path, or one of adapter, .*nano/dit"):
         carried.find_config("adaptor:tiny")
-    with pytest.raises(UserError, match=r"no weights at checkpoints: .*README.md .*pretrained/nano"):
+    with pytest.raises(UserError, match=r"no weights at checkpoints: .*JaceyH919/Gen3R.*pretrained/nano"):
         locate_weights("checkpoints")
 
 

@@ -204,6 +204,7 @@ def test_refusals_are_one_line(hub, run, name, message):
     assert len(last) < 400
 
 
+@pytest.mark.slow
 def test_official_weights_are_converted_once(hub, run, tmp_path):
     random_pipeline(tmp_path / "gen3r", tiny=True, dtype="float32")
     random_checkpoint("vggt", tmp_path / "vggt", config=PRESETS["tiny"]["vggt"])
