@@ -42,6 +42,8 @@ FORMAT_VERSION = 1
 """Of a network's folder."""
 
 COMPACT = "params.safetensors"
+LOST_SIGNS = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "closed by peer", "reset by peer", "heartbeat", "arrier timed out")
+"""What errors say where another process, or the way to it or to the files, was lost."""
 
 # Orbax logs the traceback of every error that it also raises; the one that is raised is enough.
 logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname or record.levelno < logging.ERROR)
@@ -448,7 +450,7 @@ def _compare(
 
 def _is_no_damage(error: Exception) -> bool:
     """Whether memory ran out, or another process or the way to the files was lost: files are not to blame for that."""
-    codes = ("RESOURCE_EXHAUSTED", "UNAVAILABLE", "DEADLINE_EXCEEDED")
+    codes = ("RESOURCE_EXHAUSTED", *LOST_SIGNS)
     if "os_error_code" in str(error):  # of the file system, such as a full disk
         return False
     return isinstance(error, (jax.errors.JaxRuntimeError, MemoryError)) or any(code in str(error) for code in codes)

@@ -11,8 +11,11 @@ first three.
 """
 
 import contextlib
+import ctypes
 import os
+import signal
 import sys
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,6 +23,7 @@ import jax
 from jax.experimental import multihost_utils
 
 from gen3r_jax.errors import UserError
+from gen3r_jax.storage.checkpoint import LOST_SIGNS
 
 LOST = 75  # exit status ("try again") of a process that lost another
 EXPLICIT = ("GEN3R_COORDINATOR", "GEN3R_NUM_PROCESSES", "GEN3R_PROCESS_ID")
@@ -30,8 +34,8 @@ PATIENCE = 30
 def initialize() -> None:
     """Joins the other processes, if there are any. To be called before anything asks JAX for its devices.
 
-    Raises UserError when the environment is incomplete. Where the others cannot be reached JAX ends the process itself,
-    with status 134.
+    Raises UserError when the environment is incomplete. Where the others cannot be reached JAX aborts the process, with
+    status 134; where one is lost later, ``LOST`` is the status.
     """
     timeouts: dict[str, Any] = {"heartbeat_timeout_seconds": PATIENCE, "shutdown_timeout_seconds": PATIENCE}
     given = {name: os.environ[name] for name in EXPLICIT if os.environ.get(name)}
@@ -49,6 +53,19 @@ def initialize() -> None:
     except (ValueError, RuntimeError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(f"the processes of this job do not find each other: {reason}") from None
+    if jax.distributed.is_initialized():
+        ctypes.CDLL(None).signal(signal.SIGABRT, _on_abort)  # Python's own handlers wait for the main thread
+
+
+@ctypes.CFUNCTYPE(None, ctypes.c_int)
+def _on_abort(_: int) -> None:
+    """Ends this process with ``LOST`` when JAX, told that another one is gone, aborts it from a thread of its own.
+
+    JAX's own callback for that cannot be written in Python. An abort in the main thread is a fault, and goes on.
+    """
+    if threading.get_native_id() != threading.main_thread().native_id:
+        os.write(2, b"error: another process ended or is out of reach; the same command goes on from the checkpoint\n")
+        os._exit(LOST)
 
 
 def _several_tasks() -> bool:
@@ -68,8 +85,11 @@ def peer_errors() -> Iterator[None]:
     """Turns what JAX raises when another process is gone into a line, and the exit status ``LOST``."""
     try:
         yield
-    except jax.errors.JaxRuntimeError as error:
-        if jax.process_count() == 1:
+    except Exception as error:
+        lost = isinstance(error, jax.errors.JaxRuntimeError) or (
+            not isinstance(error, UserError) and any(sign in str(error) for sign in LOST_SIGNS)
+        )
+        if jax.process_count() == 1 or not lost:
             raise
         reason = (str(error).strip().splitlines() or ["no reason given"])[0][:200]
         print(
@@ -77,4 +97,5 @@ def peer_errors() -> Iterator[None]:
             f"reached ({reason}); the same command goes on from the last checkpoint",
             file=sys.stderr,
         )
-        raise SystemExit(LOST) from error
+        sys.stderr.flush()
+        os._exit(LOST)  # the others are not there to say goodbye to, and JAX would abort when it finds that out

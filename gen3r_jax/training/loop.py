@@ -141,7 +141,7 @@ class _Run:
     checkpoints: TrainCheckpoints
     writer: MetricsWriter
     stop: StopRequest
-    update: Step | None = None  # of the phase that runs
+    update: Step = dataclasses.field(init=False)  # of the phase that runs
     clock: float = 0.0  # when the numbers of the last step came, or the first one began
     profiling: bool = False
     stopping: bool = False  # all processes know that one was told to stop
