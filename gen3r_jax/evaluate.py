@@ -74,8 +74,9 @@ def main(arguments: Sequence[str]) -> None:
         print(f"part {PART.value}: there are fewer scenes than parts, and none for this one")
         return
     print(write_report(Path(output)), flush=True)
+    status = bad_share_status(*count_skipped(Path(output)), most_bad, "scenes")
     print(f"open {output}/report.md", file=sys.stderr)
-    sys.exit(bad_share_status(*count_skipped(Path(output)), most_bad, "scenes"))
+    sys.exit(status)
 
 
 if __name__ == "__main__":
