@@ -73,8 +73,10 @@ def main(arguments: Sequence[str]) -> None:
     if part[0] >= min(len(source), options.data.num_scenes) and not any((Path(output) / "scenes").glob("*.json")):
         print(f"part {PART.value}: there are fewer scenes than parts, and none for this one")
         return
-    print(write_report(Path(output)))
-    sys.exit(bad_share_status(*count_skipped(Path(output)), most_bad, "scenes"))
+    print(write_report(Path(output)), flush=True)
+    status = bad_share_status(*count_skipped(Path(output)), most_bad, "scenes")
+    print(f"open {output}/report.md", file=sys.stderr)
+    sys.exit(status)
 
 
 if __name__ == "__main__":

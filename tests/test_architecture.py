@@ -53,6 +53,7 @@ FLOORS = {
     "gen3r_jax.errors": 1,
     "gen3r_jax.module": 1,
     "gen3r_jax.options": 1,
+    "gen3r_jax.progress": 1,
     "gen3r_jax.scene": 1,
     "gen3r_jax.sharding": 1,
     "gen3r_jax.command_line": 1,

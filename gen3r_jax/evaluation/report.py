@@ -45,7 +45,7 @@ def write_report(output: Path) -> str:
         f"of {config['data']['num_frames']} frames at {config['data']['side']} x {config['data']['side']}, "
         f"{config['sampling']['num_inference_steps']} steps, guidance {config['sampling']['guidance_scale']:g}, seed "
         f"{config['sampling']['seed']}. "
-        f"Median time of a scene: {statistics.median(scene['seconds'] for scene in judged):.1f} s.",
+        f"Median time of a scene, without compiling: {statistics.median(scene['seconds'] for scene in judged):.1f} s.",
         "",
         to_markdown(summary, references),
         "Rows are `method/task`; `+cameras`: the cameras were given. `gen3r` generates; `vae_only` decodes the clip's "

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 from etils import epath
-from tqdm import tqdm
 
 from gen3r_jax import module
 from gen3r_jax.data.clip_maker import ClipMaker
@@ -28,6 +27,7 @@ from gen3r_jax.generation.networks import Network
 from gen3r_jax.generation.pipeline import Gen3RPipeline
 from gen3r_jax.models.rgb_head import RGBHead
 from gen3r_jax.options import merged
+from gen3r_jax.progress import COMPILER, Progress
 from gen3r_jax.storage.checkpoint import load_network
 from gen3r_jax.storage.files import read_json, write_json
 from gen3r_jax.storage.folders import claimed
@@ -51,31 +51,33 @@ def evaluate(
     size = (data.side, data.side)
     maker = ClipMaker((source,), (1,), data.num_frames, size, training=False, normalize=data.normalize)
     numbers = range(index, min(len(source), data.num_scenes), parts)
-    for number in tqdm(numbers, unit="scene", disable=None):
-        record = output / "scenes" / f"{number:06d}.json"
-        if _is_judged(record):
-            continue
-        result: dict[str, Any] = {"number": number}
-        started = time.perf_counter()
-        try:
-            truth, caption, result["scene"] = _read(maker, source, number, options.metrics.farthest)
-        except (UserError, OSError) as error:
-            result["skipped"] = str(error)
-        else:
-            pictures = {"truth": truth.frames}
-            result["rows"] = {}
+    records = {number: output / "scenes" / f"{number:06d}.json" for number in numbers}
+    todo = {number: record for number, record in records.items() if not _is_judged(record)}
+    with Progress("evaluation", len(records), "scene", done=len(records) - len(todo)) as progress:
+        for number, record in todo.items():
+            result: dict[str, Any] = {"number": number}
+            started, compiled = time.perf_counter(), COMPILER.seconds
             try:
-                for row, prediction in predict(pipeline, truth, caption, options.rows, options.sampling, rgb_head):
-                    result["rows"][row] = score(prediction, truth, options.metrics, lpips)._asdict()
-                    if prediction.frames is not None:
-                        pictures[row] = np.rint(255 * prediction.frames).astype(np.uint8)
-            except module.NotFinite as error:
+                truth, caption, result["scene"] = _read(maker, source, number, options.metrics.farthest)
+            except (UserError, OSError) as error:
                 result["skipped"] = str(error)
-            if number < options.output.pictures:
-                grid = {name: frames[spread(len(frames))] for name, frames in pictures.items()}
-                write_grid(output / "pictures" / f"{number:06d}.png", grid)
-        result["seconds"] = time.perf_counter() - started
-        write_json(record, result)
+            else:
+                pictures = {"truth": truth.frames}
+                result["rows"] = {}
+                try:
+                    for row, prediction in predict(pipeline, truth, caption, options.rows, options.sampling, rgb_head):
+                        result["rows"][row] = score(prediction, truth, options.metrics, lpips)._asdict()
+                        if prediction.frames is not None:
+                            pictures[row] = np.rint(255 * prediction.frames).astype(np.uint8)
+                except module.NotFinite as error:
+                    result["skipped"] = str(error)
+                if number < options.output.pictures:
+                    grid = {name: frames[spread(len(frames))] for name, frames in pictures.items()}
+                    write_grid(output / "pictures" / f"{number:06d}.png", grid)
+            result["compile_seconds"] = COMPILER.seconds - compiled
+            result["seconds"] = time.perf_counter() - started - result["compile_seconds"]
+            write_json(record, result)
+            progress.advance()
 
 
 def _is_judged(record: Path) -> bool:

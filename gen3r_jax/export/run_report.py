@@ -13,33 +13,11 @@ from typing import Any
 
 import jax
 
+from gen3r_jax.progress import COMPILER
 from gen3r_jax.storage.files import read_json, refuse_newer, write_text
 
 FORMAT_VERSION = 1
 PACKAGES = ("jax", "flax", "numpy")
-
-
-class _Compiler:
-    """Counts, since the import, the programs that were compiled, the seconds that took, and those that were kept."""
-
-    seconds, compiled, kept = 0.0, 0, 0
-
-    def on_duration(self, event: str, duration_secs: float, **_: str | int) -> None:
-        if event.endswith("backend_compile_duration"):
-            self.seconds += duration_secs
-            self.compiled += 1
-
-    def state(self) -> tuple[float, int, int]:
-        return self.seconds, self.compiled, self.kept
-
-    def on_event(self, event: str, **_: Any) -> None:
-        if event.endswith("compilation_cache/cache_hits"):
-            self.kept += 1
-
-
-_COMPILER = _Compiler()
-jax.monitoring.register_event_duration_secs_listener(_COMPILER.on_duration)
-jax.monitoring.register_event_listener(_COMPILER.on_event)
 
 
 class RunReport:
@@ -58,19 +36,19 @@ class RunReport:
         self.results: dict[str, Any] = {}
         self.quiet = quiet
         self._stages: list[dict[str, Any]] = []
-        self._before = _COMPILER.state()
+        self._before = COMPILER.state()
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Prints the stage's name as it begins, and its wall time as it ends."""
         self._print(f"{name} ...", end=" ")
-        start, compiled = time.perf_counter(), _COMPILER.seconds
+        start, compiled = time.perf_counter(), COMPILER.seconds
         try:
             yield
         except BaseException:
             self._print()
             raise
-        seconds, compiled = time.perf_counter() - start, _COMPILER.seconds - compiled
+        seconds, compiled = time.perf_counter() - start, COMPILER.seconds - compiled
         self._print(f"{seconds:.1f} s" + (f" ({compiled:.1f} s compiling)" if compiled > 0.1 else ""))
         self._stages.append({"stage": name, "seconds": seconds, "compile_seconds": compiled, **_peak_memory()})
 
@@ -89,7 +67,7 @@ class RunReport:
 
     def programs(self) -> dict[str, float]:
         """How many programs the run compiled, in how many seconds, and how many it took from the compile cache."""
-        seconds, compiled, kept = (now - then for now, then in zip(_COMPILER.state(), self._before, strict=True))
+        seconds, compiled, kept = (now - then for now, then in zip(COMPILER.state(), self._before, strict=True))
         return {"compiled": compiled - kept, "compile_seconds": round(seconds, 3), "kept": kept}
 
     def write(self, path: Path | str) -> None:

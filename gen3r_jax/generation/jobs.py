@@ -18,6 +18,7 @@ from gen3r_jax.generation.output import Gen3RPipelineOutput
 from gen3r_jax.generation.pipeline import Gen3RPipeline
 from gen3r_jax.generation.request import Request
 from gen3r_jax.ops.psnr import psnr
+from gen3r_jax.progress import Progress
 from gen3r_jax.storage.files import writing
 from gen3r_jax.storage.folders import mark, require_ours
 from gen3r_jax.storage.locks import Held
@@ -37,12 +38,14 @@ def generate_all(
 
     The sheets of the first MOST_SHEETS go into one picture, ``sheet.png``.
     """
-    parent, failed, taken = options.output or options.output_dir, 0, 0
+    parent, failed, taken, shown = options.output or options.output_dir, 0, 0, None
     if options.jobs:
         require_ours(parent, SCENES, _holds_scenes, among=("sheet.png",), advice="give another --output")
         mark(parent, SCENES)
+    before = sum(_is_done(parent, name) for name, _ in jobs)
+    progress = Progress("jobs", len(jobs), "scene", done=before, quiet=not options.jobs, bar=False)
     for number, (name, request) in enumerate(jobs, 1):
-        if name and (parent / name / "run.json").exists():
+        if _is_done(parent, name):
             print(f"{name}: done before", file=sys.stderr)
             continue
         if name:
@@ -50,7 +53,9 @@ def generate_all(
         try:
             if isinstance(request, UserError):
                 raise request
-            print(_generate(pipeline, request, options))
+            made = _generate(pipeline, request, options)
+            print(made, flush=True)
+            shown = next((made / file for file in SHOWN if (made / file).exists()), None)
         except Held as held:
             if not options.jobs:
                 raise
@@ -59,18 +64,27 @@ def generate_all(
         except UserError as error:
             if not options.jobs:
                 raise
-            if name and (parent / name / "run.json").exists():  # another process was faster
+            if _is_done(parent, name):  # another process was faster
                 continue
             failed += 1
             print(f"{name}: error: {error}", file=sys.stderr)
+        finally:
+            progress.advance()
     sheets = {name: parent / name / "sheet.png" for name, _ in jobs[:MOST_SHEETS] if name}
     if sheets := {name: file for name, file in sheets.items() if file.exists()}:
-        stack_pictures(parent / "sheet.png", sheets)
+        shown = parent / "sheet.png"
+        stack_pictures(shown, sheets)
     if taken:
         print(f"{taken} of {len(jobs)} jobs were left to other processes", file=sys.stderr)
     if failed:
         print(f"{failed} of {len(jobs)} jobs failed", file=sys.stderr)
+    if shown:
+        print(f"open {shown}", file=sys.stderr)
     return 1 if failed else 0
+
+
+def _is_done(parent: Path, name: str) -> bool:
+    return bool(name) and (parent / name / "run.json").exists()
 
 
 def _holds_scenes(folder: epath.Path) -> bool:
@@ -122,8 +136,6 @@ def _generate(pipeline: Gen3RPipeline, request: Request, options: argparse.Names
         f"{made['compiled']} programs compiled in {made['compile_seconds']:.1f} s, {made['kept']} kept from before",
         file=sys.stderr,
     )
-    if shown := [folder / name for name in SHOWN if (folder / name).exists()]:
-        print(f"open {shown[0]}", file=sys.stderr)
     return folder
 
 

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from gen3r_jax import module
 from gen3r_jax.data.encoded import Header, SampleWriter, holds_latents
 from gen3r_jax.data.loader import make_loader
 from gen3r_jax.errors import UserError
+from gen3r_jax.progress import Progress
 from gen3r_jax.sharding import fetch
 from gen3r_jax.stages.config import RunOptions
 from gen3r_jax.storage.folders import claimed
@@ -91,20 +91,20 @@ def _write(
     size = min(how.batch, clips)
     data = loader(batch_size=size, split=split)
     per_file = how.per_file // how.batch
-    batches = -(-clips // size)
-    with tqdm(total=clips, unit="clip", desc=split) as progress:
-        for number, first in enumerate(range(0, batches, per_file)):
-            count = min(per_file, batches - first)
-            writer = SampleWriter(folder, split, number)
-            if number % part[1] == part[0] and not writer.file.exists():
-                data.set_state({"next_index": first})
-                with writer:
-                    for clip in itertools.islice(data, count):
-                        for sample_id, arrays in samples(encoder, frozen, clip, how.dtype):
-                            writer.add(sample_id, arrays)
-                            progress.update()
-            else:
-                progress.update(count * size)
+    batches = range(-(-clips // size))
+    todo: list[tuple[SampleWriter, range]] = []
+    for number, first in enumerate(batches[::per_file]):
+        writer = SampleWriter(folder, split, number)
+        if number % part[1] == part[0] and not writer.file.exists():
+            todo.append((writer, batches[first : first + per_file]))
+    with Progress(f"encoding {split} clips", size * sum(len(some) for _, some in todo), "clip") as progress:
+        for writer, some in todo:
+            data.set_state({"next_index": some.start})
+            with writer:
+                for clip in itertools.islice(data, len(some)):
+                    for sample_id, arrays in samples(encoder, frozen, clip, how.dtype):
+                        writer.add(sample_id, arrays)
+                        progress.advance()
     data.close()
 
 

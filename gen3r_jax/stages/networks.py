@@ -12,6 +12,7 @@ from flax import nnx
 from jaxtyping import Array, Float, UInt8
 
 from gen3r_jax import module
+from gen3r_jax.carried import ROOT
 from gen3r_jax.errors import UserError
 from gen3r_jax.generation import networks
 from gen3r_jax.models.registry import EXACT, NETWORKS
@@ -104,5 +105,6 @@ def _held(name: str, params: Params, cast: Callable[[Any], Any]) -> Params:
 def _advice(name: str) -> str:
     return (
         f"convert the official ones (gen3r convert {name} --source FILE_OR_DIR --output DIR/{name}, or all with "
-        "gen3r convert gen3r) and give --config.weights.dir=DIR"
+        "gen3r convert gen3r) and give --config.weights.dir=DIR, or take the small model: --config.model.preset=nano "
+        f"--config.weights.dir={ROOT / 'pretrained' / 'nano'}"
     )

@@ -94,7 +94,10 @@ def train(
                 data.close()
                 if validation_data is not None:
                     validation_data.close()
+            writer.say(f"trained to step {phases[-1].end}; the weights are in {files.place / 'weights'}")
         wait_for_all("done")
+    if jax.process_index() == 0:
+        print(f"open {files.place / 'loss.png'}", file=sys.stderr)
 
 
 def _load(

@@ -1,7 +1,6 @@
-"""Where a run's numbers go: progress bar, ``metrics.jsonl``, TensorBoard, ``loss.png``."""
+"""Where a run's numbers go: progress, ``metrics.jsonl``, TensorBoard, ``loss.png``."""
 
 import json
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,8 +10,8 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 from tensorboardX import SummaryWriter
-from tqdm import tqdm
 
+from gen3r_jax.progress import Progress
 from gen3r_jax.storage.files import read_json_lines, replacing, write_text, writing
 
 
@@ -29,11 +28,7 @@ class MetricsWriter:
         self._path = workdir / "metrics.jsonl"
         self._plot_path = workdir / "loss.png"
         self._enabled = enabled
-        # Into a file or a job's log go few lines, onto a terminal a live bar.
-        interval = 0.1 if sys.stderr.isatty() else 15.0
-        self._bar = tqdm(
-            total=total, initial=start, unit="step", disable=not enabled, mininterval=interval, dynamic_ncols=True
-        )
+        self._progress = Progress("training", total, "step", done=start, quiet=not enabled)
         if enabled:
             kept = [json.dumps(line) for line in read_metrics(self._path) if start and line["step"] <= start]
             write_text(self._path, "".join(line + "\n" for line in kept))
@@ -44,13 +39,13 @@ class MetricsWriter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._bar.close()
+        self._progress.close()
         if self._enabled:
             self._file.close()
             self._board.close()
 
     def write(self, step: int, values: Mapping[str, float], advance: bool = True) -> None:
-        """Records the values of `step`; `advance` moves the bar on to it."""
+        """Records the values of `step`; `advance` moves the progress on to it."""
         if not self._enabled:
             return
         with writing(self._path):
@@ -59,13 +54,12 @@ class MetricsWriter:
         for name, value in values.items():
             self._board.add_scalar(name, value, step)
         if advance:
-            self._bar.set_postfix(loss=f"{values['loss']:.4g}", refresh=False)
-            self._bar.update(step - self._bar.n)
+            self._progress.advance(step - self._progress.done, loss=f"{values['loss']:.4g}")
 
     def say(self, text: str) -> None:
-        """Prints a line without breaking the bar."""
+        """Prints a line without breaking the progress bar."""
         if self._enabled:
-            tqdm.write(text, file=sys.stderr)
+            self._progress.say(text)
 
     def plot(self) -> None:
         """Draws ``loss.png`` from everything recorded so far."""

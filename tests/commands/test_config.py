@@ -331,7 +331,7 @@ MISTAKES = {
         "unknown key config.model.changes.vggt.depht (did you mean depth?)",
     ),
     "side": (["--config.train.side=500"], "side 500 is not a multiple of 112; nearest: 448, 560"),
-    "weights": (["--config.model.preset=gen3r", "--config.weights.dir=nowhere"], "gen3r convert vggt"),
+    "weights": (["--config.model.preset=gen3r", "--config.weights.dir=nowhere"], "preset=nano --config.weights.dir="),
 }
 
 

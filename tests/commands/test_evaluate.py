@@ -241,6 +241,7 @@ def test_the_command(weights, tmp_path):
     }  # fmt: skip
     for name in ("report.md", "report.json", "sheet.jpg"):
         assert (tmp_path / "out" / name).exists()
+    assert "evaluation: " in done.stderr and done.stderr.endswith(f"open {tmp_path / 'out'}/report.md\n")
     before = (tmp_path / "out" / "scenes" / "000000.json").stat().st_mtime_ns
     (tmp_path / "out" / "scenes" / "000001.json").unlink()  # as if it had been stopped there
     done = run(*arguments)

@@ -160,7 +160,8 @@ def test_jobs_go_on_where_they_stopped(official, pictures, tmp_path, capsys):
     errors = capsys.readouterr().err
     for part in ("broken: error:", "unknown key job.speed", "job0005: error: the line is not JSON"):
         assert part in errors, part
-    assert "3 of 5 jobs failed" in errors
+    assert "3 of 5 jobs failed" in errors and "jobs: 5 of 5 scenes, " in errors
+    assert errors.splitlines()[-1].startswith("open ") and errors.splitlines()[-1].endswith("sheet.png")
     assert sorted(path.name for path in tmp_path.glob("[!.]*")) == ["one", "sheet.png", "two"]
     heights = [Image.open(tmp_path / name / "sheet.png").height for name in (".", "one", "two")]
     assert heights[0] > heights[1] + heights[2]

@@ -1,0 +1,108 @@
+"""How far a work is, and what of its time went into compiling programs."""
+
+import sys
+import time
+from typing import Any, Self
+
+import jax
+from tqdm import tqdm
+
+SECONDS = 30.0
+"""Between two lines in a log, at least."""
+
+
+class Compiler:
+    """Counts, since the import, the programs that were compiled, the seconds that took, and those that were kept."""
+
+    seconds, compiled, kept = 0.0, 0, 0
+
+    def on_duration(self, event: str, duration_secs: float, **_: str | int) -> None:
+        if event.endswith("backend_compile_duration"):
+            self.seconds += duration_secs
+            self.compiled += 1
+
+    def state(self) -> tuple[float, int, int]:
+        return self.seconds, self.compiled, self.kept
+
+    def on_event(self, event: str, **_: Any) -> None:
+        if event.endswith("compilation_cache/cache_hits"):
+            self.kept += 1
+
+
+COMPILER = Compiler()
+jax.monitoring.register_event_duration_secs_listener(COMPILER.on_duration)
+jax.monitoring.register_event_listener(COMPILER.on_event)
+
+
+class Progress:
+    """Tells on standard error how far a work of many items is; a context manager.
+
+    On a terminal that is a bar. A log, which bars would fill, gets a line after the first item, then one every
+    ``SECONDS``, or after every item where items take longer, and one after the last. A line says what is under way, how
+    much of it is done, how long an item takes without compilation, and when the next line is due.
+
+    Args:
+      doing: what is under way.
+      total: number of items, those done before included.
+      unit: what an item is, in the singular.
+      done: items that were done before.
+      quiet: whether nothing is told.
+      bar: whether there is a bar on a terminal; without, there are lines, too, between those that others print.
+    """
+
+    def __init__(self, doing: str, total: int, unit: str, *, done: int = 0, quiet: bool = False, bar: bool = True):
+        bar = bar and not quiet and sys.stderr.isatty()
+        self.done = done
+        self._doing, self._total, self._unit = doing, total, unit
+        self._logs = not quiet and not bar
+        self._bar = tqdm(total=total, initial=done, desc=doing, unit=unit, disable=not bar, dynamic_ncols=True)
+        self._wait = 0.0
+        self._mark()
+        if self._logs and done < total:
+            self._print(f"{self._state()}; the next line is due after one more {unit}")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._bar.close()
+
+    def advance(self, count: int = 1, **values: str) -> None:
+        """Counts items that are done; `values` of the last one are told with them."""
+        self.done += count
+        self._bar.set_postfix(values, refresh=False)
+        self._bar.update(count)
+        last = self.done >= self._total
+        if not self._logs or not (last or time.monotonic() - self._told >= self._wait):
+            return
+        compiling = COMPILER.seconds - self._compiled
+        each = max(0.0, time.monotonic() - self._told - compiling) / max(1, self.done - self._before)
+        told = [self._state(), f"{each:.3g} s a {self._unit}"]
+        told += [f"{compiling:.1f} s of compiling beside that"] * (compiling > 0.1)
+        told += [f"{name} {value}" for name, value in values.items()]
+        self._wait = max(SECONDS, each)
+        due = f"; about {_duration(each * (self._total - self.done))} left, the next line is due in {self._wait:.0f} s"
+        self._print(", ".join(told) + ("" if last else due))
+        self._mark()
+
+    def say(self, line: str) -> None:
+        """Prints a line without breaking the bar."""
+        tqdm.write(line, file=sys.stderr)
+
+    def _state(self) -> str:
+        return f"{self._doing}: {self.done} of {self._total} {self._unit}s"
+
+    def _mark(self) -> None:
+        self._told, self._before, self._compiled = time.monotonic(), self.done, COMPILER.seconds
+
+    def _print(self, line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
