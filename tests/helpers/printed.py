@@ -1,20 +1,8 @@
-"""What README and docs print: commands and blocks of Python; and a process that reads the words of many commands.
+"""What README and docs print: commands and blocks of Python."""
 
-``python -m tests.helpers.printed`` takes a JSON list of command lines (lists of words) and answers with what was wrong
-with each, "" where nothing was: their own parsers read them, and their configs are read, but nothing runs. All are read
-by children of one process that has imported what they need, so each takes milliseconds.
-"""
-
-import argparse
-import io
-import json
-import os
 import re
-import runpy
 import shlex
-import sys
 from collections.abc import Iterator
-from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 
 from tests.helpers.paths import REPOSITORY
@@ -76,71 +64,3 @@ def _open_quote(text: str) -> bool:
     except ValueError:
         return True
     return False
-
-
-def _read(words: list[str]) -> None:
-    """Lets a command read its words, and ends where it would begin to work."""
-    from absl import app
-
-    def parse_args(parser, arguments=None, namespace=None):
-        real(parser, arguments, namespace)
-        raise SystemExit(0)
-
-    def run(main, flags_parser, **_):
-        flags_parser(sys.argv)
-        _read_config()
-        raise SystemExit(0)
-
-    real, argparse.ArgumentParser.parse_args = argparse.ArgumentParser.parse_args, parse_args
-    app.run = run
-    sys.argv = words
-    module = "gen3r_jax" if words[0] == "gen3r" else words[2]
-    if words[0] == "python":
-        sys.argv = words[2:]
-    runpy.run_module(module, run_name="__main__", alter_sys=True)
-    raise SystemExit("the command did not read its words")
-
-
-def _read_config() -> None:
-    """Reads the config's keys as training and evaluation do, whatever data there are."""
-    from gen3r_jax.command_line import CONFIG
-    from gen3r_jax.evaluation.options import read_evaluation
-    from gen3r_jax.generation.settings import GenerationSettings
-    from gen3r_jax.stages.config import read_config
-
-    values = CONFIG.value.to_dict()
-    if "stage" in values:
-        values["data"]["source"] = values["data"]["source"] or "procedural"
-        read_config(values)
-    else:
-        read_evaluation(values, GenerationSettings())
-
-
-def main() -> None:
-    import gen3r_jax.evaluation.options
-    import gen3r_jax.stages.config  # noqa: F401
-
-    json.dump([_wrong_with(words) for words in json.load(sys.stdin)], sys.stdout)
-
-
-def _wrong_with(words: list[str]) -> str:
-    reading, writing = os.pipe()
-    if not os.fork():
-        said, wrong = io.StringIO(), ""
-        try:
-            with redirect_stderr(said), redirect_stdout(said):
-                _read(words)
-        except SystemExit as end:
-            wrong = "" if end.code in (0, None) else f"{said.getvalue()[-500:]} {end.code}"
-        except BaseException as error:
-            wrong = repr(error)
-        os.write(writing, wrong.encode())
-        os._exit(0)
-    os.close(writing)
-    os.wait()
-    with open(reading) as pipe:
-        return pipe.read()
-
-
-if __name__ == "__main__":
-    main()

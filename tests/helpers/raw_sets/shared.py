@@ -13,18 +13,20 @@ SIZE = (48, 64)
 FOCAL = (50.0, 50.0)
 CENTRE = (33.0, 23.5)
 FRAMES = 3
+STEP = 0.5
+"""Metres that the camera moves from a frame to the next."""
 
 
 def c2w(index: float) -> np.ndarray:
-    return np.array([[0, 0, 1, 1 + 0.5 * index], [0, 1, 0, 2], [-1, 0, 0, 3], [0, 0, 0, 1]], np.float64)
+    return np.array([[0, 0, 1, 1 + STEP * index], [0, 1, 0, 2], [-1, 0, 0, 3], [0, 0, 0, 1]], np.float64)
 
 
 def w2c(index: float) -> np.ndarray:
-    return np.array([[0, 0, -1, 3], [0, 1, 0, -2], [1, 0, 0, -1 - 0.5 * index], [0, 0, 0, 1]], np.float64)
+    return np.array([[0, 0, -1, 3], [0, 1, 0, -2], [1, 0, 0, -1 - STEP * index], [0, 0, 0, 1]], np.float64)
 
 
 def depth(index: float, size: tuple[int, int] = SIZE) -> np.ndarray:
-    return np.full(size, 2 - 0.5 * index, np.float32)
+    return np.full(size, 2 - STEP * index, np.float32)
 
 
 def intrinsics() -> np.ndarray:
@@ -39,7 +41,7 @@ def picture(
 ) -> np.ndarray:
     """What the camera sees: smooth paint on the plane, different everywhere."""
     y, x = np.meshgrid(np.arange(size[0]) + 0.5, np.arange(size[1]) + 0.5, indexing="ij")
-    distance = 2 - 0.5 * index
+    distance = 2 - STEP * index
     return paint((x - centre[0]) / focal[0] * distance, (y - centre[1]) / focal[1] * distance)
 
 
