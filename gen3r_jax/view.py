@@ -70,11 +70,13 @@ def serve(scene: Scene, port: int, host: str = "127.0.0.1") -> Any:
 
 def _require_address(host: str, port: int) -> None:
     """Raises UserError where the server, which would only tell its own thread, could not listen."""
+    if not 0 <= port < 1 << 16:  # some systems take the rest of a larger number
+        raise UserError(f"cannot listen at {host} port {port}: ports are below 65536; give another --host or --port")
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.create_server(address[:2], family=family):
             pass
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         if getattr(error, "errno", None) != errno.EADDRINUSE:
             reason = getattr(error, "strerror", None) or error
             raise UserError(f"cannot listen at {host} port {port}: {reason}; give another --host or --port") from None

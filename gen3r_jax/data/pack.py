@@ -14,7 +14,6 @@ from etils import epath
 from tqdm import tqdm
 
 from gen3r_jax.data.depth import encode_depth
-from gen3r_jax.data.encoded import holds_latents
 from gen3r_jax.data.images import Picture, encode_image, read_image
 from gen3r_jax.data.procedural import KINDS, Difficulty
 from gen3r_jax.data.shards import SUFFIX, ShardWriter, list_shards, read_index, read_settings
@@ -59,6 +58,8 @@ def pack(source: Source, output: Path, settings: dict[str, Any], *, workers: int
 
 
 def _has_shards(folder: epath.Path) -> bool:
+    from gen3r_jax.data.encoded import holds_latents  # which takes a second, and --help needs none of it
+
     return any(folder.glob(f"*{SUFFIX}")) and not holds_latents(folder)
 
 

@@ -192,7 +192,8 @@ def test_settings_that_do_not_fit_are_refused(weights, images, tmp_path, argumen
     assert message in str(error.value)
 
 
-def test_weights_know_their_size(images, tmp_path):
+def test_weights_know_their_size(weights, images, tmp_path):
+    (tmp_path / "vggt").symlink_to(weights / "vggt")
     (tmp_path / "generation.json").write_text('{"height": 500, "width": 500}')
     with pytest.raises(UserError, match="side 500 is not a multiple of 112"):
         main(["--weights", str(tmp_path), "--frames", str(images), "--output", str(tmp_path / "out")])
