@@ -227,7 +227,7 @@ def test_the_command(weights, tmp_path):
         part = {"videos_dirs": "images", "cameras_paths": "transforms.json", "captions_paths": "captions.txt"}[name]
         with (root / f"test_{name}.txt").open("a") as file:
             file.write(f"\n{tmp_path}/short/re10k/scene0/{part}")
-    arguments = ["--weights", weights, "--data", root, "--output", tmp_path / "out", *SMALL]
+    arguments = ["--weights", weights, "--data", root, "--output", tmp_path / "out", "--most_bad", "1", *SMALL]
     for part in ("0/2", "1/2"):
         done = run(*arguments, "--part", part)
         assert done.returncode == 0, done.stderr
