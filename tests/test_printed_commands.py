@@ -51,6 +51,8 @@ PLACEHOLDERS = {
     "[:tiny]": ":tiny",
     "--component NAME --frames T --side S": "--component vggt_aggregator --frames 1 --side 112",
     "prove NETWORK": "prove vggt",
+    "prepare NAME": "prepare re10k",
+    "--restore STEP": "--restore 100",
     "evaluate ...": "evaluate --config configs/eval.py",
     " ...": "",
 }

@@ -45,6 +45,8 @@ def _read_config() -> None:
     from gen3r_jax.generation.settings import GenerationSettings
     from gen3r_jax.stages.config import read_config
 
+    if CONFIG.value is None:
+        raise SystemExit("the following arguments are required: --config")
     values = CONFIG.value.to_dict()
     if "stage" in values:
         values["data"]["source"] = values["data"]["source"] or "procedural"
