@@ -50,7 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _convert(options: argparse.Namespace) -> list[str]:
     # What takes seconds to import waits until the flags are read: --help needs none of it.
-    from conversion.checkpoints import convert_checkpoint, invert_weights, random_checkpoint
+    from conversion.commands import convert_checkpoint, invert_weights, random_checkpoint
     from conversion.networks import CONVERTIBLE
     from conversion.pipeline_folder import convert_pipeline, random_pipeline
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from conversion.checkpoints import convert_checkpoint, random_checkpoint
+from conversion.commands import convert_checkpoint, random_checkpoint
 from conversion.networks import NETWORKS
 from gen3r_jax.carried import find_folder
 from gen3r_jax.errors import UserError, notice

@@ -32,7 +32,7 @@ FLOORS = {
     "gen3r_jax.training": 4,
     "conversion.rules": 4,
     "conversion.tables": 4,
-    "conversion.checkpoints": 4,
+    "conversion.commands": 4,
     "conversion.networks": 4,
     "conversion.torch_files": 4,
     "conversion.safetensors_files": 4,

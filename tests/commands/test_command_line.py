@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from conversion.__main__ import OPTIONAL, SHARD_GB, TITLES
-from conversion.checkpoints import SHARD_BYTES
+from conversion.commands import SHARD_BYTES
 from conversion.networks import CONVERTIBLE, NETWORKS
 from gen3r_jax import __version__
 from gen3r_jax.__main__ import COMMANDS

@@ -13,7 +13,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from conversion.__main__ import main
-from conversion.checkpoints import random_checkpoint
+from conversion.commands import random_checkpoint
 from conversion.networks import NETWORKS
 from conversion.prove import require_equal
 from conversion.torch_files import open_checkpoint, write_checkpoint

@@ -16,7 +16,7 @@ from scipy.spatial.distance import cdist
 from scipy.spatial.transform import Rotation
 
 from conversion.__main__ import main
-from conversion.checkpoints import random_checkpoint
+from conversion.commands import random_checkpoint
 from conversion.rules import manifest
 from conversion.tables import lpips as lpips_table
 from gen3r_jax.evaluation import paper, tables

@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 from safetensors.numpy import save_file
 
-from conversion.checkpoints import convert_checkpoint
+from conversion.commands import convert_checkpoint
 from conversion.recording import Recording
 from conversion.rules import convert, manifest
 from conversion.tables.wan_dit import TABLE

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from conversion.checkpoints import random_checkpoint
+from conversion.commands import random_checkpoint
 from conversion.pipeline_folder import find_weights, random_pipeline
 from gen3r_jax.errors import UserError
 from gen3r_jax.info import describe
