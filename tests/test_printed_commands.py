@@ -196,7 +196,7 @@ def workplace(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.mark.slow
+@pytest.mark.printed
 def test_everything_runs(workplace):
     """In the order of the documents, but for the data sets, which others speak of as given, first."""
     items = sorted((x for x in BLOCKS if not reason(x)), key=lambda item: "datasets.md" not in item.place)
