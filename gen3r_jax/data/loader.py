@@ -7,6 +7,7 @@ its order. Process p of P gets the clips p, p + P, p + 2 P, ...
 import atexit
 import logging
 import math
+import multiprocessing
 import operator
 import weakref
 from collections.abc import Mapping, Sequence
@@ -160,6 +161,8 @@ class Loader(grain.DatasetIterator):
         try:
             batch = within(self._worker_timeout, lambda: next(running))
         except TimeoutError:
+            for child in multiprocessing.active_children():
+                child.kill()  # Grain would wait for it when it closes
             self._stop()
             raise UserError(
                 f"{worker} has given nothing for {self._worker_timeout:g} s, on its way to batch {self._next_index} "

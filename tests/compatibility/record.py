@@ -76,6 +76,7 @@ def generation_hashes() -> dict[str, str]:
         num_inference_steps=2,
         guidance_scale=2.0,
         seed=7,
+        negative_prompt="bad detailed",  # that of the weights' folder is another
     )
     w2c, intrinsics = result.cameras
     return {
