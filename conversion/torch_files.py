@@ -134,7 +134,7 @@ def _open_folder(path: Path) -> _Content:
 
 
 def _instead(path: Path, found: list[Path]) -> str:
-    """What to do with a folder without weights."""
+    """Advice for a folder without weights."""
     if any(file.suffix == ".distcp" for file in found):
         command = f"python -m torch.distributed.checkpoint.format_utils dcp_to_torch {path} {path}.pth"
         return f"it is a distributed checkpoint; make one file of it with {command}"

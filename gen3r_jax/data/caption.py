@@ -19,7 +19,7 @@ from gen3r_jax.storage.files import parse_json, read_lines, write_text
 
 @dataclass(frozen=True)
 class Merged:
-    """What was done with a file of captions.
+    """Count what was done with a file of captions.
 
     summary: in a few lines of text. lines: how many there were. bad: how many were no captions, or of scenes whose
     captions lie outside of the root.

@@ -84,7 +84,7 @@ def _shorter_scenes(folder: Path, min_frames: int) -> set[str]:
 
 
 def read_catalogue(path: Path) -> dict[str, int]:
-    """How many frames each scene of a ``scenes.jsonl`` has. Raises UserError where the file is damaged."""
+    """Read how many frames each scene of a ``scenes.jsonl`` has. Raises UserError where the file is damaged."""
     frames = {}
     for number, scene in read_json_lines(path):
         if not isinstance(scene.get("id"), str) or not isinstance(scene.get("frames"), int):

@@ -42,7 +42,7 @@ LIST_FILES = tuple(f"{split}_{kind}.txt" for split in ("train", "test", "eval") 
 EVALUATION_FRAMES = 49
 
 SET, ROOT = "a prepared set", "a root of prepared sets"
-"""What the markers of the two say."""
+"""The kinds of the two folders, as their markers name them."""
 
 
 @dataclass(frozen=True)
