@@ -43,9 +43,22 @@ def merge(graphdef: nnx.GraphDef[Module], params: Params) -> Module:
     return nnx.merge(graphdef, _rename_keys(params, lambda key: int(key) if key.isdigit() else key))
 
 
+class _SameKey(nnx.RngStream):
+    """Gives one key to every initialiser: shapes do not depend on it, and new keys are a third of the tracing."""
+
+    def __call__(self) -> jax.Array:
+        return self.key[...]
+
+
 def abstract(build: Callable[[nnx.Rngs], Module]) -> tuple[nnx.GraphDef[Module], Params]:
     """:func:`split` of ``build(rngs)`` with ``jax.ShapeDtypeStruct`` leaves: nothing is allocated."""
-    graphdef, state = nnx.split(nnx.eval_shape(lambda: build(nnx.Rngs(0))))
+
+    def shapes() -> Module:
+        rngs = nnx.Rngs(0)
+        rngs.default = _SameKey(0, tag="default")
+        return build(rngs)
+
+    graphdef, state = nnx.split(nnx.eval_shape(shapes))
     return graphdef, _rename_keys(nnx.to_pure_dict(state), str)
 
 

@@ -22,7 +22,6 @@ from typing import Any
 
 import jax
 import numpy as np
-import optax
 from jax.experimental import mesh_utils, multihost_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
@@ -203,27 +202,6 @@ def param_shardings(params: Any, mesh: Mesh) -> Any:
     return treedef.unflatten(
         NamedSharding(mesh, _param_spec(name, leaf.shape, mesh))
         for name, leaf in zip(module.flatten(params), leaves, strict=True)
-    )
-
-
-def opt_state_shardings(tx: optax.GradientTransformation, params: Any, shardings: Any, mesh: Mesh) -> Any:
-    """A tree of shardings like ``tx.init(params)``: moments lie as their parameters do, the rest is everywhere.
-
-    Without this, ``jit(tx.init)`` would put a whole copy of every moment on every device.
-    """
-    state = jax.eval_shape(tx.init, params)
-    everywhere = NamedSharding(mesh, PartitionSpec())
-
-    def masked(leaf: Any) -> bool:
-        return isinstance(leaf, optax.MaskedNode)  # a parameter that another of several optimizers moves
-
-    return optax.tree_map_params(
-        tx,
-        lambda leaf, sharding: leaf if masked(leaf) else sharding,
-        state,
-        shardings,
-        transform_non_params=lambda _: everywhere,
-        is_leaf=masked,
     )
 
 

@@ -41,9 +41,9 @@ def main(arguments: Sequence[str]) -> None:
     import jax
 
     from gen3r_jax.stages.config import loader_of, read_config, with_defaults
-    from gen3r_jax.storage.checkpoint import go_back
     from gen3r_jax.storage.compile_cache import use_compile_cache
     from gen3r_jax.storage.folders import claimed
+    from gen3r_jax.storage.train_checkpoints import go_back
     from gen3r_jax.training.distributed import initialize, peer_errors, wait_for_all
     from gen3r_jax.training.loop import train
     from gen3r_jax.training.workdir import KIND, claim_workdir, is_run

@@ -7,7 +7,7 @@ from jaxtyping import Float, UInt8
 
 from gen3r_jax.export.images import image_names
 from gen3r_jax.export.pointcloud import at_most
-from gen3r_jax.geometry.camera_files.colmap import to_text, write_colmap_cameras
+from gen3r_jax.geometry.camera_files.colmap import write_colmap_cameras
 from gen3r_jax.scene import Scene
 from gen3r_jax.storage.files import write_text
 
@@ -23,6 +23,7 @@ def write_colmap(
     """
     directory, names = Path(directory), image_names(len(scene.rgb))
     write_colmap_cameras(directory, names, scene.w2c, scene.intrinsics, scene.rgb.shape[1:3])
-    rows = zip(*at_most(MOST_POINTS, points, colors), strict=True)
-    cloud = [f"{i} {to_text(*point)} {r} {g} {b} 0" for i, (point, (r, g, b)) in enumerate(rows, 1)]
+    points, colors = at_most(MOST_POINTS, points, colors)
+    rows = zip(range(1, len(points) + 1), *points.T.tolist(), *colors.T.tolist(), strict=True)
+    cloud = [f"{i} {x:.9g} {y:.9g} {z:.9g} {r} {g} {b} 0" for i, x, y, z, r, g, b in rows]
     write_text(directory / "points3D.txt", "\n".join(["# POINT3D_ID X Y Z R G B ERROR", *cloud]) + "\n")

@@ -16,7 +16,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.experimental.pallas.ops.tpu import splash_attention
 from jaxtyping import Array, Float
 
 from gen3r_jax.ops.context_parallel import Layout, on_every_device
@@ -133,6 +132,8 @@ _cudnn.defvjp(_cudnn_forward, lambda vjp, gradient: vjp(gradient))
 
 
 def _splash(q: Array, k: Array, v: Array, *, interpret: bool = False) -> Array:
+    from jax.experimental.pallas.ops.tpu import splash_attention  # slow to import, and only TPUs need it
+
     n, m, heads, d = q.shape[1], k.shape[1], q.shape[2], q.shape[3]
     block_q, block_kv = _tile(n), _tile(m)
     padded_n, padded_m = (math.ceil(size / block) * block for size, block in ((n, block_q), (m, block_kv)))

@@ -1,14 +1,12 @@
-"""What goes to disk: the weights of a network, and the state of a training run.
+"""The folder of a network's weights, which appears under its name only when it is complete.
 
-A network is a folder: ``config.json`` holds ``{"format_version": 1, "network": class name, "config": {...}}`` and
-``params`` the parameters as Orbax writes a nested dict, or ``params.safetensors`` the same in one file, by dotted
-names, for small networks that are handed around; ``hashes.json`` tells damage. A run has one folder a step with the
-items ``state``, ``data`` (the position in the data, the same for all processes), ``config`` and ``checksums`` (of the
-first two). Any folder appears under its name only when it is complete.
+``config.json`` holds ``{"format_version": 1, "network": class name, "config": {...}}`` and ``params`` the parameters as
+Orbax writes a nested dict, or ``params.safetensors`` the same in one file, by dotted names, for small networks that are
+handed around; ``hashes.json`` tells damage. Orbax is imported where it is used: a start that reads small networks does
+without it.
 """
 
 import dataclasses
-import itertools
 import json
 import logging
 import os
@@ -18,24 +16,20 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import grain
 import jax
 import jax.numpy as jnp
 import numpy as np
-import orbax.checkpoint as ocp
 from etils import epath
 from flax import nnx
-from orbax.checkpoint import checkpoint_managers as policies
 from safetensors import SafetensorError, safe_open
 from safetensors.flax import save_file
 
 from gen3r_jax import module
-from gen3r_jax.errors import UserError, notice
+from gen3r_jax.errors import UserError
 from gen3r_jax.module import AnyNetwork, Network, Params
 from gen3r_jax.options import read_options
 from gen3r_jax.sharding import fetch, param_shardings
-from gen3r_jax.storage.checksums import array_checksums, json_checksum
-from gen3r_jax.storage.files import read_json, refuse_newer, replacing, write_json, writing
+from gen3r_jax.storage.files import read_json, refuse_newer, replacing, write_json
 from gen3r_jax.storage.hashes import all_whole, require_whole, write_hashes
 
 FORMAT_VERSION = 1
@@ -67,6 +61,8 @@ def save_weights(path: epath.PathLike, network_class: type[Network], config: Any
     if jax.process_index() > 0:
         return
     path = epath.Path(path).absolute()
+    import orbax.checkpoint as ocp
+
     alone = ocp.options.MultiprocessingOptions(primary_host=0, active_processes={0}, barrier_sync_key_prefix="alone")
     partial, old = (path.parent / f".{path.name}.{suffix}" for suffix in ("partial", "old"))
     try:
@@ -92,7 +88,7 @@ def save_weights(path: epath.PathLike, network_class: type[Network], config: Any
     except UserError:
         raise
     except (OSError, ValueError) as error:  # TensorStore reports a full disk as a ValueError
-        raise UserError(f"cannot write weights to {path}: {_reason(error)}") from error
+        raise UserError(f"cannot write weights to {path}: {reason(error)}") from error
 
 
 def save_compact(path: epath.PathLike, network_class: type[Network], config: Any, params: Params) -> None:
@@ -108,7 +104,7 @@ def save_compact(path: epath.PathLike, network_class: type[Network], config: Any
             save_file(module.flatten(params), temporary)
         write_hashes(path)
     except SafetensorError as error:
-        raise UserError(f"cannot write weights to {path}: {_reason(error)}") from error
+        raise UserError(f"cannot write weights to {path}: {reason(error)}") from error
 
 
 def _description(network_class: type[Network], config: Any) -> dict[str, Any]:
@@ -177,9 +173,9 @@ def load_network(
     except UserError:
         raise
     except Exception as error:  # Orbax and TensorStore each raise their own kinds
-        if _is_no_damage(error):
+        if is_no_damage(error):
             raise
-        raise UserError(f"weights in {path} are damaged ({_reason(error)}); make them again") from error
+        raise UserError(f"weights in {path} are damaged ({reason(error)}); make them again") from error
 
 
 def _lacking(path: epath.Path, wanted: Params, pattern: str) -> set[str]:
@@ -219,7 +215,7 @@ def _restore_params(
         return _dtype_of(key, stored, dtype, exact)
 
     if not (path / "params").exists():
-        with safe_open(path / COMPACT, "flax") as file:
+        with safe_open(path / COMPACT, "np") as file:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         refuse_mismatch(f"weights in {path} do not fit {name}", wanted, tensors)
 
@@ -229,6 +225,8 @@ def _restore_params(
 
         placed = [place(*item) for item in module.flatten(shardings).items()]
         return jax.tree.unflatten(jax.tree.structure(wanted), placed)
+    import orbax.checkpoint as ocp
+
     with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
         stored = checkpointer.metadata(path / "params").item_metadata.tree
         refuse_mismatch(f"weights in {path} do not fit {name}", wanted, stored)
@@ -280,10 +278,12 @@ def stored_leaves(path: epath.PathLike) -> dict[str, jax.ShapeDtypeStruct]:
     """Shapes and dtypes of the parameters in a network's folder, by dotted name."""
     path = epath.Path(path).absolute()
     if (path / "params").exists():
+        import orbax.checkpoint as ocp
+
         with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
             leaves = module.flatten(checkpointer.metadata(path / "params").item_metadata.tree)
         return {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for name, leaf in leaves.items()}
-    with safe_open(path / COMPACT, "flax") as file:
+    with safe_open(path / COMPACT, "np") as file:
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     return {key: jax.ShapeDtypeStruct(x.shape, x.dtype) for key, x in tensors.items()}
 
@@ -302,153 +302,7 @@ def refuse_mismatch(subject: str, wanted: Any, stored: Any) -> None:
         raise UserError(f"{subject}: {'; '.join(problems)}")
 
 
-class TrainCheckpoints:
-    """The checkpoints of one run in `directory`, written in the background: the last `keep` and every `keep_every`-th.
-
-    A context manager: leaving it waits for the last write. Every method raises UserError when the disk cannot be
-    written; the checkpoints that were complete before stay as they are.
-    """
-
-    def __init__(self, directory: epath.PathLike, *, keep: int, keep_every: int = 0):
-        self.directory = epath.Path(directory).absolute()
-        kept = [policies.LatestN(keep)] + ([policies.EveryNSteps(keep_every)] if keep_every else [])
-        try:
-            self._manager = ocp.CheckpointManager(
-                self.directory,
-                item_handlers={
-                    "state": ocp.StandardCheckpointHandler(),
-                    # One file for all processes: the position is the same for each, and others may go on from it.
-                    "data": ocp.JsonCheckpointHandler(),
-                    "config": ocp.JsonCheckpointHandler(),
-                    "checksums": ocp.JsonCheckpointHandler(),
-                },
-                options=ocp.CheckpointManagerOptions(
-                    preservation_policy=policies.AnyPreservationPolicy(kept),
-                    cleanup_tmp_directories=True,
-                    # Made in the background, processes wait for them by a count of operations; process 0 has made more,
-                    # for it alone exports weights, and what the others wrote too early would be removed.
-                    async_options=ocp.options.AsyncOptions(create_directories_asynchronously=False),
-                ),
-            )
-        except OSError as error:
-            raise UserError(f"cannot write to {self.directory}: {_reason(error)}") from error
-
-    def __enter__(self) -> "TrainCheckpoints":
-        return self
-
-    def __exit__(self, kind: Any, *_: Any) -> None:
-        try:
-            self.wait()
-        except UserError:
-            if kind is None:  # else an error, perhaps the same, is already on its way
-                raise
-
-    def latest(self) -> int | None:
-        """The step of the newest checkpoint, once everything is on disk."""
-        self.wait()
-        return self._manager.latest_step()
-
-    def save(self, step: int, state: Any, data: grain.DatasetIterator, config: dict[str, Any]) -> None:
-        """Starts writing; returns once `state` and the position of `data` are copied, so both may change."""
-        leaves, position = module.flatten(state), data.get_state()
-        checksums = {"arrays": array_checksums(leaves), "data": json_checksum([step, position])}
-        items = ocp.args.Composite(
-            state=ocp.args.StandardSave(leaves),
-            data=ocp.args.JsonSave(position),
-            config=ocp.args.JsonSave(config),
-            checksums=ocp.args.JsonSave(checksums),
-        )
-        self._guard(lambda: self._manager.save(step, args=items))
-
-    def check(self) -> None:
-        """Raises UserError if a write in the background has failed."""
-        self._guard(self._manager.check_for_errors)
-
-    def wait(self) -> None:
-        """Returns when everything is on disk."""
-        self._guard(self._manager.wait_until_finished)
-
-    def restore(self, step: int, abstract: Any, data: grain.DatasetIterator | None = None) -> Any:
-        """Reads a state like `abstract` (ShapeDtypeStructs with shardings) and moves `data` to its position.
-
-        The state may have been saved on another mesh and by another number of processes. Raises UserError with one line
-        that lists everything missing, extra or misshapen, or says that the checkpoint is damaged: it names the first
-        array that is not the one that was saved, and the checkpoint before. Those of earlier versions have no
-        checksums; they are read with a notice.
-        """
-        path = self.directory / str(step)
-        wanted = module.flatten(abstract)
-        try:
-            stored = self._manager.item_metadata(step).state
-            if stored is None:
-                raise FileNotFoundError("its state is missing")
-            refuse_mismatch(f"checkpoint {path} does not fit this run", wanted, stored)
-            items: dict[str, Any] = {"state": ocp.args.StandardRestore(wanted), "data": ocp.args.JsonRestore()}
-            if (path / "checksums").exists():
-                items["checksums"] = ocp.args.JsonRestore()
-            else:
-                notice(f"{path} was written without checksums: damage to it would not be seen")
-            found: Any = self._manager.restore(step, args=ocp.args.Composite(**items))
-            restored = found.state
-            if "checksums" in items:
-                _compare(found.checksums, step, restored, stored, found.data)
-            if data is not None:
-                data.set_state(found.data)
-        except UserError:
-            raise
-        except Exception as error:  # as in load_network, and Grain's
-            if _is_no_damage(error):
-                raise
-            earlier = [other for other in self._manager.all_steps() if other < step]
-            advice = f"--restore {max(earlier)} goes back to the one before" if earlier else "remove it to start again"
-            raise UserError(f"checkpoint {path} is damaged ({_reason(error)}); {advice}") from error
-        return jax.tree.unflatten(jax.tree.structure(abstract), [restored[name] for name in wanted])
-
-    def _guard(self, action: Any) -> None:
-        try:
-            action()
-        except Exception as error:  # as above
-            if _is_no_damage(error):
-                raise
-            # A failed write is no checkpoint: what Orbax still lists are complete ones.
-            good = max(ocp.utils.checkpoint_steps(self.directory), default=None)
-            last = f"the last good checkpoint is step {good}" if good is not None else "there is no checkpoint yet"
-            raise UserError(f"cannot write a checkpoint to {self.directory}: {_reason(error)}; {last}") from error
-
-
-def go_back(directory: epath.PathLike, step: int) -> None:
-    """Moves the checkpoints after `step` to a folder ``checkpoints-left-N`` beside `directory`, and says so.
-
-    Raises UserError where there is no checkpoint of that step, or they cannot be moved.
-    """
-    directory = epath.Path(directory).absolute()
-    steps = sorted(ocp.utils.checkpoint_steps(directory)) if directory.exists() else []
-    if step not in steps:
-        raise UserError(f"{directory} has no checkpoint of step {step}; it has {', '.join(map(str, steps)) or 'none'}")
-    later = [other for other in steps if other > step]
-    places = (directory.with_name(f"{directory.name}-left-{number}") for number in itertools.count(1))
-    aside = next(place for place in places if not place.exists())
-    with writing(aside):
-        for other in later:
-            aside.mkdir(parents=True, exist_ok=True)
-            (directory / str(other)).rename(aside / str(other))
-    if later:
-        notice(f"going back to step {step}: the checkpoints after it are now in {aside}")
-
-
-def _compare(
-    checksums: Mapping[str, Any], step: int, state: Mapping[str, Any], stored: Mapping[str, Any], position: Any
-) -> None:
-    """Raises ValueError that names the first part of a checkpoint that is not the one that was saved."""
-    if checksums["data"] != json_checksum([step, position]):
-        raise ValueError(f"the data position is not the one that was saved with step {step}")
-    same_type = {name: x for name, x in state.items() if x.dtype == stored[name].dtype}
-    for name, found in array_checksums(same_type).items():
-        if checksums["arrays"].get(name) != found:
-            raise ValueError(f"{name} is not what was saved")
-
-
-def _is_no_damage(error: Exception) -> bool:
+def is_no_damage(error: Exception) -> bool:
     """Whether memory ran out, or another process or the way to the files was lost: files are not to blame for that."""
     codes = ("RESOURCE_EXHAUSTED", *LOST_SIGNS)
     if "os_error_code" in str(error):  # of the file system, such as a full disk
@@ -456,7 +310,7 @@ def _is_no_damage(error: Exception) -> bool:
     return isinstance(error, (jax.errors.JaxRuntimeError, MemoryError)) or any(code in str(error) for code in codes)
 
 
-def _reason(error: BaseException) -> str:
+def reason(error: BaseException) -> str:
     """The cause in a few words: TensorStore wraps the system's message in paths and codes."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror

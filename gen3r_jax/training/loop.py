@@ -23,8 +23,8 @@ from gen3r_jax.costs.topology import find_chip
 from gen3r_jax.errors import UserError
 from gen3r_jax.module import Params
 from gen3r_jax.sharding import batch_share, fetch, param_shardings
-from gen3r_jax.storage.checkpoint import TrainCheckpoints
 from gen3r_jax.storage.remote import Workdir
+from gen3r_jax.storage.train_checkpoints import TrainCheckpoints
 from gen3r_jax.training.distributed import peer_errors, wait_for_all
 from gen3r_jax.training.metrics import MetricsWriter
 from gen3r_jax.training.optim import make_optimizer

@@ -10,7 +10,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Int
 
 from gen3r_jax.module import Params
-from gen3r_jax.sharding import opt_state_shardings, param_shardings
+from gen3r_jax.sharding import param_shardings
 from gen3r_jax.storage.checkpoint import refuse_mismatch
 from gen3r_jax.training.stage import Stage
 
@@ -39,7 +39,7 @@ def abstract_state(stage: Stage, tx: optax.GradientTransformation, mesh: Mesh, w
     step: Any = jax.ShapeDtypeStruct((), jnp.int32)
     state = TrainState(step, params, jax.eval_shape(tx.init, params), params if with_ema else None)
     shardings = TrainState(
-        everywhere, places, opt_state_shardings(tx, params, places, mesh), places if with_ema else None
+        everywhere, places, _opt_state_shardings(tx, params, places, mesh), places if with_ema else None
     )
     return jax.tree.map(
         lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), state, shardings
@@ -68,3 +68,24 @@ def fresh_opt_state(tx: optax.GradientTransformation, params: Params, abstract: 
 
 def shardings(abstract: Any) -> Any:
     return jax.tree.map(lambda leaf: leaf.sharding, abstract)
+
+
+def _opt_state_shardings(tx: optax.GradientTransformation, params: Any, shardings: Any, mesh: Mesh) -> Any:
+    """A tree of shardings like ``tx.init(params)``: moments lie as their parameters do, the rest is everywhere.
+
+    Without this, ``jit(tx.init)`` would put a whole copy of every moment on every device.
+    """
+    state = jax.eval_shape(tx.init, params)
+    everywhere = NamedSharding(mesh, PartitionSpec())
+
+    def masked(leaf: Any) -> bool:
+        return isinstance(leaf, optax.MaskedNode)  # a parameter that another of several optimizers moves
+
+    return optax.tree_map_params(
+        tx,
+        lambda leaf, sharding: leaf if masked(leaf) else sharding,
+        state,
+        shardings,
+        transform_non_params=lambda _: everywhere,
+        is_leaf=masked,
+    )

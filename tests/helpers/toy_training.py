@@ -21,7 +21,8 @@ from gen3r_jax import sharding
 from gen3r_jax.errors import main_guard
 from gen3r_jax.options import read_options
 from gen3r_jax.sharding import MeshOptions, fetch, shard
-from gen3r_jax.storage.checkpoint import go_back, save_weights
+from gen3r_jax.storage.checkpoint import save_weights
+from gen3r_jax.storage.train_checkpoints import go_back
 from gen3r_jax.training.distributed import initialize, wait_for_all
 from gen3r_jax.training.loop import train
 from gen3r_jax.training.options import LoopOptions

@@ -21,7 +21,8 @@ from gen3r_jax.info import describe
 from gen3r_jax.models.umt5 import UMT5Config, UMT5Encoder
 from gen3r_jax.sharding import MeshOptions, make_mesh
 from gen3r_jax.storage import checkpoint
-from gen3r_jax.storage.checkpoint import TrainCheckpoints, load_network, save_network, save_weights
+from gen3r_jax.storage.checkpoint import load_network, save_network, save_weights
+from gen3r_jax.storage.train_checkpoints import TrainCheckpoints
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,8 +11,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from gen3r_jax.errors import UserError
 from gen3r_jax.sharding import MeshOptions, make_mesh
-from gen3r_jax.storage.checkpoint import TrainCheckpoints, go_back
 from gen3r_jax.storage.checksums import array_checksums
+from gen3r_jax.storage.train_checkpoints import TrainCheckpoints, go_back
 from tests.helpers.damage import files_in, flip_bit
 from tests.storage.test_checkpoint import _abstract, _assert_equal, _numbers, _state
 

@@ -16,7 +16,7 @@ import pytest
 from gen3r_jax.errors import UserError
 from gen3r_jax.options import read_options
 from gen3r_jax.sharding import MeshOptions, make_mesh
-from gen3r_jax.storage.checkpoint import TrainCheckpoints
+from gen3r_jax.storage.train_checkpoints import TrainCheckpoints
 from gen3r_jax.training import loop
 from gen3r_jax.training.metrics import MetricsWriter, read_metrics
 from gen3r_jax.training.optim import OptimOptions, clip_threshold, learning_rate, make_optimizer, update_ema

@@ -18,7 +18,8 @@ from gen3r_jax.errors import UserError
 from gen3r_jax.models.geometry_adapter import GeometryAdapter
 from gen3r_jax.options import read_options
 from gen3r_jax.sharding import MeshOptions, make_mesh
-from gen3r_jax.storage.checkpoint import TrainCheckpoints, load_network
+from gen3r_jax.storage.checkpoint import load_network
+from gen3r_jax.storage.train_checkpoints import TrainCheckpoints
 from gen3r_jax.training.metrics import read_metrics
 from gen3r_jax.training.optim import learning_rate, make_optimizer
 from gen3r_jax.training.options import LoopOptions
