@@ -1,4 +1,4 @@
-"""What commands have in common: the flags of those that take a config, and pieces of the others' parsers."""
+"""Flags that several commands share: those of commands that take a config, and pieces of the others' parsers."""
 
 import argparse
 import functools

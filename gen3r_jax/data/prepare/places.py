@@ -1,4 +1,4 @@
-"""Where prepared scenes may go: never where something of the user's stands, never out of their folder."""
+"""Check where prepared scenes go: never where something of the user's stands, never out of their folder."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -8,7 +8,7 @@ from gen3r_jax.storage.files import inside, read_json
 
 FILES = ("transforms.json", "captions.txt", "scene.json")
 FOLDERS = ("images", "depth")
-"""What a prepared scene holds; the names of what lies in the folders begin with ``frame_``."""
+"""Names in the folder of a prepared scene; the names of what lies in the folders begin with ``frame_``."""
 
 
 def scene_place(folder: Path, scene: str) -> Path:

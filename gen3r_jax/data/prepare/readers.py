@@ -1,4 +1,4 @@
-"""What several sets share: finding folders, tables of numbers."""
+"""Readers that several data sets share: of folders and of tables of numbers."""
 
 from collections.abc import Iterator
 from pathlib import Path
