@@ -12,7 +12,7 @@ from gen3r_jax.command_line import Size, add_compile_cache, read_part
 from gen3r_jax.diffusion.conditioning import TASKS
 from gen3r_jax.diffusion.solvers import SOLVERS
 from gen3r_jax.errors import UserError, main_guard
-from gen3r_jax.export.folder import FORMATS
+from gen3r_jax.export.folder import FORMATS, describe_formats, require_formats
 from gen3r_jax.geometry.trajectories import PRESETS
 
 
@@ -30,6 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
     from gen3r_jax.sharding import make_mesh, read_mesh
     from gen3r_jax.storage.compile_cache import use_compile_cache
 
+    require_formats(options.format or ())
     use_compile_cache(options.compile_cache)
     if options.fps is not None:
         require_fps(options.fps)
@@ -149,7 +150,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--output", type=Path, metavar="DIR", help="folder of the scene, new or empty; with --jobs the parent of all")
     add("--output_dir", type=Path, default=Path("results"), metavar="DIR", help="without --output: the scene goes to "
         "DIR/TASK/DATE-TIME (default: results)")  # fmt: skip
-    add("--format", nargs="+", choices=FORMATS, metavar="NAME", help=f"write only these of {', '.join(FORMATS)}")
+    add("--format", nargs="+", choices=FORMATS, metavar="NAME", help=describe_formats())
     add("--remove_far_points", action="store_true", help="leave the farthest fifth out of the point cloud, as upstream")
     add("--fps", type=float, help="speed of the written videos (default: as a video of allview shows its frames, or "
         "12)")  # fmt: skip

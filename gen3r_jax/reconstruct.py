@@ -9,7 +9,7 @@ from pathlib import Path
 
 from gen3r_jax.command_line import Size, add_compile_cache
 from gen3r_jax.errors import main_guard
-from gen3r_jax.export.folder import FORMATS
+from gen3r_jax.export.folder import FORMATS, describe_formats, require_formats
 from gen3r_jax.generation.settings import MOST_FRAMES
 from gen3r_jax.models.sizes import SIDE_MULTIPLE
 
@@ -20,6 +20,7 @@ def main(arguments: list[str] | None = None) -> int:
     from gen3r_jax.generation.reconstruction import reconstruct_clip
     from gen3r_jax.storage.compile_cache import use_compile_cache
 
+    require_formats(options.format or ())
     use_compile_cache(options.compile_cache)
     reconstruct_clip(options)
     return 0
@@ -45,7 +46,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--size", "--side", nargs="+", type=int, action=Size, metavar="PIXELS", help="side of the frames, or height "
         f"and width; multiples of {SIDE_MULTIPLE} (default: size in the weights' generation.json, or 560)")  # fmt: skip
     add("--dtype", choices=("float32", "bfloat16"), help="dtype of the weights (default: bfloat16, on CPUs float32)")
-    add("--format", nargs="+", choices=FORMATS, metavar="NAME", help=f"write only these of {', '.join(FORMATS)}")
+    add("--format", nargs="+", choices=FORMATS, metavar="NAME", help=describe_formats())
     add("--fps", type=float, help="speed of the written videos (default: as the given video shows the frames, or 12)")
     add("--points", choices=("clean", "official"), default="clean", help="points.ply: the 80%% most confident pixels, "
         "averaged in voxels, without outliers (default); or all pixels through the official routine, which takes "

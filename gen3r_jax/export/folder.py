@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +14,15 @@ from jaxtyping import Float, UInt8
 
 from gen3r_jax.errors import UserError
 from gen3r_jax.export.colmap import write_colmap
-from gen3r_jax.export.gaussians import write_gaussians
+from gen3r_jax.export.gaussians import Gaussians, scene_gaussians, write_gaussians
 from gen3r_jax.export.glb import write_glb
 from gen3r_jax.export.grid import spread, write_grid
 from gen3r_jax.export.images import write_images
 from gen3r_jax.export.nerfstudio import write_transforms
 from gen3r_jax.export.pointcloud import DEFAULT_FILTER, CloudFilter, scene_cloud, write_ply
+from gen3r_jax.export.splat_glb import write_splat_glb
+from gen3r_jax.export.spz import write_spz
+from gen3r_jax.export.usd import write_usd
 from gen3r_jax.export.video import colorize_depth, write_video
 from gen3r_jax.export.viewer_page import write_viewer
 from gen3r_jax.geometry.camera_files.official import write_cameras
@@ -43,6 +47,10 @@ class _Job:
     @cached_property
     def cloud(self) -> tuple[Float[np.ndarray, "n 3"], UInt8[np.ndarray, "n 3"]]:
         return scene_cloud(self.scene, self.keep)
+
+    @cached_property
+    def gaussians(self) -> Gaussians:
+        return scene_gaussians(self.scene)
 
     @cached_property
     def images(self) -> Path:
@@ -78,18 +86,55 @@ def _write_colmap(job: _Job) -> None:
     write_colmap(job.images.parent / "sparse" / "0", job.scene, *job.cloud)
 
 
+@dataclass(frozen=True)
+class Format:
+    """One way to write a scene.
+
+    Attributes:
+      write: writes its files.
+      default: it is written where no formats are named.
+      needs: a module that it takes, and the extra of this package that brings it.
+    """
+
+    write: Callable[[_Job], None]
+    default: bool = True
+    needs: tuple[str, str] | None = None
+
+
 # What can be written, in this order; docs/formats.md describes the files.
-FORMATS: dict[str, Callable[[_Job], None]] = {
-    "video": _write_videos,  # rgb.mp4, depth.mp4
-    "sheet": _write_sheet,  # sheet.png
-    "maps": _write_maps,  # depth.npz, confidence.npz
-    "ply": lambda job: write_ply(job.folder / "points.ply", *job.cloud),
-    "nerfstudio": _write_nerfstudio,  # transforms.json, images/
-    "colmap": _write_colmap,  # sparse/0/, images/
-    "glb": lambda job: write_glb(job.folder / "scene.glb", job.scene, *job.cloud),
-    "gaussians": lambda job: write_gaussians(job.folder / "gaussians.ply", job.scene),
-    "viewer": lambda job: write_viewer(job.folder / "viewer.html", job.scene, *job.cloud),
+FORMATS: dict[str, Format] = {
+    "video": Format(_write_videos),  # rgb.mp4, depth.mp4
+    "sheet": Format(_write_sheet),  # sheet.png
+    "maps": Format(_write_maps),  # depth.npz, confidence.npz
+    "ply": Format(lambda job: write_ply(job.folder / "points.ply", *job.cloud)),
+    "nerfstudio": Format(_write_nerfstudio),  # transforms.json, images/
+    "colmap": Format(_write_colmap),  # sparse/0/, images/
+    "glb": Format(lambda job: write_glb(job.folder / "scene.glb", job.scene, *job.cloud)),
+    "gaussians": Format(lambda job: write_gaussians(job.folder / "gaussians.ply", job.gaussians)),
+    "spz": Format(lambda job: write_spz(job.folder / "gaussians.spz", job.gaussians), default=False),
+    "splat_glb": Format(lambda job: write_splat_glb(job.folder / "gaussians.glb", job.gaussians), default=False),
+    "usd": Format(
+        lambda job: write_usd(job.folder / "gaussians.usdc", job.gaussians), default=False, needs=("pxr.UsdVol", "usd")
+    ),
+    "viewer": Format(lambda job: write_viewer(job.folder / "viewer.html", job.scene, *job.cloud)),
 }
+
+
+def describe_formats() -> str:
+    """What ``--help`` says of the choice."""
+    others = ", ".join(name for name, form in FORMATS.items() if not form.default)
+    return f"write only these of {', '.join(FORMATS)} (default: all but {others})"
+
+
+def require_formats(names: Sequence[str]) -> None:
+    """Raises UserError where a format is unknown, or a package that it takes is not installed."""
+    for name in names:
+        if name not in FORMATS:
+            raise UserError(f"there is no format {name!r} for scenes; give some of {', '.join(FORMATS)}")
+        if needs := FORMATS[name].needs:
+            module, extra = needs
+            if find_spec(module.split(".")[0]) is None or find_spec(module) is None:
+                raise UserError(f"the format {name} needs a package: pip install 'gen3r-jax[{extra}]'")
 
 
 def write_scene(
@@ -102,22 +147,24 @@ def write_scene(
     """Writes a scene; each file appears under its name only when it is whole, and replaces an older one.
 
     ``cameras.json`` (world-to-camera, OpenCV axes, pixels), and ``prompts.txt`` where there is a text, are always
-    written; the rest are the `formats` (keys of ``FORMATS``), by default all.
+    written; the rest are the `formats` (keys of ``FORMATS``), by default those that say so.
 
     Args:
       fps: only the speed at which videos are played.
       cloud: what is kept of the points.
 
     Raises:
-      UserError: the directory cannot be written.
+      UserError: the directory cannot be written, or a format's package is missing.
     """
+    names = [name for name, form in FORMATS.items() if form.default] if formats is None else formats
+    require_formats(names)
     job = _Job(scene, Path(directory), fps, cloud)
     write_cameras(job.folder / "cameras.json", scene.w2c, scene.intrinsics, scene.rgb.shape[1:3])
     if scene.prompt:
         write_text(job.folder / "prompts.txt", scene.prompt + "\n")
-    for name, write in FORMATS.items():
-        if formats is None or name in formats:
-            write(job)
+    for name, form in FORMATS.items():
+        if name in names:
+            form.write(job)
 
 
 @contextmanager

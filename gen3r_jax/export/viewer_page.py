@@ -4,16 +4,20 @@ import base64
 import io
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
 
-from gen3r_jax.export.glb import build_scene, frusta, frustum_size
-from gen3r_jax.export.pointcloud import median_depth
+from gen3r_jax.export.glb import frusta, frustum_size
+from gen3r_jax.export.pointcloud import at_most, median_depth
 from gen3r_jax.geometry.cameras import OPENGL_AXES, invert_se3
 from gen3r_jax.scene import Scene
 from gen3r_jax.storage.files import write_text
+
+if TYPE_CHECKING:  # imported where it is used: it takes half a second
+    import trimesh
 
 MOST_POINTS = 100_000
 FRAME_WIDTH = 320
@@ -73,7 +77,7 @@ def write_viewer(
     """
     from trimesh.viewer.notebook import scene_to_html
 
-    page = scene_to_html(build_scene(scene, points, colors, MOST_POINTS))
+    page = scene_to_html(_build_scene(scene, points, colors))
     panel = _PANEL.format(
         width=FRAME_WIDTH,
         last=len(scene.rgb) - 1,
@@ -83,6 +87,25 @@ def write_viewer(
         edges=json.dumps(_frustum_edges(scene)),
     )
     write_text(path, page.replace("</body>", f"{panel}</body>"))
+
+
+def _build_scene(scene: Scene, points: np.ndarray, colors: np.ndarray) -> "trimesh.Scene":
+    """Points (a random choice, if there are more than ``MOST_POINTS``) and frusta, turned to y up."""
+    import trimesh
+    from trimesh.path import Path3D
+    from trimesh.path.entities import Line
+
+    points, colors = at_most(MOST_POINTS, points, colors)
+    edges, tints = frusta(scene, frustum_size(scene))
+    tints = np.column_stack([tints, np.full(len(tints), 255, np.uint8)])
+    built = trimesh.Scene()
+    if len(points):
+        built.add_geometry(trimesh.PointCloud(points, colors=colors), geom_name="points")
+    lines = [Line([2 * i, 2 * i + 1]) for i in range(len(edges))]
+    path = Path3D(entities=lines, vertices=edges.reshape(-1, 3), colors=tints, process=False)
+    built.add_geometry(path, geom_name="cameras")
+    built.apply_transform(OPENGL_AXES)
+    return built
 
 
 def _first_view(scene: Scene) -> dict[str, list[float]]:

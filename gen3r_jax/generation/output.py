@@ -88,7 +88,7 @@ class Gen3RPipelineOutput:
           sample: index within the batch.
           fps: speed at which the videos are played.
           cloud: which points are kept.
-          formats: names of :data:`gen3r_jax.export.folder.FORMATS`; by default all.
+          formats: names of :data:`gen3r_jax.export.folder.FORMATS`; by default those that say so.
 
         Raises:
           UserError: there is no such sample, or the folder cannot be written.

@@ -12,8 +12,9 @@ import trimesh
 from gen3r_jax.data.video import Video
 from gen3r_jax.errors import UserError
 from gen3r_jax.export.folder import FORMATS, scene_folder, unique_folder, write_scene
-from gen3r_jax.export.gaussians import SH_C0, write_gaussians
-from gen3r_jax.export.glb import to_linear, write_glb
+from gen3r_jax.export.gaussians import SH_C0, scene_gaussians
+from gen3r_jax.export.glb import write_glb
+from gen3r_jax.export.gltf import linear_colors
 from gen3r_jax.export.pointcloud import CloudFilter, confident_pixels, scene_cloud
 from gen3r_jax.export.read import read_scene
 from gen3r_jax.export.viewer_page import write_viewer
@@ -22,6 +23,7 @@ from gen3r_jax.geometry.cameras import invert_se3
 from gen3r_jax.geometry.points import unproject_depth
 from gen3r_jax.geometry.trajectories import camera_path
 from gen3r_jax.scene import Scene
+from tests.helpers.node_tools import needs_node_tools, read_gltf
 
 SIZE, FRAMES = (48, 64), 4
 EVERYTHING = CloudFilter(confidence_percentile=0.0, outliers=False, voxel_size=None)
@@ -78,7 +80,10 @@ def test_formats_can_be_chosen(scene, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {
         *("cameras.json", "prompts.txt", "points.ply", "transforms.json", "images"),
     }
-    assert set(FORMATS) == {"video", "sheet", "maps", "ply", "nerfstudio", "colmap", "glb", "gaussians", "viewer"}
+    assert {name for name, form in FORMATS.items() if form.default} == {
+        *("video", "sheet", "maps", "ply", "nerfstudio", "colmap", "glb", "gaussians", "viewer"),
+    }
+    assert {name for name, form in FORMATS.items() if not form.default} == {"spz", "splat_glb", "usd"}
 
 
 @pytest.mark.parametrize(
@@ -126,22 +131,36 @@ def test_glb_holds_points_and_cameras(scene, folder):
     kinds = {type(geometry).__name__ for geometry in loaded.geometry.values()}
     assert kinds == {"PointCloud", "Path3D"}
     cloud = next(geometry for geometry in loaded.dump() if isinstance(geometry, trimesh.PointCloud))
-    points, colors = scene_cloud(scene, EVERYTHING)
+    points, _ = scene_cloud(scene, EVERYTHING)
     np.testing.assert_allclose(np.asarray(cloud.vertices) * [1, -1, -1], points, atol=1e-5)
-    np.testing.assert_array_equal(np.asarray(cloud.colors)[:, :3], to_linear(colors))
+
+
+@needs_node_tools
+def test_colours_of_the_glb_are_read(scene, folder):
+    """By Babylon.js: trimesh cuts colours of 16 bits to their lower 8."""
+    read = read_gltf(folder / "scene.glb")
+    points, colors = scene_cloud(scene, EVERYTHING)
+    np.testing.assert_allclose(np.reshape(read["points"]["positions"], (-1, 3)) * [1, -1, -1], points, atol=1e-5)
+    linear = np.reshape(read["points"]["colors"], (-1, 4))[:, :3]
+    srgb = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
+    np.testing.assert_allclose(255 * srgb, colors, atol=0.03)
+    assert len(read["cameras"]["positions"]) == FRAMES * 8 * 2 * 3
 
 
 def test_colours_of_vertices_are_in_linear_light():
-    grey = np.array([[0, 10, 188], [255, 128, 64]], np.uint8)
-    np.testing.assert_array_equal(to_linear(grey), [[0, 1, 128], [255, 55, 13]])
+    """Every one of the 256 levels is told from its neighbours."""
+    grey = np.array([[0, 1, 188], [255, 128, 64]], np.uint8)
+    np.testing.assert_array_equal(linear_colors(grey), [[0, 20, 32957, 65535], [65535, 14146, 3360, 65535]])
+    assert len(np.unique(linear_colors(np.arange(256, dtype=np.uint8)[:, None].repeat(3, axis=1))[:, 0])) == 256
 
 
 def test_gaussians_have_the_columns_of_the_original(scene, folder):
     cloud = trimesh.load(folder / "gaussians.ply")
     data = cloud.metadata["_ply_raw"]["vertex"]["data"]
-    assert data.dtype.names[:9] == ("x", "y", "z", "nx", "ny", "nz", "f_dc_0", "f_dc_1", "f_dc_2")
-    assert data.dtype.names[-8:] == ("opacity", "scale_0", "scale_1", "scale_2", "rot_0", "rot_1", "rot_2", "rot_3")
-    assert len(data.dtype.names) == 62
+    assert data.dtype.names == (
+        *("x", "y", "z", "nx", "ny", "nz", "f_dc_0", "f_dc_1", "f_dc_2", "opacity"),
+        *("scale_0", "scale_1", "scale_2", "rot_0", "rot_1", "rot_2", "rot_3"),
+    )
     kept = scene.confidence >= np.percentile(scene.confidence, 20)
     points = np.stack([data[axis] for axis in "xyz"], axis=-1)
     np.testing.assert_allclose(points, scene.points[kept], atol=1e-6)
@@ -153,7 +172,7 @@ def test_gaussians_have_the_columns_of_the_original(scene, folder):
 
 
 @pytest.mark.parametrize("hole", ["confidence", "depth", "points"])
-def test_unknown_pixels_are_no_points(scene, tmp_path, hole):
+def test_unknown_pixels_are_no_points(scene, hole):
     """However many they are: more than the share that is left out for its confidence."""
     value = {"confidence": 0, "depth": -1, "points": np.nan}[hole]
     array = getattr(scene, hole).copy()
@@ -161,8 +180,7 @@ def test_unknown_pixels_are_no_points(scene, tmp_path, hole):
     scene = dataclasses.replace(scene, **{hole: array})
     known = confident_pixels(scene, 20)
     assert not known[:, :, 16:].any() and 0.7 < known[:, :, :16].mean() < 0.85
-    write_gaussians(tmp_path / "gaussians.ply", scene)
-    assert len(trimesh.load(tmp_path / "gaussians.ply").vertices) == known.sum()
+    assert len(scene_gaussians(scene).centers) == known.sum()
     assert 0 < len(scene_cloud(scene, EVERYTHING)[0]) == scene.depth[:, :, :16].size
 
 
