@@ -13,7 +13,7 @@ from gen3r_jax.diffusion.conditioning import TASKS
 from gen3r_jax.diffusion.solvers import SOLVERS
 from gen3r_jax.errors import UserError, main_guard
 from gen3r_jax.export.folder import FORMATS, describe_formats, require_formats
-from gen3r_jax.geometry.trajectories import PRESETS
+from gen3r_jax.geometry.trajectories import EASINGS, PRESETS
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -112,6 +112,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--camera_angle", type=float, metavar="DEGREES", help="angle of a preset that turns the camera")
     add("--camera_distance", type=float, metavar="SCALES", help="distance of a preset that moves the camera, in scene "
         "scales")  # fmt: skip
+    add("--camera_easing", choices=EASINGS, help="ends: begin and end slowly; keys: slow down at every pose of "
+        "a file (default: none)")  # fmt: skip
+    add("--camera_scale", type=float, metavar="X", help="multiply the translations of a camera file (default: 1)")
     add("--preview_cameras", action="store_true", help="draw the path of the cameras and stop")
     add("--jobs", type=Path, metavar="FILE.jsonl", help="many scenes: a JSON object a line, with these flags as keys; "
         "several processes may share a file, each makes what no other has or is at")  # fmt: skip

@@ -22,7 +22,7 @@ from gen3r_jax.errors import UserError, notice
 from gen3r_jax.geometry.camera_files import read_camera_file
 from gen3r_jax.geometry.camera_files.orientation import StoredPicture
 from gen3r_jax.geometry.cameras import Cameras, Size, crop_intrinsics, plucker_map, rebase_to_first
-from gen3r_jax.geometry.trajectories import PRESETS, camera_path
+from gen3r_jax.geometry.trajectories import PRESETS, camera_path, resampled
 from gen3r_jax.models.sizes import require_side
 
 VGGT_WIDTH, VGGT_PATCH = 518, 14
@@ -199,34 +199,46 @@ def camera_poses(
     camera_format: str | None = None,
     camera_angle: float | None = None,
     camera_distance: float | None = None,
+    camera_easing: str | None = None,
+    camera_scale: float | None = None,
 ) -> tuple[Float[np.ndarray, "t 4 4"], Float[np.ndarray, "t 3 3"]]:
     """Camera-to-world matrices, the first the identity, and intrinsics in pixels of the given images.
 
-    Cameras of a file are turned with `picture`, the first of the images, if they are for its stored pixels.
+    Cameras of a file are turned with `picture`, the first of the images, if they are for its stored pixels. Fewer or
+    more poses than frames are resampled along their path.
 
     The scale of a preset is VGGT's median depth; so are intrinsics VGGT's where the cameras have none.
-    Raises UserError for unknown presets, damaged files and too few cameras.
+
+    Args:
+      camera_format: of a file, one of :data:`gen3r_jax.geometry.camera_files.FORMATS`.
+      camera_angle, camera_distance: of presets, as :func:`gen3r_jax.geometry.trajectories.camera_path` takes them.
+      camera_easing: how fast the camera moves when, one of :data:`gen3r_jax.geometry.trajectories.EASINGS`.
+      camera_scale: what the translations of given cameras are multiplied by.
+
+    Raises:
+      UserError: unknown presets, damaged files, options that do not belong to such cameras.
     """
     size = picture_size(images)
-    refuse_other_options(cameras, camera_format, camera_angle, camera_distance)
+    refuse_other_options(cameras, camera_format, camera_angle, camera_distance, camera_easing, camera_scale)
+    easing = camera_easing or "none"
     if isinstance(cameras, str) and cameras in PRESETS:
-        options = {"angle": camera_angle, "distance": camera_distance}
+        options: dict[str, Any] = {"angle": camera_angle, "distance": camera_distance, "easing": easing}
         camera_path(cameras, num_frames, 1.0, **options)  # says what is wrong before VGGT runs
         _, intrinsics, depth = reconstruct(images)
         return camera_path(cameras, num_frames, 0.8 * depth, **options), np.repeat(intrinsics[:1], num_frames, axis=0)
     if isinstance(cameras, Cameras):
-        if len(cameras) < num_frames:
-            raise UserError(f"{len(cameras)} cameras for {num_frames} frames")
-        cameras = cameras.take(list(range(num_frames)))
         pairs = zip(cameras.intrinsics, cameras.sizes, strict=True)
         intrinsics = np.stack([crop_intrinsics(k, (int(height), int(width)), size) for k, (height, width) in pairs])
-        return rebase_to_first(cameras.c2w), intrinsics
-    if not Path(cameras).exists():
+        c2w, intrinsics = resampled(cameras.c2w, intrinsics, num_frames, "cameras", easing)
+    elif Path(cameras).exists():
+        c2w, intrinsics = read_camera_file(Path(cameras), num_frames, size, camera_format, picture, easing)
+    else:
         raise UserError(f"cameras {str(cameras)!r} is neither a file nor one of {', '.join(PRESETS)}")
-    c2w, intrinsics = read_camera_file(Path(cameras), num_frames, size, camera_format, picture)
     if intrinsics is None:  # the form has none
         intrinsics = np.repeat(reconstruct(images)[1][:1], num_frames, axis=0)
-    return rebase_to_first(c2w), intrinsics
+    c2w = rebase_to_first(c2w)
+    c2w[:, :3, 3] *= 1 if camera_scale is None else camera_scale
+    return c2w, intrinsics
 
 
 def refuse_other_options(
@@ -234,9 +246,18 @@ def refuse_other_options(
     camera_format: str | None = None,
     camera_angle: float | None = None,
     camera_distance: float | None = None,
+    camera_easing: str | None = None,
+    camera_scale: float | None = None,
 ) -> None:
     """Raises UserError for options of presets where the cameras are a file, and the other way round."""
     preset = isinstance(cameras, str) and cameras in PRESETS
+    free = cameras is None or (preset and cameras == "free")
+    if camera_easing is not None and (free or isinstance(cameras, (np.ndarray, jax.Array))):
+        raise UserError("camera_easing is of presets, files and Cameras; these cameras have no path to resample")
+    if camera_scale is not None and not 0 < camera_scale < np.inf:
+        raise UserError(f"camera_scale {camera_scale} is not a positive number")
+    if camera_scale is not None and (free or preset or isinstance(cameras, (np.ndarray, jax.Array))):
+        raise UserError(f"camera_scale is of files and Cameras, cameras is {str(cameras)[:80]!r}")
     if not (preset and cameras != "free") and (camera_angle, camera_distance) != (None, None):
         raise UserError(f"camera_angle and camera_distance are of presets, cameras is {str(cameras)!r}")
     if camera_format and (preset or cameras is None):

@@ -153,6 +153,8 @@ class Gen3RPipeline:
         camera_format: str | None = None,
         camera_angle: float | None = None,
         camera_distance: float | None = None,
+        camera_easing: str | None = None,
+        camera_scale: float | None = None,
         size: int | Size | None = None,
         num_frames: int | None = None,
         negative_prompt: str | None = None,
@@ -179,7 +181,8 @@ class Gen3RPipeline:
           cameras: a preset, a camera file, or cameras; the same for all samples. None or "free" leaves them free.
             Plücker maps (moment, direction) of every frame are taken as they are, also as `control_cameras`.
           control_frames: which frames are given; by default the first, the first and the last, or all, by their number.
-          camera_format, camera_angle, camera_distance: see :func:`gen3r_jax.generation.inputs.camera_poses`.
+          camera_format, camera_angle, camera_distance, camera_easing, camera_scale: see
+            :func:`gen3r_jax.generation.inputs.camera_poses`.
           size: side, or (height, width), in pixels; multiples of 112.
           num_frames: 4k+1.
           negative_prompt, num_inference_steps, guidance_scale, step_cache, solver, shift, seed: see
@@ -205,8 +208,9 @@ class Gen3RPipeline:
             shift=shift,
             seed=seed,
         )
-        told = {"images": images, "cameras": cameras, "camera_format": camera_format, "camera_angle": camera_angle}
-        told |= {"camera_distance": camera_distance, "control_frames": control_frames}
+        camera_options = {"camera_format": camera_format, "camera_angle": camera_angle, "camera_scale": camera_scale}
+        camera_options |= {"camera_distance": camera_distance, "camera_easing": camera_easing}
+        told = {"images": images, "cameras": cameras, **camera_options, "control_frames": control_frames}
         told = {name: str(value) for name, value in told.items() if isinstance(value, (str, float, PathLike, Sequence))}
         report = RunReport({"prompts": list(prompts), **told, **vars(settings)}, quiet=not progress)
         if self.licence:
@@ -219,9 +223,7 @@ class Gen3RPipeline:
                 settings.num_frames,
                 size,
                 control_frames=control_frames,
-                camera_format=camera_format,
-                camera_angle=camera_angle,
-                camera_distance=camera_distance,
+                **camera_options,
             )
             report.options |= {"height": inputs.images.shape[2], "width": inputs.images.shape[3]}
             with _progress_bar(callback_on_step_end, settings.num_inference_steps, progress) as callback:

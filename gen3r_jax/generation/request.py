@@ -39,7 +39,7 @@ class Request(GenerationSettings):
       frame_index: which frames of the clip the images are, instead of what `task` says.
       stride, first: for "allview" of a longer video or folder, every `stride`-th frame from number `first` on, instead
         of frames spread evenly over all.
-      cameras: "free", a preset, or a file.
+      cameras: "free", a preset, or a file; what is said of them: :func:`gen3r_jax.generation.inputs.camera_poses`.
       name: sub-folder of the output.
     """
 
@@ -53,6 +53,8 @@ class Request(GenerationSettings):
     camera_format: str | None = None
     camera_angle: float | None = None
     camera_distance: float | None = None
+    camera_easing: str | None = None
+    camera_scale: float | None = None
     name: str = ""
 
     def __post_init__(self) -> None:
@@ -98,7 +100,7 @@ class Request(GenerationSettings):
     @property
     def camera_options(self) -> dict[str, Any]:
         """What is said of the cameras beside which they are."""
-        names = ("camera_format", "camera_angle", "camera_distance")
+        names = ("camera_format", "camera_angle", "camera_distance", "camera_easing", "camera_scale")
         return {name: getattr(self, name) for name in names}
 
     def pictures(self) -> tuple[list[Path] | list[UInt8[np.ndarray, "h w 3"]], float | None]:
@@ -181,7 +183,8 @@ def _fitting(defaults: dict[str, Any], fields: dict[str, Any]) -> dict[str, Any]
     cameras = fields.get("cameras", defaults.get("cameras", "free"))
     if not isinstance(cameras, str):
         raise UserError(f"job.cameras must be a preset or a file, not {cameras!r}")
-    others = {"camera_format"} if cameras in PRESETS else set()
+    others = {"camera_format", "camera_scale"} if cameras in PRESETS else set()
+    others |= {"camera_easing"} if cameras == "free" else set()
     others |= {"camera_angle", "camera_distance"} - {f"camera_{option}" for option in options_of(cameras)}
     return {key: value for key, value in defaults.items() if key not in others}
 

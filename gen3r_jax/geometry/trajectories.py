@@ -1,9 +1,10 @@
-"""Camera paths by name: Gen3R's presets, and movements that do what their names say."""
+"""Camera paths: Gen3R's presets and movements that do what their names say, and poses resampled along their path."""
 
 import numpy as np
 from jaxtyping import Float
+from scipy.spatial.transform import Rotation, Slerp
 
-from gen3r_jax.errors import UserError
+from gen3r_jax.errors import UserError, notice
 
 # Name -> what the camera does. Despite their names, Gen3R's `arc_*` pans and `translate_*` tilts in place.
 PRESETS = {
@@ -24,6 +25,11 @@ PRESETS = {
     "dolly_in": "forward",
     "dolly_out": "backward",
     "spiral": "forward on a helix around the optical axis, looking at the scene's middle",
+}
+EASINGS = {
+    "none": "at an even speed",
+    "ends": "beginning and ending slowly",
+    "keys": "slowing down at every given pose",
 }
 _TURNS = {"arc_left": -15, "arc_right": 15, "translate_up": 15, "translate_down": -15}
 # Direction in OpenCV axes (x right, y down, z forward) and usual distance in scene scales.
@@ -47,7 +53,13 @@ def options_of(name: str) -> set[str]:
 
 
 def camera_path(
-    name: str, num_frames: int, scene_scale: float = 1.0, *, angle: float | None = None, distance: float | None = None
+    name: str,
+    num_frames: int,
+    scene_scale: float = 1.0,
+    *,
+    angle: float | None = None,
+    distance: float | None = None,
+    easing: str = "none",
 ) -> Float[np.ndarray, "t 4 4"]:
     """Camera-to-world matrices (OpenCV axes) of a preset; the first is the identity, the last the end of the path.
 
@@ -57,9 +69,10 @@ def camera_path(
       scene_scale: the unit of length; Gen3R takes 0.8 times the median depth. The scene's middle lies so far ahead.
       angle: of presets that turn, in degrees; 15 for Gen3R's, 30 for orbits.
       distance: of presets that move, in scene scales; for the spiral its radius, 0.1.
+      easing: one of :data:`EASINGS`; a preset has its first and last pose given.
 
     Raises:
-      UserError: an unknown name, or an angle or distance that is not positive or that the preset does not use.
+      UserError: an unknown name or easing; an angle or distance that is not positive or that the preset does not use.
     """
     if name not in PRESETS:
         raise UserError(f"camera path {name!r} is not known; choose one of {', '.join(PRESETS)}")
@@ -72,7 +85,7 @@ def camera_path(
             raise UserError(f"camera path {name} has no {option}")
         if value is not None and not 0 < value < np.inf:
             raise UserError(f"camera {option} {value} is not a positive number")
-    progress = np.linspace(0.0, 1.0, num_frames)
+    progress = frame_places(2, num_frames, easing)
     c2w = np.tile(np.eye(4), (num_frames, 1, 1))
     if name in _TURNS:
         turn = np.deg2rad(np.sign(_TURNS[name]) * (angle or 15)) * progress
@@ -91,6 +104,62 @@ def camera_path(
         c2w[:, 2, 3] = 0.2 * scene_scale * progress
         c2w[:, :3, :3] = _looking_at(np.array([0, 0, scene_scale]) - c2w[:, :3, 3])
     return c2w
+
+
+def frame_places(
+    poses: int, num_frames: int, easing: str = "none", stamps: Float[np.ndarray, "n"] | None = None
+) -> Float[np.ndarray, " t"]:
+    """Say where on a path of `poses` its frames are: 0 is the first pose, 0.5 midway between the first two.
+
+    Args:
+      easing: one of :data:`EASINGS`.
+      stamps: ascending times of the poses, which the frames follow evenly; by default all poses are equally far apart.
+    """
+    if easing not in EASINGS:
+        raise UserError(f"camera_easing {easing!r} is none of {', '.join(EASINGS)}")
+    time = np.linspace(0.0, 1.0, num_frames)
+    if easing == "ends":
+        time = _smooth(time)
+    places = (poses - 1) * time
+    if stamps is not None and stamps[-1] > stamps[0]:
+        places = np.interp(time, (stamps - stamps[0]) / (stamps[-1] - stamps[0]), np.arange(poses))
+    if easing == "keys":
+        places = np.floor(places) + _smooth(places % 1)
+    return places
+
+
+def resampled(
+    c2w: Float[np.ndarray, "n 4 4"],
+    intrinsics: Float[np.ndarray, "n 3 3"] | None,
+    num_frames: int,
+    name: object,
+    easing: str = "none",
+    stamps: Float[np.ndarray, "n"] | None = None,
+) -> tuple[Float[np.ndarray, "t 4 4"], Float[np.ndarray, "t 3 3"] | None]:
+    """Poses and intrinsics of the frames of a clip, from those of a path; a line says so, and `name` whose they are.
+
+    As many poses as frames stay as they are, without an easing. Else positions and intrinsics are mixed linearly,
+    rotations on the sphere, at the places that :func:`frame_places` gives.
+    """
+    places = frame_places(len(c2w), num_frames, easing, stamps)
+    if len(c2w) == num_frames and easing == "none":
+        return c2w, intrinsics
+    if len(c2w) != num_frames:
+        notice(f"{name}: {len(c2w)} poses are resampled along their path to {num_frames} frames")
+    before = np.clip(np.floor(places).astype(int), 0, max(len(c2w) - 2, 0))
+    after = np.minimum(before + 1, len(c2w) - 1)
+    share = (places - before)[:, None, None]
+    result = c2w[before] + share * (c2w[after] - c2w[before])
+    if len(c2w) > 1:
+        result[:, :3, :3] = Slerp(np.arange(len(c2w)), Rotation.from_matrix(c2w[:, :3, :3]))(places).as_matrix()
+    if intrinsics is not None:
+        intrinsics = intrinsics[before] + share * (intrinsics[after] - intrinsics[before])
+    return result, intrinsics
+
+
+def _smooth(time: Float[np.ndarray, " t"]) -> Float[np.ndarray, " t"]:
+    """From 0 to 1 with no speed at either end."""
+    return time * time * (3 - 2 * time)
 
 
 def _about_x(turn: Float[np.ndarray, " t"]) -> Float[np.ndarray, "t 3 3"]:

@@ -14,7 +14,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from etils import epath
+from jaxtyping import Float
 
 from gen3r_jax.errors import UserError
 
@@ -105,6 +107,23 @@ def read_text(path: epath.PathLike) -> str:
 def read_lines(path: epath.PathLike) -> list[str]:
     """The lines of a text file that are not blank, without white space around them. Raises as :func:`read_text`."""
     return [line.strip() for line in read_text(path).split("\n") if line.strip()]
+
+
+def read_table(path: Path, columns: int, *, header: int = 0) -> Float[np.ndarray, "rows columns"]:
+    """Lines of `columns` numbers after `header` lines, float64; "nan" is a number. Raises UserError for other lines.
+
+    A last line that was cut short (a download that broke off) is left out.
+    """
+    rows = [line.split() for line in read_lines(path)[header:]]
+    if rows and len(rows[-1]) < columns:
+        rows = rows[:-1]
+    for number, row in enumerate(rows):
+        if len(row) != columns:
+            raise UserError(f"{path}: line {header + number + 1} has {len(row)} columns instead of {columns}")
+    try:
+        return np.array(rows, np.float64).reshape(-1, columns)
+    except ValueError as error:
+        raise UserError(f"{path}: {error}") from None
 
 
 def read_json(path: epath.PathLike, kind: type = dict, *, nan: bool = False) -> Any:

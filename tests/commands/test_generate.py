@@ -198,10 +198,8 @@ def test_jobs_go_on_where_they_stopped(official, pictures, tmp_path, capsys):
         (["--dry_run", "--mesh", "seq=2"], "estimates for one device"),
         (["--frame_path", "{}/first.png", "--prompts", "x", "--mesh", "rows=2"], "with the axes data, fsdp, seq"),
         (["--frame_path", "{}/first.png", "--prompts", "x", "--mesh", "seq=3"], "does not fit 8 devices"),
-        (
-            ["--frame_path", "{}/first.png", "--prompts", "x", "--cameras", "{}/cameras.json", "--num_frames", "9"],
-            "has 5 cameras, 9 are needed",
-        ),
+        (["--frame_path", "{}/first.png", "--prompts", "x", "--camera_easing", "ends"], "no path to resample"),
+        (["--frame_path", "{}/first.png", "--prompts", "x", "--camera_scale", "2"], "is of files and Cameras"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

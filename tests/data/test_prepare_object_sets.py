@@ -280,7 +280,7 @@ def test_mvimgnet_reconstructions_that_failed_are_skipped(tmp_path):
     assert len(outcome.scenes) == 1
     reasons = dict(outcome.skipped)
     assert reasons["7_empty"] == "no cameras: the reconstruction failed (sparse/0 is empty)"
-    assert "camera model 5 is not supported; models 0 to 4 are" in reasons["7/other_lens"]
+    assert "camera 1 is OPENCV_FISHEYE; undistort the pictures first" in reasons["7/other_lens"]
     assert "images.bin is cut short" in reasons["7/cut"]
 
 

@@ -92,6 +92,15 @@ def test_cameras_may_be_given_as_such(pipeline, photo):
     np.testing.assert_array_equal(poses, c2w)
     np.testing.assert_allclose(focal[0, 0, 0], 200 * 112 / 150, rtol=0.01)
     assert inputs.maps.shape == (1, 5, 112, 112, 6)
+    ends = Cameras(c2w, intrinsics, np.tile([150, 180], (5, 1))).take([0, 4])
+    inputs = pipeline.prepare([PROMPT], [photo], ends, 5, camera_easing="ends", camera_scale=4)
+    np.testing.assert_allclose(inputs.poses[0][0][:, 0, 3], [0, 0.625, 2, 3.375, 4])  # 4 (3 t^2 - 2 t^3)
+    for options, message in (
+        ({"camera_scale": -1.0}, "is not a positive number"),
+        ({"camera_easing": "x"}, "is none of"),
+    ):
+        with pytest.raises(UserError, match=message):
+            pipeline.prepare([PROMPT], [photo], ends, 5, **options)
 
 
 @pytest.mark.parametrize(

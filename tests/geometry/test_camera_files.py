@@ -7,8 +7,11 @@ import pytest
 
 from gen3r_jax.errors import UserError
 from gen3r_jax.export.camera_plot import plot_cameras
+from gen3r_jax.geometry.camera_files.camera_path import write_camera_path
+from gen3r_jax.geometry.camera_files.kitti import write_kitti
 from gen3r_jax.geometry.camera_files.official import write_cameras
 from gen3r_jax.geometry.camera_files.read import FORMATS, read_camera_file
+from gen3r_jax.geometry.camera_files.realestate10k import Rows, write_realestate10k
 from gen3r_jax.geometry.camera_files.transforms import write_transforms
 from gen3r_jax.geometry.camera_files.tum import read_tum, write_tum
 from gen3r_jax.geometry.cameras import OPENGL_AXES, Cameras, matrix_to_quaternion
@@ -67,20 +70,38 @@ def write(form, folder):
         return transforms(folder / "transforms.json", C2W @ OPENGL_AXES)
     if form == "opencv-transforms":
         return transforms(folder / "transforms.json", C2W)
-    return colmap(folder / "model") if form == "colmap" else tum(folder / "poses.txt")
+    if form == "colmap":
+        return colmap(folder / "model")
+    if form == "npz":
+        np.savez(folder / "cameras.npz", w2c=np.linalg.inv(C2W)[:, :3], K=K[0], height=SIZE[0], width=SIZE[1])
+        return folder / "cameras.npz"
+    if form == "camera-path":
+        write_camera_path(folder / "camera_path.json", Cameras(C2W, K, np.tile(SIZE, (6, 1))), fps=24)
+        return folder / "camera_path.json"
+    if form == "realestate10k":
+        rows = Rows(np.arange(6) * 33_367.0, np.tile([0.9, 1.6, 0.5, 0.5], (6, 1)), C2W)
+        write_realestate10k(folder / "clip.txt", "https://www.youtube.com/watch?v=x", rows)
+        return folder / "clip.txt"
+    if form == "kitti":
+        write_kitti(folder / "00.txt", C2W)
+        return folder / "00.txt"
+    if form in ("c2w", "w2c"):
+        np.save(folder / "poses.npy", C2W if form == "c2w" else np.linalg.inv(C2W))
+        return folder / "poses.npy"
+    return tum(folder / "poses.txt")
 
 
 @pytest.mark.parametrize("form", FORMATS)
 def test_every_form_gives_the_same_cameras(form, tmp_path):
-    c2w, intrinsics = read_camera_file(write(form, tmp_path), 5, SIZE, form)
-    np.testing.assert_allclose(c2w, C2W[:5], atol=1e-12)
-    if form == "tum":
+    c2w, intrinsics = read_camera_file(write(form, tmp_path), 6, SIZE, form)
+    np.testing.assert_allclose(c2w, C2W, atol=1e-12)
+    if form in ("tum", "kitti", "c2w", "w2c"):
         assert intrinsics is None
-    else:
-        np.testing.assert_allclose(intrinsics, K[:5], atol=1e-9)
+    elif form not in ("camera-path", "realestate10k"):  # which have square pixels: test_camera_forms.py
+        np.testing.assert_allclose(intrinsics, K, atol=1e-9)
 
 
-@pytest.mark.parametrize("form", ["official", "colmap", "tum"])
+@pytest.mark.parametrize("form", ["official", "camera-path", "colmap", "tum", "kitti", "realestate10k", "npz"])
 def test_forms_that_cannot_be_mistaken_need_no_name(form, tmp_path):
     np.testing.assert_allclose(read_camera_file(write(form, tmp_path), 6, SIZE)[0], C2W, atol=1e-12)
 
@@ -230,7 +251,6 @@ def test_impossible_cameras(tmp_path, change, message):
 def test_files_that_do_not_fit(tmp_path):
     official = write("official", tmp_path)
     cases = [
-        ((official, 7, SIZE), "has 6 cameras, 7 are needed"),
         ((without_size(official), 5, (560, 560)), "seem to be for images of 220 x 114, not of 560 x 560"),
         ((tmp_path / "no.json", 5, SIZE), "no camera file"),
         ((official, 5, SIZE, "blender"), "none of official, nerfstudio"),

@@ -18,11 +18,11 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from gen3r_jax.data.prepare.readers import folders_with, read_table
+from gen3r_jax.data.prepare.readers import folders_with
 from gen3r_jax.data.prepare.recording import DataSet, RawFrame, ReadOptions, Recording, Unit
 from gen3r_jax.errors import UserError
 from gen3r_jax.geometry.cameras import pose
-from gen3r_jax.storage.files import read_lines
+from gen3r_jax.storage.files import read_lines, read_table
 
 LONGEST_STEP = 3.0
 """Times the drive's median step: a scene ends where two frames are farther apart."""

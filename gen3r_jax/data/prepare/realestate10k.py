@@ -21,11 +21,10 @@ import numpy as np
 from jaxtyping import Float
 
 from gen3r_jax.data.images import Picture, list_images
-from gen3r_jax.data.prepare.readers import read_table
 from gen3r_jax.data.prepare.recording import DataSet, RawFrame, ReadOptions, Recording, Split, Unit
 from gen3r_jax.data.video import VIDEO_SUFFIXES, Video
 from gen3r_jax.errors import UserError
-from gen3r_jax.geometry.cameras import invert_se3
+from gen3r_jax.geometry.camera_files.realestate10k import read_rows
 from gen3r_jax.storage.files import read_lines
 
 SPLITS = ("train", "test")
@@ -59,21 +58,20 @@ def find(raw: Path, splits: Sequence[str] = ()) -> list[Unit]:
 def read(unit: Unit, options: ReadOptions, official_split: bool = False) -> Iterator[Recording]:
     """official_split: whether the folder's name is the split."""
     text, raw = unit.paths
-    video, rows = _video_id(text), read_table(text, 19, header=1)
+    video, rows = _video_id(text), read_rows(text)
     scene, split = unit.key.replace("/", "_"), _split(text) if official_split else None
-    if not len(rows):
+    if not len(rows.stamps):
         yield Recording(scene, video, (), split, unfit="its file lists no frames")
         return
-    pictures = _pictures(text, raw, video, rows[:, 0])
+    pictures = _pictures(text, raw, video, rows.stamps)
     if pictures is None:
         yield Recording(scene, video, (), split, unfit="neither its frames nor its video are there")
         return
     frames, missing = [], 0
-    for stamp, fx, fy, cx, cy, _, _, *w2c in rows:
+    for stamp, (fx, fy, cx, cy), c2w in zip(*rows, strict=True):
         if stamp not in pictures:
             missing += 1
             continue
-        c2w = invert_se3(np.reshape(np.array(w2c), (3, 4)))
         frames.append(RawFrame(f"{stamp:.0f}", stamp / 1e6, pictures[stamp], c2w, (fx, fy), (cx, cy), size=(1, 1)))
     dropped = {"no picture of its time": missing} if missing else {}
     yield Recording(scene, video, frames, split, dropped, _continuity(frames))

@@ -14,10 +14,11 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float32
 
-from gen3r_jax.data.prepare.readers import folders_with, read_table
+from gen3r_jax.data.prepare.readers import folders_with
 from gen3r_jax.data.prepare.recording import DataSet, RawFrame, ReadOptions, Recording, Unit, successive
 from gen3r_jax.errors import UserError
 from gen3r_jax.geometry.cameras import quaternion_pose
+from gen3r_jax.storage.files import read_table
 
 SIZE = (480, 640)
 FOCAL = (320.0, 320.0)

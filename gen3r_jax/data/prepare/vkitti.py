@@ -16,9 +16,9 @@ import numpy as np
 from jaxtyping import Float32
 
 from gen3r_jax.data.depth import read_depth_bits
-from gen3r_jax.data.prepare.readers import read_table
 from gen3r_jax.data.prepare.recording import DataSet, RawFrame, ReadOptions, Recording, Unit, successive
 from gen3r_jax.geometry.cameras import invert_se3
+from gen3r_jax.storage.files import read_table
 
 SKY = 65535
 

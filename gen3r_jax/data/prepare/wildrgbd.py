@@ -16,11 +16,10 @@ import numpy as np
 from jaxtyping import Float32
 
 from gen3r_jax.data.depth import read_depth_bits
-from gen3r_jax.data.prepare.readers import read_table
 from gen3r_jax.data.prepare.recording import DataSet, RawFrame, ReadOptions, Recording, Unit, successive
 from gen3r_jax.errors import UserError
 from gen3r_jax.geometry.cameras import intrinsics_fault
-from gen3r_jax.storage.files import read_json
+from gen3r_jax.storage.files import read_json, read_table
 
 FARTHEST = 5000
 """Millimetres."""

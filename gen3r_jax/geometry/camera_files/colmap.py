@@ -13,25 +13,32 @@ from gen3r_jax.geometry.camera_files.contents import CameraFile, pinhole
 from gen3r_jax.geometry.cameras import Size, invert_se3, matrix_to_quaternion, quaternion_pose
 from gen3r_jax.storage.files import read_lines, read_text, write_text
 
-# Model, in the order of their numbers -> its parameters. k are radial and p tangential terms, all as in OpenCV.
+# Model -> its parameters. k are radial and p tangential terms, all as in OpenCV.
 _MODELS = {
     "SIMPLE_PINHOLE": ("f", "cx", "cy"),
     "PINHOLE": ("fx", "fy", "cx", "cy"),
     "SIMPLE_RADIAL": ("f", "cx", "cy", "k1"),
     "RADIAL": ("f", "cx", "cy", "k1", "k2"),
     "OPENCV": ("fx", "fy", "cx", "cy", "k1", "k2", "p1", "p2"),
+    "FULL_OPENCV": ("fx", "fy", "cx", "cy", "k1", "k2", "p1", "p2", "k3", "k4", "k5", "k6"),
 }
+_NUMBERS = (  # what binary files call the models
+    "SIMPLE_PINHOLE", "PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV", "OPENCV_FISHEYE", "FULL_OPENCV", "FOV",
+    "SIMPLE_RADIAL_FISHEYE", "RADIAL_FISHEYE", "THIN_PRISM_FISHEYE", "RAD_TAN_THIN_PRISM_FISHEYE",
+    "SIMPLE_DIVISION", "DIVISION", "SIMPLE_FISHEYE", "FISHEYE", "EUCM", "EQUIRECTANGULAR",
+)  # fmt: skip
+_LENS = ("k1", "k2", "p1", "p2", "k3", "k4", "k5", "k6")  # in OpenCV's order
 _FOLDERS = ("", "0", "sparse/0", "sparse", "colmap/sparse/0")
 """Where a model may lie in the folder that is given."""
 
 
 class ColmapCamera(NamedTuple):
-    """size: (height, width) that the intrinsics are given for. distortion: k1, k2, p1, p2."""
+    """size: (height, width) that the intrinsics are for. distortion: k1, k2, p1, p2, and k3 to k6 if there are."""
 
     focal: tuple[float, float]
     centre: tuple[float, float]
     size: tuple[float, float]
-    distortion: tuple[float, float, float, float]
+    distortion: tuple[float, ...]
 
 
 class ColmapImage(NamedTuple):
@@ -114,16 +121,21 @@ def _camera(model: str, size: tuple[float, float], parameters: Sequence[float], 
         raise UserError(f"{where} is {model} with {len(parameters)} parameters; it needs {', '.join(names)}")
     values = dict(zip(names, parameters, strict=True))
     fx, fy = (values[key if key in values else "f"] for key in ("fx", "fy"))
-    k1, k2, p1, p2 = (values.get(key, 0.0) for key in ("k1", "k2", "p1", "p2"))
-    return ColmapCamera((fx, fy), (values["cx"], values["cy"]), size, (k1, k2, p1, p2))
+    terms = tuple(values.get(key, 0.0) for key in (_LENS if "k3" in values else _LENS[:4]))
+    return ColmapCamera((fx, fy), (values["cx"], values["cy"]), size, terms)
+
+
+def _require_known(model: str, where: str) -> None:
+    if model not in _MODELS:
+        known = ", ".join(_MODELS)
+        raise UserError(f"{where} is {model}; undistort the pictures first (COLMAP: image_undistorter). Known: {known}")
 
 
 def _read_text_cameras(path: Path) -> dict[int, ColmapCamera]:
     cameras = {}
     for line in _lines(path):
         number, model, *words = _words(line, 5, path)
-        if model not in _MODELS:
-            raise UserError(f"{path}: camera {number} is {model}; undistort the pictures first (PINHOLE is needed)")
+        _require_known(model, f"{path}: camera {number}")
         width, height, *parameters = _numbers(words, path)
         cameras[_whole(number, path)] = _camera(model, (height, width), parameters, f"{path}: camera {number}")
     return cameras
@@ -174,13 +186,13 @@ class _Reader:
 
 
 def _read_binary_cameras(path: Path) -> dict[int, ColmapCamera]:
-    reader, cameras, models = _Reader(path), {}, list(_MODELS)
+    reader, cameras = _Reader(path), {}
     for _ in range(*reader.take("Q")):
-        number, model, width, height = reader.take("iiQQ")
-        if not 0 <= model < len(models):
-            raise UserError(f"{path}: camera model {model} is not supported; models 0 to {len(models) - 1} are")
-        parameters = reader.take(f"{len(_MODELS[models[model]])}d")
-        cameras[number] = _camera(models[model], (height, width), parameters, f"{path}: camera {number}")
+        number, kind, width, height = reader.take("iiQQ")
+        model, where = _NUMBERS[kind] if 0 <= kind < len(_NUMBERS) else f"of model {kind}", f"{path}: camera {number}"
+        _require_known(model, where)
+        parameters = reader.take(f"{len(_MODELS[model])}d")
+        cameras[number] = _camera(model, (height, width), parameters, where)
     return cameras
 
 

@@ -131,6 +131,13 @@ def to_numbers(value: Any) -> Float[np.ndarray, "..."] | None:
         return None
 
 
+def for_all(intrinsics: Float[np.ndarray, "..."], count: int) -> Float[np.ndarray, "t 3 3"] | None:
+    """Intrinsics of `count` cameras from one matrix for all or one for each; None for anything else."""
+    if intrinsics.shape == (3, 3):
+        return np.tile(np.asarray(intrinsics, np.float64), (count, 1, 1))
+    return np.asarray(intrinsics, np.float64) if intrinsics.shape == (count, 3, 3) else None
+
+
 def pinhole(fx: float, fy: float, cx: float, cy: float) -> Float[np.ndarray, "3 3"]:
     """The matrix of a pinhole's intrinsics."""
     return np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]], np.float64)

@@ -1,8 +1,8 @@
 """cameras.json: Gen3R's file for given and for found cameras.
 
-``{"extrinsics": t x 4x4 world-to-camera in OpenCV axes, "intrinsics": t x 3x3 in pixels}``. Files written here also
-say ``"width"``, ``"height"`` (the image the intrinsics belong to) and ``"convention": "opencv_w2c"``; other keys are
-ignored.
+``{"extrinsics": t x 4x4 world-to-camera in OpenCV axes, "intrinsics": t x 3x3 in pixels}``, or one 3x3 for all. Files
+written here also say ``"width"``, ``"height"`` (the image the intrinsics belong to) and ``"convention":
+"opencv_w2c"``; other keys are ignored.
 """
 
 from pathlib import Path
@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float
 
 from gen3r_jax.errors import UserError
-from gen3r_jax.geometry.camera_files.contents import CameraFile, to_numbers, to_poses
+from gen3r_jax.geometry.camera_files.contents import CameraFile, for_all, to_numbers, to_poses
 from gen3r_jax.geometry.cameras import Size, pose_fault
 from gen3r_jax.storage.files import read_json, write_json
 
@@ -54,17 +54,18 @@ def read_cameras(path: Path | str) -> FoundCameras:
             f'{path} is no camera file; needed is JSON with "extrinsics" (4x4, world to camera) and "intrinsics" (3x3)'
         )
     poses = to_poses(w2c)
-    if poses is None or intrinsics.shape != (len(poses), 3, 3):
+    of_each = None if poses is None else for_all(intrinsics, len(poses))
+    if poses is None or of_each is None:
         raise UserError(
             f"{path} holds extrinsics {list(w2c.shape)} and intrinsics {list(intrinsics.shape)}; "
-            "needed are as many 4x4 as 3x3 matrices"
+            "needed are as many 4x4 as 3x3 matrices, or one 3x3 for all"
         )
     if document.get("convention", CONVENTION) != CONVENTION:
         raise UserError(f"{path} says convention {str(document['convention'])[:40]!r}; only {CONVENTION!r} can be read")
     sides = [document[side] for side in ("height", "width") if side in document]
     if to_numbers(sides) is None or not all(isinstance(side, int | float) for side in sides):
         raise UserError(f"{path}: width and height must be numbers of pixels")
-    return FoundCameras(poses, intrinsics, tuple(sides) if len(sides) == 2 else None)
+    return FoundCameras(poses, of_each, tuple(sides) if len(sides) == 2 else None)
 
 
 def read_official(path: Path) -> CameraFile:

@@ -8,22 +8,33 @@ import numpy as np
 from jaxtyping import Float
 
 from gen3r_jax.errors import UserError
+from gen3r_jax.geometry.camera_files.camera_path import read_camera_path
 from gen3r_jax.geometry.camera_files.colmap import find_model, read_colmap
 from gen3r_jax.geometry.camera_files.contents import CameraFile
+from gen3r_jax.geometry.camera_files.kitti import read_kitti
+from gen3r_jax.geometry.camera_files.matrices import read_archive, read_matrices
 from gen3r_jax.geometry.camera_files.official import read_official
 from gen3r_jax.geometry.camera_files.orientation import StoredPicture, turned_with
+from gen3r_jax.geometry.camera_files.realestate10k import read_realestate10k
 from gen3r_jax.geometry.camera_files.transforms import read_capture
-from gen3r_jax.geometry.camera_files.tum import is_tum, read_tum
+from gen3r_jax.geometry.camera_files.tum import read_tum
 from gen3r_jax.geometry.cameras import Size, crop_intrinsics, intrinsics_fault
-from gen3r_jax.storage.files import read_json, read_text
+from gen3r_jax.geometry.trajectories import resampled
+from gen3r_jax.storage.files import read_json, read_lines
 
 # What is read, with axes that the form fixes; docs/cameras.md describes the files.
 FORMATS: dict[str, Callable[[Path], CameraFile]] = {
     "official": read_official,  # Gen3R's cameras.json: world to camera, OpenCV axes
     "nerfstudio": partial(read_capture, opengl=True),  # transforms.json: camera to world, OpenGL axes
     "opencv-transforms": partial(read_capture, opengl=False),  # the same with OpenCV axes, as in Gen3R's training data
+    "camera-path": read_camera_path,  # nerfstudio's camera_path.json: camera to world, OpenGL axes
     "colmap": read_colmap,  # a folder with cameras and images, .txt or .bin
     "tum": read_tum,  # lines of: time tx ty tz qx qy qz qw, camera to world, OpenCV axes; no intrinsics
+    "kitti": read_kitti,  # lines of 3 x 4 numbers: camera to world, OpenCV axes; no intrinsics
+    "realestate10k": read_realestate10k,  # an address, then lines of 19 numbers: world to camera, OpenCV axes
+    "npz": read_archive,  # arrays whose keys tell what they are, as VGGT and Depth Anything 3 save them
+    "c2w": partial(read_matrices, w2c=False),  # .npy or text with 3 x 4 or 4 x 4 matrices, OpenCV axes; no intrinsics
+    "w2c": partial(read_matrices, w2c=True),
 }
 Poses = Float[np.ndarray, "t 4 4"]
 Intrinsics = Float[np.ndarray, "t 3 3"]
@@ -35,10 +46,12 @@ def read_camera_file(
     size: Size,
     camera_format: str | None = None,
     picture: StoredPicture | None = None,
+    easing: str = "none",
 ) -> tuple[Poses, Intrinsics | None]:
-    """Camera-to-world matrices (OpenCV axes) and intrinsics of the first frames of a file.
+    """Camera-to-world matrices (OpenCV axes) and intrinsics of a file, resampled along its path to `num_frames`.
 
-    Frames are in the order of their times or of their pictures' names, where the file has them.
+    Poses are in the order of their times or of their pictures' names, where the file has them. As many poses as frames
+    stay as they are; of fewer or more the frames are spread evenly in time from the first pose to the last.
 
     Args:
       size: (height, width) that images are scaled and cropped to; so are the intrinsics, where the file says of what
@@ -46,28 +59,34 @@ def read_camera_file(
       camera_format: one of ``FORMATS``; by default what the file cannot but be.
       picture: the given picture as its file stores it. If a camera is for the stored pixels, and the picture is shown
         turned, the camera is turned with it.
+      easing: one of :data:`gen3r_jax.geometry.trajectories.EASINGS`.
 
     Returns:
       Matrices, and None instead of intrinsics where the form has none.
 
     Raises:
-      UserError: no such file or form, axes that are not told, too few or impossible cameras; one line.
+      UserError: no such file or form, axes that are not told, impossible cameras; one line.
     """
     if camera_format is not None and camera_format not in FORMATS:
         raise UserError(f"camera format {camera_format!r} is none of {', '.join(FORMATS)}")
     if not path.exists():
         raise UserError(f"no camera file at {path}")
     contents = (FORMATS[camera_format] if camera_format else _recognise(path))(path).in_order()
-    if len(contents) < num_frames:
-        raise UserError(f"{path} has {len(contents)} cameras, {num_frames} are needed; ask for fewer with --num_frames")
+    if not len(contents):
+        raise UserError(f"{path} holds no cameras")
     contents.require_sound()
-    contents = contents.take(range(num_frames))
     contents.tell_gaps()
     if picture is not None:
         contents = turned_with(picture, contents)
-    if contents.intrinsics is None:
-        return contents.c2w, None
+    intrinsics = _fitted_intrinsics(path, contents, size)
+    return resampled(contents.c2w, intrinsics, num_frames, path, easing, contents.stamps)
+
+
+def _fitted_intrinsics(path: Path, contents: CameraFile, size: Size) -> Intrinsics | None:
+    """Intrinsics in pixels of pictures that were scaled and cropped to `size`; None where the form has none."""
     intrinsics = contents.intrinsics
+    if intrinsics is None:
+        return None
     if contents.sizes is not None:
         pairs = zip(intrinsics, contents.sizes.astype(int).tolist(), strict=True)
         intrinsics = np.stack([crop_intrinsics(k, tuple(of), size) for k, of in pairs])
@@ -80,7 +99,7 @@ def read_camera_file(
             f"{path}: the intrinsics seem to be for images of {seem}, not of {size[1]} x {size[0]}; give "
             "--width and --height, or a file that says its image size"
         )
-    return contents.c2w, intrinsics
+    return intrinsics
 
 
 def _recognise(path: Path) -> Callable[[Path], CameraFile]:
@@ -89,14 +108,28 @@ def _recognise(path: Path) -> Callable[[Path], CameraFile]:
         if find_model(path) is None:
             raise UserError(f"{path} holds no COLMAP model (cameras.txt and images.txt, or cameras.bin and images.bin)")
         return read_colmap
-    text = read_text(path)
-    if is_tum(text):
+    unknown = UserError(f"{path} has none of the forms {', '.join(FORMATS)}")
+    if path.suffix == ".npz":
+        return read_archive
+    if path.suffix == ".npy":
+        raise UserError(f"{path} does not say which way its matrices map; add --camera_format c2w or w2c")
+    lines = [line for line in read_lines(path) if not line.startswith("#")]
+    if lines and lines[0].startswith("{"):
+        document = read_json(path, nan=True)
+        if {"extrinsics", "intrinsics"} <= document.keys():
+            return read_official
+        if "camera_path" in document:
+            return read_camera_path
+        if "frames" in document:
+            return partial(read_capture, opengl=None)
+        raise unknown
+    columns = [len(line.split()) for line in lines]
+    if len(columns) > 1 and set(columns[1:]) == {19} and columns[0] == 1:
+        return read_realestate10k
+    if set(columns) == {8}:
         return read_tum
-    if not text.lstrip().startswith("{"):
-        raise UserError(f"{path} has none of the forms {', '.join(FORMATS)}")
-    document = read_json(path, nan=True)
-    if {"extrinsics", "intrinsics"} <= document.keys():
-        return read_official
-    if "frames" in document:
-        return partial(read_capture, opengl=None)
-    raise UserError(f"{path} has none of the forms {', '.join(FORMATS)}")
+    if set(columns) == {12}:
+        return read_kitti
+    if columns and set(columns) <= {4, 16}:
+        raise UserError(f"{path} does not say which way its matrices map; add --camera_format c2w or w2c")
+    raise unknown

@@ -4,12 +4,15 @@ Both look alike; the training data's ``transform_matrix`` is camera-to-world in 
 z forward), nerfstudio's in OpenGL axes. A word of this project tells them apart: ``camera_convention``.
 """
 
+import math
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
+from PIL import Image
 
 from gen3r_jax.errors import UserError
 from gen3r_jax.geometry.camera_files.contents import CameraFile, pinhole, to_numbers, to_poses
@@ -20,6 +23,7 @@ OPENCV, OPENGL = "opencv_c2w", "opengl_c2w"
 INTRINSIC_KEYS = ("w", "h", "fl_x", "fl_y", "cx", "cy")
 
 _LENS = ("k1", "k2", "p1", "p2", "k3", "k4", "k5", "k6")  # in OpenCV's order
+_ANGLES = ("camera_angle_x", "camera_angle_y")
 _PINHOLES = ("OPENCV", "FULL_OPENCV", "PINHOLE", "SIMPLE_PINHOLE", "SIMPLE_RADIAL", "RADIAL", "PERSPECTIVE")
 # What nerfstudio and its kin write, and Gen3R's training data do not have.
 _OF_NERFSTUDIO = (
@@ -120,10 +124,11 @@ def _declared(path: Path, document: dict[str, Any]) -> str | None:
 
 def _contents(path: Path, document: dict[str, Any], opengl: bool) -> CameraFile:
     """Intrinsics and lens terms stand in each frame or, for all frames, at the top."""
-    shared = {key: document[key] for key in (*INTRINSIC_KEYS, *_LENS, "camera_model", "is_fisheye") if key in document}
+    kept = (*INTRINSIC_KEYS, *_LENS, *_ANGLES, "camera_model", "is_fisheye")
+    shared = {key: document[key] for key in kept if key in document}
     names, poses, numbers, lenses = [], [], [], []
     for index, frame in enumerate(document["frames"]):
-        frame = shared | frame
+        frame = _with_angles(shared | frame, path)
         if missing := [key for key in (*INTRINSIC_KEYS, "file_path", "transform_matrix") if key not in frame]:
             raise UserError(f"{path}: frame {index} lacks {', '.join(missing)}")
         model = str(frame.get("camera_model", "OPENCV")).upper()
@@ -146,6 +151,35 @@ def _contents(path: Path, document: dict[str, Any], opengl: bool) -> CameraFile:
         sizes=np.stack([h, w], axis=-1),
         lenses=tuple(_trimmed(terms.tolist()) for terms in lenses),
     )
+
+
+def _with_angles(frame: dict[str, Any], path: Path) -> dict[str, Any]:
+    """A frame of NeRF's form, which says ``camera_angle_x`` in radians, with the intrinsics that follow from it.
+
+    What the frame says itself stays. Where it does not say its size, its picture beside the file tells.
+    """
+    angle_x = to_numbers(frame.get("camera_angle_x"))
+    if angle_x is None or angle_x.shape or not 0 < angle_x < math.pi:
+        return frame
+    size = {} if {"w", "h"} <= frame.keys() else _size_of_picture(path.parent / str(frame.get("file_path")))
+    sides = to_numbers([(size | frame).get(side) for side in ("w", "h")])
+    if sides is None or not np.isfinite(sides).all():
+        return frame
+    (w, h), angle_y = sides.tolist(), to_numbers(frame.get("camera_angle_y"))
+    derived = {"fl_x": w / 2 / math.tan(angle_x / 2), "cx": w / 2, "cy": h / 2}
+    derived["fl_y"] = frame.get("fl_x", derived["fl_x"])
+    if angle_y is not None and not angle_y.shape and 0 < angle_y < math.pi:
+        derived["fl_y"] = h / 2 / math.tan(angle_y / 2)
+    return {**size, **derived, **frame}
+
+
+def _size_of_picture(path: Path) -> dict[str, int]:
+    """w and h of a picture, whose name may lack ``.png``; nothing where there is none that can be read."""
+    for file in (path, path.with_name(f"{path.name}.png")):
+        if file.is_file():
+            with suppress(Exception), Image.open(file) as picture:  # damaged files make Pillow raise nearly anything
+                return {"w": picture.width, "h": picture.height}
+    return {}
 
 
 def _pose(matrix: Any, where: str) -> Float[np.ndarray, "4 4"]:

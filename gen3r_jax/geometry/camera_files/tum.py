@@ -28,9 +28,3 @@ def write_tum(path: Path | str, stamps: Float[np.ndarray, "t"], c2w: Float[np.nd
     rows = np.column_stack([stamps, c2w[:, :3, 3], matrix_to_quaternion(c2w[:, :3, :3])]).tolist()
     lines = ["# time tx ty tz qx qy qz qw", *(" ".join(map(repr, row)) for row in rows)]
     write_text(path, "\n".join(lines) + "\n")
-
-
-def is_tum(text: str) -> bool:
-    """Whether every line that says something has eight words."""
-    lines = [line.split() for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
-    return bool(lines) and all(len(line) == 8 for line in lines)
