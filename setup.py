@@ -10,5 +10,5 @@ carried = [f"gen3r_jax.{name}" for name in carried]
 setup(
     packages=[*find_packages(include=["gen3r_jax*", "conversion*"]), *carried],
     package_dir={f"gen3r_jax.{folder}": folder for folder in CARRIED},
-    package_data={name: ["*"] for name in carried},
+    package_data={name: ["*"] for name in carried} | {"gen3r_jax.export": ["*.html"]},
 )

@@ -116,7 +116,7 @@ FORMATS: dict[str, Format] = {
     "usd": Format(
         lambda job: write_usd(job.folder / "gaussians.usdc", job.gaussians), default=False, needs=("pxr.UsdVol", "usd")
     ),
-    "viewer": Format(lambda job: write_viewer(job.folder / "viewer.html", job.scene, *job.cloud)),
+    "viewer": Format(lambda job: write_viewer(job.folder / "viewer.html", job.scene, *job.cloud, job.fps)),
 }
 
 

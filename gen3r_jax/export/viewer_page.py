@@ -1,10 +1,10 @@
-"""viewer.html: one page that opens anywhere, offline: points and cameras to turn, frames to scrub through."""
+"""viewer.html: one page that opens anywhere, offline: points and cameras to turn, frames to play."""
 
 import base64
 import io
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -14,7 +14,7 @@ from gen3r_jax.export.glb import frusta, frustum_size
 from gen3r_jax.export.pointcloud import at_most, median_depth
 from gen3r_jax.geometry.cameras import OPENGL_AXES, invert_se3
 from gen3r_jax.scene import Scene
-from gen3r_jax.storage.files import write_text
+from gen3r_jax.storage.files import read_text, write_text
 
 if TYPE_CHECKING:  # imported where it is used: it takes half a second
     import trimesh
@@ -22,71 +22,34 @@ if TYPE_CHECKING:  # imported where it is used: it takes half a second
 MOST_POINTS = 100_000
 FRAME_WIDTH = 320
 
-_PANEL = """
-<style>
-  #frames {{ position: fixed; left: 12px; bottom: 12px; padding: 10px; border-radius: 8px; background: #fffd;
-             font: 13px system-ui, sans-serif; width: {width}px; box-shadow: 0 1px 6px #0004; }}
-  #frames img {{ width: 100%; display: block; border-radius: 4px; }}
-  #frames input {{ width: 100%; margin: 8px 0 4px; }}
-  #frames p {{ margin: 4px 0 0; overflow-wrap: anywhere; max-height: 5em; overflow: auto; }}
-</style>
-<div id="frames">
-  <img id="frame" alt="frame">
-  <input id="scrubber" type="range" min="0" max="{last}" value="0" aria-label="frame">
-  <div id="number"></div>
-  <p>{prompt}</p>
-</div>
-<script>
-  (() => {{
-    const frames = {frames};
-    const edges = {edges};  // of each camera's frustum: pairs of points
-    const marked = new THREE.LineSegments(
-      new THREE.BufferGeometry(), new THREE.LineBasicMaterial({{ color: 0xff00ff, depthTest: false }}));
-    marked.frustumCulled = false;
-    scene.add(marked);
-    const show = () => {{
-      const index = Number(document.getElementById("scrubber").value);
-      document.getElementById("frame").src = frames[index];
-      document.getElementById("number").textContent = `frame ${{index + 1}} of ${{frames.length}}`;
-      marked.geometry.setAttribute("position", new THREE.Float32BufferAttribute(edges[index], 3));
-      if (camera) render();  // the page's own; there is no camera before the points have been read
-    }};
-    document.getElementById("scrubber").addEventListener("input", show);
-    show();
-    const start = () => {{  // a little behind and above the first camera, looking where it looks
-      if (!camera || !controls) return setTimeout(start, 50);
-      scene.traverse((object) => {{ if (object.isPoints) object.material.size = 2; }});
-      camera.up.set(...{up});
-      camera.position.set(...{eye});
-      controls.target.set(...{target});
-      controls.update();
-      render();
-    }};
-    start();
-  }})();
-</script>
-"""
-
 
 def write_viewer(
-    path: Path | str, scene: Scene, points: Float[np.ndarray, "n 3"], colors: UInt8[np.ndarray, "n 3"]
+    path: Path | str,
+    scene: Scene,
+    points: Float[np.ndarray, "n 3"],
+    colors: UInt8[np.ndarray, "n 3"],
+    fps: float = 12,
 ) -> None:
-    """Writes the page: trimesh's self-contained three.js viewer with a panel of the frames.
+    """Writes the page: trimesh's self-contained three.js viewer with the panel of ``viewer_panel.html``.
 
-    The camera of the frame in the panel is marked.
+    The camera of the frame in the panel is marked; frames are played at `fps`.
     """
     from trimesh.viewer.notebook import scene_to_html
 
+    views = _views(scene)
+    data = {
+        "frames": [_data_uri(frame) for frame in scene.rgb],
+        "edges": _frustum_edges(scene),
+        "views": views,
+        "first": views[0] | _behind(scene),
+        "prompt": scene.prompt,
+        "fps": fps,
+    }
+    text = json.dumps(data, allow_nan=False).replace("<", "\\u003c")  # nothing in it ends the script
+    panel = read_text(Path(__file__).with_name("viewer_panel.html"))
+    added = f'<script type="application/json" id="scene-data">{text}</script>\n{panel}'
     page = scene_to_html(_build_scene(scene, points, colors))
-    panel = _PANEL.format(
-        width=FRAME_WIDTH,
-        last=len(scene.rgb) - 1,
-        **_first_view(scene),
-        prompt=_escape(scene.prompt),
-        frames=json.dumps([_data_uri(frame) for frame in scene.rgb]),
-        edges=json.dumps(_frustum_edges(scene)),
-    )
-    write_text(path, page.replace("</body>", f"{panel}</body>"))
+    write_text(path, page.replace("</body>", f"{added}</body>"))
 
 
 def _build_scene(scene: Scene, points: np.ndarray, colors: np.ndarray) -> "trimesh.Scene":
@@ -108,12 +71,32 @@ def _build_scene(scene: Scene, points: np.ndarray, colors: np.ndarray) -> "trime
     return built
 
 
-def _first_view(scene: Scene) -> dict[str, list[float]]:
-    """Where the page begins, in its axes: a little behind and above the first camera, looking where it looks."""
+def _views(scene: Scene) -> list[dict[str, Any]]:
+    """How the page looks from every camera, in its axes.
+
+    Slopes are the half width and half height of the picture at distance 1.
+    """
+    height, width = scene.rgb.shape[1:3]
     depth = median_depth(scene)
-    c2w = OPENGL_AXES @ invert_se3(scene.w2c[0].astype(np.float64))
-    points = np.array([[0, -0.3 * depth, -0.8 * depth, 1], [0, 0, depth, 1], [0, -1, 0, 0]]) @ c2w.T
-    return {name: np.round(x[:3], 6).tolist() for name, x in zip(("eye", "target", "up"), points, strict=True)}
+    views = []
+    for pose, k in zip(_page_poses(scene), scene.intrinsics, strict=True):
+        eye, down, forward = (pose[:3, column] for column in (3, 1, 2))
+        slopes = np.array([width, height]) / (2 * np.maximum(k[[0, 1], [0, 1]], 1e-6))
+        view = {"eye": eye, "target": eye + depth * forward, "up": -down, "slopes": slopes}
+        views.append({name: np.round(value, 6).tolist() for name, value in view.items()})
+    return views
+
+
+def _behind(scene: Scene) -> dict[str, list[float]]:
+    """Where the page begins: a little behind and above the first camera, looking where it looks."""
+    depth = median_depth(scene)
+    points = np.array([[0, -0.3 * depth, -0.8 * depth, 1], [0, 0, depth, 1]]) @ _page_poses(scene)[0].T
+    return {name: np.round(x[:3], 6).tolist() for name, x in zip(("eye", "target"), points, strict=True)}
+
+
+def _page_poses(scene: Scene) -> Float[np.ndarray, "t 4 4"]:
+    """Camera-to-world matrices: cameras have OpenCV axes, the world those of the page (y up)."""
+    return OPENGL_AXES @ invert_se3(scene.w2c.astype(np.float64))
 
 
 def _frustum_edges(scene: Scene) -> list[list[float]]:
@@ -129,7 +112,3 @@ def _data_uri(frame: UInt8[np.ndarray, "h w 3"]) -> str:
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=80)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
-
-
-def _escape(text: str) -> str:
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

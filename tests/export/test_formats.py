@@ -198,7 +198,7 @@ def test_unknown_depth_reaches_neither_glb_nor_viewer(scene, tmp_path, value, sh
     write_viewer(tmp_path / "viewer.html", scene, *cloud)
     for geometry in trimesh.load(tmp_path / "scene.glb").geometry.values():
         assert np.isfinite(geometry.vertices).all() and np.ptp(geometry.vertices, axis=0).max() > 0
-    assert re.search(r"\b(NaN|Infinity)\b", (tmp_path / "viewer.html").read_text().split('id="frames"')[-1]) is None
+    assert re.search(r"\b(NaN|Infinity)\b", (tmp_path / "viewer.html").read_text().split('id="scene-data"')[-1]) is None
     assert len(cloud[0]) == depth[..., share:].size
 
 
