@@ -7,7 +7,8 @@ import numpy as np
 from jaxtyping import Bool, Float
 from scipy.spatial import KDTree
 
-from gen3r_jax.geometry.points import farthest_points, umeyama, voxel_downsample
+from gen3r_jax.geometry.alignment import umeyama
+from gen3r_jax.geometry.points import farthest_points, voxel_downsample
 
 
 class CloudDistance(NamedTuple):
@@ -55,8 +56,8 @@ def aligned_chamfer(
 ) -> CloudDistance:
     """Aligns a predicted point map to the true one, thins both and compares them.
 
-    The similarity is fitted to the valid pixel pairs (:func:`gen3r_jax.geometry.points.umeyama`); then one mean point
-    a voxel is kept, and of those `num_points` by farthest point sampling.
+    The similarity is fitted to the valid pixel pairs (:func:`gen3r_jax.geometry.alignment.umeyama`); then one mean
+    point a voxel is kept, and of those `num_points` by farthest point sampling.
 
     Args:
       mask: pixels with a true point; by default every pixel where both maps are finite. Where the predicted point is
