@@ -18,6 +18,7 @@ from gen3r_jax.export.gaussians import Gaussians, scene_gaussians, write_gaussia
 from gen3r_jax.export.glb import write_glb
 from gen3r_jax.export.grid import spread, write_grid
 from gen3r_jax.export.images import write_images
+from gen3r_jax.export.mesh import scene_mesh, write_mesh
 from gen3r_jax.export.nerfstudio import write_transforms
 from gen3r_jax.export.pointcloud import DEFAULT_FILTER, CloudFilter, scene_cloud, write_ply
 from gen3r_jax.export.splat_glb import write_splat_glb
@@ -115,6 +116,11 @@ FORMATS: dict[str, Format] = {
     "splat_glb": Format(lambda job: write_splat_glb(job.folder / "gaussians.glb", job.gaussians), default=False),
     "usd": Format(
         lambda job: write_usd(job.folder / "gaussians.usdc", job.gaussians), default=False, needs=("pxr.UsdVol", "usd")
+    ),
+    "mesh": Format(
+        lambda job: write_mesh(job.folder / "mesh.glb", scene_mesh(job.scene, job.keep.confidence_percentile)),
+        default=False,
+        needs=("skimage", "mesh"),
     ),
     "viewer": Format(lambda job: write_viewer(job.folder / "viewer.html", job.scene, *job.cloud, job.fps)),
 }

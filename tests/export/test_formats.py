@@ -83,7 +83,7 @@ def test_formats_can_be_chosen(scene, tmp_path):
     assert {name for name, form in FORMATS.items() if form.default} == {
         *("video", "sheet", "maps", "ply", "nerfstudio", "colmap", "glb", "gaussians", "viewer"),
     }
-    assert {name for name, form in FORMATS.items() if not form.default} == {"spz", "splat_glb", "usd"}
+    assert {name for name, form in FORMATS.items() if not form.default} == {"spz", "splat_glb", "usd", "mesh"}
 
 
 @pytest.mark.parametrize(
