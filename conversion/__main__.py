@@ -1,6 +1,7 @@
 """Converts official checkpoints to the weights folders of gen3r_jax, and back.
 
 gen3r convert gen3r --source checkpoints --output weights       everything in the official folder
+gen3r convert gen3r --invert --source weights --output checkpoints      and the way back
 gen3r convert vggt --source vggt/model.safetensors --output weights/vggt
 gen3r convert wan_vae --source Wan2.1_VAE.pth --output weights/wan_vae --dtype bfloat16
 gen3r convert geometry_adapter --source checkpoints/geo_adapter --output weights/geometry_adapter
@@ -52,9 +53,12 @@ def _convert(options: argparse.Namespace) -> list[str]:
     # What takes seconds to import waits until the flags are read: --help needs none of it.
     from conversion.commands import convert_checkpoint, invert_weights, random_checkpoint
     from conversion.networks import CONVERTIBLE
-    from conversion.pipeline_folder import convert_pipeline, random_pipeline
+    from conversion.pipeline_folder import convert_pipeline, invert_pipeline, random_pipeline
 
     dtype = DTYPES.get(options.dtype)
+    if options.command == "gen3r" and options.invert:
+        shards = {"shard_bytes": int(options.shard_gb * 1e9)}
+        return invert_pipeline(options.source, options.output, dtype=dtype, **shards, force=options.force)
     if options.command == "gen3r":
         return convert_pipeline(options.source, options.output, dtype=dtype, force=options.force)
     if options.command == "random":
@@ -86,6 +90,7 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("gen3r", help="convert the whole official folder; goes on after an interruption")
     command.add_argument("--source", type=Path, required=True, metavar="DIR", help="transformer/, vggt/, and so on")
     command.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder of weights folders")
+    _add_way_back(command, "--source is a folder of weights folders, --output becomes the official folder")
     _add_common(command)
     for name, title in TITLES.items():
         command = commands.add_parser(name, help=f"convert {title}")
@@ -98,17 +103,7 @@ def _parser() -> argparse.ArgumentParser:
             "a folder with one of them, or a whole pipeline folder",
         )
         command.add_argument("--output", type=Path, required=True, metavar="DIR", help="weights folder to write")
-        command.add_argument(
-            "--invert",
-            action="store_true",
-            help="the way back: --source is a weights folder, --output gets safetensors",
-        )
-        command.add_argument(
-            "--shard_gb",
-            type=float,
-            default=SHARD_GB,
-            help="with --invert: largest file (default %(default)s)",
-        )
+        _add_way_back(command, "--source is a weights folder, --output gets safetensors")
         if name == "vggt":
             command.add_argument("--no_point_head", action="store_true", help="leave the point head out")
         _add_common(command)
@@ -123,6 +118,13 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--directory", type=Path, help="where to put some gigabytes for a while (default: temporary)")
     command.add_argument("--dtype", choices=DTYPES, default="float32")
     return parser
+
+
+def _add_way_back(command: argparse.ArgumentParser, folders: str) -> None:
+    command.add_argument("--invert", action="store_true", help=f"the way back: {folders}")
+    command.add_argument(
+        "--shard_gb", type=float, default=SHARD_GB, help="with --invert: largest file (default %(default)s)"
+    )
 
 
 def _add_common(command: argparse.ArgumentParser, dtype: str | None = None) -> None:

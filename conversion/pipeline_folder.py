@@ -11,10 +11,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from conversion.commands import convert_checkpoint, random_checkpoint
+from conversion.commands import SHARD_BYTES, convert_checkpoint, invert_weights, random_checkpoint
 from conversion.networks import NETWORKS
 from gen3r_jax.carried import find_folder
 from gen3r_jax.errors import UserError, notice
+from gen3r_jax.generation.settings import read_shift
 from gen3r_jax.models.registry import PRESETS
 from gen3r_jax.models.tokenizer import Tokenizer
 from gen3r_jax.models.wan_dit import WanDiTConfig
@@ -28,6 +29,9 @@ from gen3r_jax.storage.locks import lock_beside, locked
 # Where the tokenizer stands: in Gen3R's folder, in the Wan release.
 TOKENIZERS = ("tokenizer", "google/umt5-xxl")
 DEFAULT_SHIFT = 2.0
+OFFICIAL = "official weights"
+"""What the marker of their folder says."""
+
 TINY_GENERATION = {"num_frames": 5, "height": 112, "width": 112, "num_inference_steps": 4}
 
 
@@ -59,6 +63,29 @@ def convert_pipeline(source: Path, output: Path, *, dtype: Any = None, force: bo
         if (source / "generation.json").exists():
             shutil.copy(source / "generation.json", output)
     return [*report, f"{tokenizer} -> {output / 'tokenizer'}", f"shift {shift} ({note})"]
+
+
+def invert_pipeline(
+    source: Path, output: Path, *, dtype: Any = None, shard_bytes: int = SHARD_BYTES, force: bool = False
+) -> list[str]:
+    """Writes a folder of converted weights back as the official folder, which :func:`convert_pipeline` reads again.
+
+    Raises UserError when something is missing. All of it is named.
+    """
+    missing = [name for name in (*NETWORKS, "tokenizer", "scheduler.json") if not (source / name).exists()]
+    if missing:
+        raise UserError(f"{source} is no whole folder of converted weights: it lacks {', '.join(missing)}")
+    shift = read_shift(source)
+    report = []
+    with claimed(output, OFFICIAL, lambda folder: force, advice="or add --force"):
+        for name, network in NETWORKS.items():
+            settings = {"dtype": dtype, "shard_bytes": shard_bytes, "force": force}
+            report += invert_weights(name, source / name, output / network.folder, **settings)
+        shutil.copytree(source / "tokenizer", output / "tokenizer", dirs_exist_ok=True)
+        _write_settings(output, shift)
+        if (source / "generation.json").exists():
+            shutil.copy(source / "generation.json", output)
+    return [*report, f"{source / 'tokenizer'} -> {output / 'tokenizer'}", f"shift {shift}"]
 
 
 def locate_weights(name: os.PathLike | str, *, fetch: bool = True) -> Path:
@@ -149,16 +176,21 @@ def random_pipeline(output: Path, *, tiny: bool, dtype: Any, seed: int = 0, forc
     if tiny:
         configs = configs | {"wan_dit": replace(WanDiTConfig.tiny(), text_len=64)}
     report = []
-    with claimed(output, "random official weights", lambda folder: force, advice="or add --force"):
+    with claimed(output, OFFICIAL, lambda folder: force, advice="or add --force"):
         for name, network in NETWORKS.items():
             folder = output / network.folder
             report += random_checkpoint(name, folder, config=configs[name], dtype=dtype, seed=seed, force=force)
         Tokenizer.tiny().save(output / "tokenizer")
         if tiny:
             write_json(output / "generation.json", TINY_GENERATION)
-        settings = {"shift": DEFAULT_SHIFT, "num_train_timesteps": 1000, "use_dynamic_shifting": False}
-        write_json(output / "scheduler" / "scheduler_config.json", settings)
+        _write_settings(output, DEFAULT_SHIFT)
     return report
+
+
+def _write_settings(output: Path, shift: float) -> None:
+    """What an official folder says of its noise schedule."""
+    settings = {"shift": shift, "num_train_timesteps": 1000, "use_dynamic_shifting": False}
+    write_json(output / "scheduler" / "scheduler_config.json", settings)
 
 
 def _places(source: Path, folder: str, other_files: tuple[str, ...]) -> list[Path]:

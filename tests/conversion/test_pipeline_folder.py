@@ -43,6 +43,20 @@ def test_everything_is_converted_and_what_is_there_is_kept(official, tmp_path, c
     assert (tmp_path / "vggt" / "config.json").stat().st_mtime_ns == before
 
 
+def test_the_way_back_writes_the_official_folder_bit_for_bit(official, tmp_path):
+    run("gen3r", "--source", official, "--output", tmp_path / "weights")
+    run("gen3r", "--invert", "--source", tmp_path / "weights", "--output", tmp_path / "back")
+    files, back = (
+        {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+        for folder in (official, tmp_path / "back")
+    )
+    assert back.keys() == files.keys()
+    assert [str(path) for path in files if files[path] != back[path]] == []
+    shutil.rmtree(tmp_path / "weights" / "vggt")
+    with pytest.raises(UserError, match="lacks vggt"):
+        main(["gen3r", "--invert", "--source", str(tmp_path / "weights"), "--output", str(tmp_path / "other")])
+
+
 def test_a_folder_is_converted_once_and_not_used_when_it_has_changed(official, tmp_path, capsys, monkeypatch):
     folder = tmp_path / "checkpoints"
     shutil.copytree(official, folder)
