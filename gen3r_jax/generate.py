@@ -21,6 +21,7 @@ def main(arguments: list[str] | None = None) -> int:
     # What takes seconds to import waits until the flags are read: --help needs none of it.
     import jax
 
+    from conversion.lora import split_scale
     from conversion.pipeline_folder import locate_weights
     from gen3r_jax.export.video import require_fps
     from gen3r_jax.generation.jobs import generate_all, require_writable
@@ -59,6 +60,8 @@ def main(arguments: list[str] | None = None) -> int:
             raise UserError("--check_step_cache compares with --step_cache, which is not given")
     require_writable(options.output or options.output_dir)
     pipeline = Gen3RPipeline.from_pretrained(weights, dtype=options.dtype, memory_mode=options.memory_mode)
+    for file, scale in map(split_scale, options.lora):
+        pipeline.load_lora(file, scale)
     with jax.set_mesh(make_mesh(mesh)) if mesh else nullcontext():
         return generate_all(pipeline, jobs, options)
 
@@ -125,6 +128,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--weights", "--pretrained_model_name_or_path", type=Path, default=Path("checkpoints"), metavar="DIR",
         help="converted weights, or the official folder, which is converted once; or pretrained/nano, or a repository "
         "of the Hugging Face Hub such as JaceyH919/Gen3R (default: checkpoints)")  # fmt: skip
+    add("--lora", nargs="+", default=(), metavar="FILE[:SCALE]", help="add LoRAs to the transformer: safetensors of "
+        "PEFT, diffusers, ComfyUI, kohya, lightx2v or gen3r train, or a folder of PEFT; SCALE says how strong "
+        "(default: 1)")  # fmt: skip
     add("--size", nargs="+", type=int, action=Size, metavar="PIXELS", help="side of the frames, or height and width; "
         "multiples of 112 (default: 560)")  # fmt: skip
     add("--height", type=int, metavar="PIXELS", help=argparse.SUPPRESS)

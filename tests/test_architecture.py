@@ -22,6 +22,7 @@ FLOORS = {
     "gen3r_jax.compact": 6,
     "gen3r_jax.verify": 6,
     "gen3r_jax.training.encode": 6,
+    "gen3r_jax.data.prepare.__main__": 6,  # finds the cameras of videos by VGGT
     "conversion": 6,
     # 5: what is trained, judged and planned
     "gen3r_jax.stages": 5,
@@ -33,6 +34,7 @@ FLOORS = {
     "conversion.rules": 4,
     "conversion.tables": 4,
     "conversion.commands": 4,
+    "conversion.lora": 4,
     "conversion.networks": 4,
     "conversion.torch_files": 4,
     "conversion.safetensors_files": 4,

@@ -91,6 +91,7 @@ RAW = {
     "vkitti2": "vkitti",
     "VKITTI2": "vkitti",
     "MVImgNet": "mvimgnet",
+    "captures": "capture",
 }
 FEWER_DEVICES = os.environ.get("XLA_FLAGS", "").replace("--xla_force_host_platform_device_count=8", "")
 CLOUD = {"PROJECT": "p", "ZONE": "us-east5-b", "BUCKET": "b", "IMAGE": "pkg.dev/p/r/gen3r:1", "ACCOUNT": "a@p"}
@@ -176,6 +177,8 @@ def workplace(tmp_path_factory) -> Path:
         Image.fromarray(clip[0]).save(folder / name)
     for name in ("VIDEO.mp4", "video.mp4"):
         write_video(folder / name, clip)
+    for name in ("style.safetensors", "camera.safetensors"):
+        (folder / name).symlink_to(REPOSITORY / "tests/recorded/lora/adapter_model.safetensors")
     write_cameras(
         folder / "cameras.json",
         invert_se3(camera_path("truck_right", 5)),

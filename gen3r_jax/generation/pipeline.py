@@ -6,7 +6,7 @@ from which VGGT's heads read depth and cameras (Gen3R, section 3.3).
 
 import dataclasses
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from os import PathLike
@@ -42,13 +42,11 @@ from gen3r_jax.generation.inputs import (
 from gen3r_jax.generation.networks import Network, finite
 from gen3r_jax.generation.output import Gen3RPipelineOutput
 from gen3r_jax.generation.settings import GenerationSettings, read_settings, read_shift
+from gen3r_jax.generation.weights import Weights
 from gen3r_jax.geometry.cameras import Cameras, Size, decode_pose
 from gen3r_jax.geometry.points import depth_mask, unproject_depth
-from gen3r_jax.models.registry import EXACT, NETWORKS
 from gen3r_jax.models.sizes import latent_frames, require_clip_length
-from gen3r_jax.models.tokenizer import Tokenizer
 from gen3r_jax.sharding import fetch
-from gen3r_jax.storage.checkpoint import load_network, read_config
 from gen3r_jax.storage.hub import read_licence
 
 MemoryMode = Literal["resident", "staged"]
@@ -120,26 +118,36 @@ class Gen3RPipeline:
           UserError: something is missing in the folder, or was not made for the rest. All of it is named.
         """
         path = find_weights(path)
-        missing = [name for name in (*NETWORKS, "tokenizer", "scheduler.json") if not (path / name).exists()]
-        if missing:
-            raise UserError(
-                f"{path} lacks {', '.join(missing)}; make it with: gen3r convert gen3r --source CHECKPOINTS "
-                f"--output {path}"
-            )
-        configs = {name: read_config(path / name, network_class) for name, network_class in NETWORKS.items()}
-        tokenizer = Tokenizer.from_folder(path / "tokenizer")
-        _refuse_misfits(path, configs, tokenizer)
-        dtype = default_dtype(dtype)
+        weights = Weights(path, default_dtype(dtype))
         return cls(
-            lambda name: load_network(path / name, NETWORKS[name], dtype=dtype, exact=EXACT.get(name, ())),
-            tokenizer,
-            text_length=configs["wan_dit"].text_len,
+            weights,
+            weights.tokenizer,
+            text_length=weights.configs["wan_dit"].text_len,
             shift=read_shift(path),
-            joint=configs["wan_dit"].shared_halves,
+            joint=weights.configs["wan_dit"].shared_halves,
             memory_mode=memory_mode,
             settings=read_settings(path),
             licence=read_licence(path),
         )
+
+    def load_lora(self, file: PathLike | str, scale: float = 1.0) -> None:
+        """Adds a LoRA to the transformer, beside those that were added before; see :mod:`conversion.lora`.
+
+        Weights and changes are added in float32 and then cast. Nothing is compiled anew.
+
+        Args:
+          file: safetensors of PEFT, diffusers, ComfyUI, kohya, lightx2v or a training of ours, or PEFT's folder.
+          scale: how strong it is; 1 as it was trained, negative away from it.
+
+        Raises:
+          UserError: the file changes nothing of the transformer, or layers of other sizes.
+        """
+        if not isinstance(self._load, Weights):
+            raise UserError(
+                "only a pipeline that reads a folder of weights takes a LoRA: Gen3RPipeline.from_pretrained"
+            )
+        self._load.add_lora(Path(file), scale)
+        self._loaded.pop("wan_dit", None)
 
     def __call__(
         self,
@@ -213,6 +221,8 @@ class Gen3RPipeline:
         told = {"images": images, "cameras": cameras, **camera_options, "control_frames": control_frames}
         told = {name: str(value) for name, value in told.items() if isinstance(value, (str, float, PathLike, Sequence))}
         report = RunReport({"prompts": list(prompts), **told, **vars(settings)}, quiet=not progress)
+        if isinstance(self._load, Weights) and self._load.loras:
+            report.options["lora"] = self._load.loras
         if self.licence:
             report.results["licence"] = self.licence
         with self._telling(report):
@@ -448,24 +458,6 @@ class Gen3RPipeline:
 def default_dtype(dtype: Any = None) -> np.dtype:
     """`dtype`, or that in which weights are held unless told otherwise: bfloat16, on CPUs float32."""
     return jnp.dtype(dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16"))
-
-
-def _refuse_misfits(path: Path, configs: Mapping[str, Any], tokenizer: Tokenizer) -> None:
-    dit, umt5 = configs["wan_dit"], configs["umt5"]
-    pairs = {
-        "wan_dit.text_dim and umt5.dim": (dit.text_dim, umt5.dim),
-        "wan_dit.image_dim and clip_vision.dim": (dit.image_dim, configs["clip_vision"].dim),
-        "wan_dit.camera_channels and six numbers of four frames": (dit.camera_channels, 24),
-        "geometry_adapter.input_dim and ten times vggt.embed_dim": (
-            configs["geometry_adapter"].input_dim,
-            10 * configs["vggt"].embed_dim,
-        ),
-    }
-    misfits = [f"{names} are {one} and {other}" for names, (one, other) in pairs.items() if one != other]
-    if tokenizer.size > umt5.vocab_size:
-        misfits.append(f"the tokenizer knows {tokenizer.size} words, umt5 {umt5.vocab_size}")
-    if misfits:
-        raise UserError(f"what lies in {path} was not made for each other: {'; '.join(misfits)}")
 
 
 @contextmanager

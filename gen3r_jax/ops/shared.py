@@ -42,12 +42,34 @@ def _scale_backward(inputs: tuple[Array, Array], grad: Array) -> tuple[Array, Ar
 scale.defvjp(_scale_forward, _scale_backward)
 
 
+class SidePath(nnx.Module):
+    """``scale * (x @ down) @ up``: a change of small rank, computed beside the kernel that it belongs to."""
+
+    def __init__(self, down: Float[Array, "*l i r"], up: Float[Array, "*l r o"], scale: float):
+        self.down, self.up, self.scale = nnx.Param(down), nnx.Param(up), scale
+
+    def __call__(self, x: Float[Array, "*b i"]) -> Float[Array, "*b o"]:
+        """In float32."""
+        x = jnp.matmul(x, self.down[...]).astype(x.dtype)
+        return self.scale * jnp.matmul(x, self.up[...], preferred_element_type=jnp.float32)
+
+
 class Linear(nnx.Linear):
-    """``nnx.Linear`` whose bias is added by :func:`add`."""
+    """``nnx.Linear`` whose bias is added by :func:`add`.
+
+    side: what is added to the product before it is rounded. Added to the kernel instead, a change that is smaller than
+    the kernel's rounding would be lost; here it moves as many results as it should.
+    """
+
+    side: SidePath | None = None
 
     def __call__(self, x: Float[Array, "*b i"]) -> Float[Array, "*b o"]:
         x, kernel = promote_dtype((x, self.kernel[...]))
-        y = jax.lax.dot_general(x, kernel, (((x.ndim - 1,), (0,)), ((), ())), precision=self.precision)
+        exact = None if self.side is None else jnp.float32
+        dimensions = (((x.ndim - 1,), (0,)), ((), ()))
+        y = jax.lax.dot_general(x, kernel, dimensions, precision=self.precision, preferred_element_type=exact)
+        if self.side is not None:
+            y = (y + self.side(x)).astype(x.dtype)
         return y if self.bias is None else add(y, self.bias[...])
 
 

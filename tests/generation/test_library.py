@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 import gen3r_jax
+from conversion.lora import write_lora
 from gen3r_jax import VGGT, Gen3RPipeline, generate, info, load_images
 from gen3r_jax.errors import UserError
 from gen3r_jax.export.read import read_scene
@@ -56,6 +57,21 @@ def test_every_form_of_a_picture_gives_the_same(pipeline, photo, result, form):
     }
     again = pipeline(PROMPT, pictures[form], "orbit_left", camera_angle=20.0, progress=False, **QUICK)
     np.testing.assert_allclose(again.rgbs, result.rgbs, atol=1e-4 if form == "float" else 0)
+
+
+def test_a_lora_changes_the_scene_and_compiles_nothing(photo, result, tmp_path):
+    pipeline = Gen3RPipeline.from_pretrained(str(NANO))
+    *layers, inputs, outputs = pipeline.network("wan_dit")[1]["blocks"]["mlp"]["up"]["kernel"].shape
+    rng = np.random.default_rng(0)
+    sizes = {"down": (*layers, inputs, 2), "up": (*layers, 2, outputs)}
+    factors = {part: rng.normal(0, 0.1, size).astype(np.float32) for part, size in sizes.items()}
+    write_lora(tmp_path, {"blocks.mlp.up.kernel": factors}, 1.0)
+    pipeline.load_lora(tmp_path / "lora.safetensors", 0.5)
+    changed = pipeline(PROMPT, str(photo), "orbit_left", camera_angle=20.0, progress=False, **QUICK)
+    assert np.abs(changed.rgbs - result.rgbs).max() > 1e-3
+    assert changed.report.options["lora"] == [f"{tmp_path}/lora.safetensors:0.5"]
+    assert not any("sampl" in stage["stage"].lower() and stage["compile_seconds"] > 0.1
+                   for stage in changed.report.document()["stages"])  # fmt: skip
 
 
 def test_the_command_gives_the_same_bits(photo, result, tmp_path):

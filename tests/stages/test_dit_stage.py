@@ -1,5 +1,6 @@
 """The transformer's training stage: what its loss is made of, and what must not change it."""
 
+import re
 from dataclasses import replace
 
 import jax
@@ -7,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from safetensors.numpy import load_file
 
 from configs.dit import get_config
 from gen3r_jax import module
@@ -203,17 +203,20 @@ def test_a_part_of_the_weights_is_trained(mode, params, inputs, reference):
     np.testing.assert_allclose(up, jnp.einsum("lir,lio->lro", down, kernel), atol=1e-5 * np.abs(up).max() + 1e-8)
 
 
-def test_factors_travel_and_merge(params, tmp_path):
-    options = TuningOptions("lora", rank=2, scale=0.5, targets=r"blocks\.mlp\.up\.kernel")
+@pytest.mark.parametrize("target", ["blocks.mlp.up.kernel", "patch_embed.kernel"])
+def test_factors_beside_kernels_are_those_merged(target, params):
+    options = TuningOptions("lora", rank=2, scale=0.5, targets=re.escape(target))
     factors = tuning.new_weights(options, params, jax.random.key(0))
     factors = jax.tree.map(lambda x: x + 0.1, factors)
-    tuning.save_factors(tmp_path / "lora.safetensors", options, factors)
-    stored = load_file(tmp_path / "lora.safetensors")
-    read = {"blocks.mlp.up.kernel": {part: stored[f"blocks.mlp.up.kernel.{part}"] for part in ("down", "up")}}
-    merged = tuning.merged(options, read, params)
-    down, up = factors["blocks.mlp.up.kernel"].values()
-    kernel = params["blocks"]["mlp"]["up"]["kernel"] + 0.5 * down @ up
-    np.testing.assert_allclose(merged["blocks"]["mlp"]["up"]["kernel"], kernel, atol=1e-5)
+    down, up = factors[target].values()
+    merged = module.flatten(tuning.merged(options, factors, params))[target]
+    np.testing.assert_allclose(merged, module.flatten(params)[target] + 0.5 * down @ up, atol=1e-5)
+    network = tuning.network(options, STAGE.networks.graph("wan_dit"), factors, params)
+    layer = network.patch_embed
+    if target.startswith("blocks"):
+        layer, merged = jax.tree.map(lambda x: x[1], network.blocks.mlp.up), merged[1]
+    x = jax.random.normal(jax.random.key(1), (5, merged.shape[0]))
+    np.testing.assert_allclose(layer(x), x @ merged + layer.bias[...], atol=1e-4)
 
 
 def test_factors_need_kernels(params):

@@ -19,6 +19,7 @@ from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Key
 
+from conversion.lora import write_lora
 from gen3r_jax import module
 from gen3r_jax.data.encoded import Header, read_header
 from gen3r_jax.diffusion.conditioning import camera_maps, condition, given_condition
@@ -182,8 +183,8 @@ class DiTStage(Stage):
     def loss(
         self, trainable: Params, frozen: Params, batch: Batch, keys: Key[Array, "b"]
     ) -> tuple[Float[Array, ""], Metrics]:
-        base = jax.lax.stop_gradient({"wan_dit": frozen.get("wan_dit")})
-        dit = self.networks.merge("wan_dit", self.whole(trainable, base))
+        base = jax.lax.stop_gradient(frozen.get("wan_dit"))
+        dit = tuning.network(self.tuning, self.networks.graph("wan_dit"), trainable, base)
         clean = draw_latents(batch, "appearance", keys, dit_inputs.APPEARANCE)
         if self.joint:
             clean = jnp.concatenate([clean, draw_latents(batch, "geometry", keys, dit_inputs.GEOMETRY)], axis=3)
@@ -239,7 +240,7 @@ class DiTStage(Stage):
         if self.tuning.mode == "lora":
             factors = fetch(trainable)
             if first:
-                tuning.save_factors(directory / "lora.safetensors", self.tuning, factors)
+                write_lora(directory, factors, self.tuning.scale)
         if not self.weights.dir:  # the transformer means nothing without the random networks that it was trained with
             for name in ENCODERS:
                 params = self.load(name, "float32")

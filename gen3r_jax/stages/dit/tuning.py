@@ -1,21 +1,21 @@
 """Which weights of the diffusion transformer are trained: all, the camera adapter, or factors of small rank (LoRA)."""
 
+import functools
 import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
+from flax import nnx
 from jaxtyping import Array, Key
-from safetensors.numpy import save_file
 
 from gen3r_jax import module
 from gen3r_jax.errors import UserError
+from gen3r_jax.models.wan_dit import WanDiT
 from gen3r_jax.module import Params
+from gen3r_jax.ops.shared import SidePath
 from gen3r_jax.options import Count
-from gen3r_jax.storage.files import replacing
 
 
 @dataclass(frozen=True)
@@ -77,15 +77,35 @@ def new_weights(options: TuningOptions, shapes: Params, key: Key[Array, ""]) -> 
     return factors
 
 
+def network(options: TuningOptions, graph: nnx.GraphDef[WanDiT], trainable: Params, frozen: Params | None) -> WanDiT:
+    """The network as it is trained: factors stay beside their kernels, whose dtype may be too coarse for them.
+
+    frozen: None where all weights are trained.
+    """
+    if options.mode != "lora" or frozen is None:
+        return module.merge(graph, merged(options, trainable, frozen))
+    _refuse_unknown(trainable, frozen)
+    dit = module.merge(graph, frozen)
+    for path, pair in trainable.items():
+        *parents, _ = path.split(".")
+        layer: Any = functools.reduce(getattr, parents, dit)
+        layer.side = SidePath(pair["down"], pair["up"], options.scale)
+    return dit
+
+
 def merged(options: TuningOptions, trainable: Params, frozen: Params | None) -> Params:
     """The whole network's weights. `frozen`: None where all are trained."""
     if options.mode == "full" or frozen is None:
         return trainable
     if options.mode == "camera":
         return frozen | trainable
-    if unknown := set(trainable) - set(module.flatten(frozen)):
-        raise UserError(f"the network has no {', '.join(sorted(unknown))}: these factors belong to another one")
+    _refuse_unknown(trainable, frozen)
     return _changed(frozen, "", lambda name, kernel: _with_factors(options, kernel, trainable.get(name)))
+
+
+def _refuse_unknown(factors: Params, params: Params) -> None:
+    if unknown := set(factors) - set(module.flatten(params)):
+        raise UserError(f"the network has no {', '.join(sorted(unknown))}: these factors belong to another one")
 
 
 def _with_factors(options: TuningOptions, kernel: Array, factors: Params | None) -> Array:
@@ -100,10 +120,3 @@ def _changed(params: Params, path: str, change: Any) -> Params:
         name: _changed(part, f"{path}{name}.", change) if isinstance(part, dict) else change(f"{path}{name}", part)
         for name, part in params.items()
     }
-
-
-def save_factors(path: Path, options: TuningOptions, factors: Params) -> None:
-    """Writes the factors as a safetensors file: ``PATH.down`` [l i r] and ``PATH.up`` [l r o] of each kernel."""
-    arrays = {name: np.asarray(leaf) for name, leaf in module.flatten(factors).items()}
-    with replacing(path) as temporary:
-        save_file(arrays, temporary, metadata={"rank": str(options.rank), "scale": str(options.scale)})
