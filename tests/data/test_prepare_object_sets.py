@@ -55,6 +55,14 @@ def test_tartanair_has_its_own_camera(tmp_path):
     assert scene.description["source_id"] == "envA_Easy_P000" and scene.description["scale"] == "metric"
 
 
+def test_tartanair_v2(tmp_path):
+    scene = _scene("tartanair", tartanair.write_v2(tmp_path / "raw"), tmp_path / "out")
+    np.testing.assert_allclose(scene.cameras.c2w, [shared.c2w(i) for i in range(3)], atol=1e-6)
+    np.testing.assert_allclose(scene.cameras.intrinsics[1], [[320, 0, 320], [0, 320, 320], [0, 0, 1]], rtol=1e-6)
+    _assert_depth(scene, 3)
+    assert scene.description["source_id"] == "envB_Data_hard_P001"
+
+
 def test_tartanair_takes_frames_that_have_all_parts(tmp_path):
     raw = tartanair.write(tmp_path / "raw", frames=8, flight="envA/Hard/P003", size=(48, 64))
     folder = raw / "envA/Hard/P003"

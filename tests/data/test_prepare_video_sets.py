@@ -1,7 +1,11 @@
 """Preparing RealEstate10K, ACID and DL3DV-10K: the known camera comes out of each, bad data stays out."""
 
+import io
 import json
+import os
+import pickle
 import shutil
+import zipfile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,6 +18,7 @@ from gen3r_jax.data.prepare.realestate10k import _Frames
 from gen3r_jax.data.prepare.scenes import hashed_split
 from gen3r_jax.data.video import Video
 from gen3r_jax.errors import UserError
+from tests.helpers.paths import REPOSITORY
 from tests.helpers.raw_sets import acid, dl3dv, realestate10k, shared
 from tests.helpers.raw_sets.prepared import PreparedScene, prepare_set, read_scene_folder, run
 
@@ -210,6 +215,49 @@ def test_an_unreadable_video_is_a_skipped_clip(tmp_path):
     (raw / "videos" / "a_b-c.mp4").write_bytes(b"no video")
     (skipped,) = run("re10k", raw, tmp_path / "out").skipped
     assert "a_b-c.mp4" in skipped[1]
+
+
+# pixelSplat's chunks of both
+
+CHUNK = REPOSITORY / "tests/recorded/chunks/000000.torch"  # torch 2.14 wrote it, with two clips of the shared camera
+
+
+@pytest.mark.parametrize(("name", "split"), [("re10k", "test"), ("acid", "test")])
+def test_chunks_hold_clips_with_their_frames(name, split, tmp_path):
+    (tmp_path / "raw" / split).mkdir(parents=True)
+    shutil.copy(CHUNK, tmp_path / "raw" / split)
+    outcome = run(name, tmp_path / "raw", tmp_path / "out")
+    assert [scene["id"] for scene in outcome.scenes] == ["000000000000000a", "000000000000000b"]
+    assert name == "acid" or all(scene["split"] == split for scene in outcome.scenes)
+    scene = read_scene_folder(tmp_path / "out" / name / "000000000000000b")
+    shared.assert_camera(scene.cameras)
+    assert np.abs(scene.frames[2] - shared.picture(2).astype(int)).mean() < 6  # JPEG, as they were
+    assert scene.description["group"] == "abc_b"
+
+
+def rebuilt(pickled):
+    """A file as torch.save writes it, of this pickle."""
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        archive.writestr("archive/data.pkl", pickled)
+    return content.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (rebuilt(pickle.dumps(os.system)), "names posix.system, which is no tensor"),
+        (rebuilt(b"cbuiltins\neval\n(V1\ntR."), "names builtins.eval"),
+        (rebuilt(pickle.dumps([{"key": "a"}])), "is no chunk of pixelSplat"),
+        (rebuilt(b"")[:-5], "cannot read"),
+        (CHUNK.read_bytes()[:9000], "cannot read"),
+    ],
+)
+def test_chunks_that_are_none_run_nothing(content, reason, tmp_path):
+    (tmp_path / "raw/train").mkdir(parents=True)
+    (tmp_path / "raw/train/000000.torch").write_bytes(content)
+    outcome = run("re10k", tmp_path / "raw", tmp_path / "out")
+    assert not outcome.scenes and reason in outcome.skipped[0][1]
 
 
 # ACID

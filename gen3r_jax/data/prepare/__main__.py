@@ -31,12 +31,19 @@ def main() -> int:
     add_switch(parser, "depth", "write depth, where it is known")
     parser.add_argument("--format", choices=("jpg", "png"), default="jpg", help="for frames that are not JPEG already")
     parser.add_argument("--short_side", type=int, default=0, help="scale larger pictures down to this (default: never)")
+    parser.add_argument(
+        "--weights",
+        type=Path,
+        metavar="DIR",
+        help="capture: weights, as `gen3r reconstruct` takes them, whose VGGT finds the cameras of videos",
+    )
     add_most_bad(parser, "scenes")
     arguments = parser.parse_args()
     try:
         from gen3r_jax.data.prepare.frames import Developing
         from gen3r_jax.data.prepare.recording import ReadOptions
         from gen3r_jax.data.prepare.run import Settings, prepare
+        from gen3r_jax.data.prepare.scenes import Outcome
 
         chosen = data_set(arguments.name)
     except ModuleNotFoundError as error:
@@ -50,19 +57,35 @@ def main() -> int:
         raise UserError(f"{chosen.title} has no camera {sorted(unknown)[0]!r}; {known}")
     reading = ReadOptions(tuple(arguments.cameras) or chosen.cameras[:1], arguments.half_pixel, arguments.depth)
     developing = Developing(arguments.undistort, arguments.format, arguments.short_side)
-    outcome = prepare(
-        chosen,
-        arguments.source,
-        arguments.output,
-        Settings(reading, developing, arguments.split),
-        workers=arguments.workers,
-        limit=arguments.limit,
-    )
+    settings = Settings(reading, developing, arguments.split)
+    outcome = Outcome()
+    for source in _sources(chosen.name, arguments):
+        outcome.add(
+            prepare(chosen, source, arguments.output, settings, workers=arguments.workers, limit=arguments.limit)
+        )
     print(summary(outcome, arguments.output / chosen.name))
     if not outcome.scenes:
         raise UserError(f"no scene of {arguments.source} could be kept")
     total = len(outcome.scenes) + len(outcome.skipped)
     return bad_share_status(outcome.bad, total, arguments.most_bad, "scenes")
+
+
+def _sources(name: str, arguments: argparse.Namespace) -> list[Path]:
+    """Where the recordings are: the source, and for captures also where the cameras of its videos are found to."""
+    from gen3r_jax.data.prepare.capture import find, find_videos
+    from gen3r_jax.data.prepare.places import require_apart
+
+    source, found = arguments.source, arguments.output / ".captures"
+    if name != "capture" or not source.is_dir() or not (videos := find_videos(source)):
+        return [source]
+    require_apart(arguments.output, [source])
+    if arguments.weights is None:
+        raise UserError(f"{videos[0]} is a video: add --weights DIR, whose VGGT finds its cameras")
+    # VGGT and JAX take seconds to import, and are for videos alone.
+    from gen3r_jax.generation.captures import find_cameras
+
+    find_cameras(videos, source, found, arguments.weights)
+    return [found, *([source] if find(source) else [])]
 
 
 def add_switch(parser: argparse.ArgumentParser, name: str, what: str) -> None:

@@ -3,6 +3,7 @@
     {train,test}/<clip>.txt                     here or one folder deeper: the archive, which holds no pictures
     {train,test}/<clip>/<stamp>.{png,jpg}       frames cut out of the videos; may be in frames/{train,test}/, too
     videos/<YouTube id>.{mp4,mkv,webm,...}      or the videos, from which frames are read by their time
+    {train,test}/000000.torch                   or pixelSplat's chunks, which hold cameras and frames of many clips
 
 The first line of a text is the video's address, the others are frames: a stamp in microseconds from the first frame
 that the video shows; fx fy cx cy as parts of the picture's width and height, from its corner; two zeros; three rows of
@@ -21,10 +22,12 @@ import numpy as np
 from jaxtyping import Float
 
 from gen3r_jax.data.images import Picture, list_images
-from gen3r_jax.data.prepare.recording import DataSet, RawFrame, ReadOptions, Recording, Split, Unit
+from gen3r_jax.data.prepare.recording import DataSet, RawFrame, ReadOptions, Recording, Split, Unit, steady
+from gen3r_jax.data.prepare.torch_chunks import read_torch
 from gen3r_jax.data.video import VIDEO_SUFFIXES, Video
 from gen3r_jax.errors import UserError
 from gen3r_jax.geometry.camera_files.realestate10k import read_rows
+from gen3r_jax.geometry.cameras import invert_se3
 from gen3r_jax.storage.files import read_lines
 
 SPLITS = ("train", "test")
@@ -33,15 +36,10 @@ NEAR = 0.008
 """Seconds between a stamp and its video frame, less than. They differ by 1 ms at most where the video is the right one;
 frames are 33 ms apart."""
 
-GAP = 1.5
-"""A pause so many times the clip's median is a gap."""
-
-JUMP = 10
-"""A step so many times the clip's median step is one that the reconstruction got wrong, or a cut."""
-
 
 def find(raw: Path, splits: Sequence[str] = ()) -> list[Unit]:
-    """One unit for each clip of the folders called `splits` (by default of any): its text, and where pictures may be.
+    """One unit for each clip of the folders called `splits` (by default of any): its text, and where pictures may be;
+    or one for each chunk, where there are chunks.
 
     The folder is part of the key only where another has a clip of the same name.
     """
@@ -49,6 +47,8 @@ def find(raw: Path, splits: Sequence[str] = ()) -> list[Unit]:
     def texts(pattern: str) -> list[Path]:
         return sorted(file for file in raw.glob(pattern) if not splits or file.parent.name in splits)
 
+    if chunks := texts("*/*.torch"):
+        return [Unit(f"{file.parent.name}/{file.stem}", (file, raw)) for file in chunks]
     clips = texts("*/*.txt") or texts("*/*/*.txt")
     often = Counter(file.stem for file in clips)
     keys = (file.stem if often[file.stem] == 1 else f"{file.parent.name}/{file.stem}" for file in clips)
@@ -58,7 +58,10 @@ def find(raw: Path, splits: Sequence[str] = ()) -> list[Unit]:
 def read(unit: Unit, options: ReadOptions, official_split: bool = False) -> Iterator[Recording]:
     """official_split: whether the folder's name is the split."""
     text, raw = unit.paths
-    video, rows = _video_id(text), read_rows(text)
+    if text.suffix == ".torch":
+        yield from _read_chunk(text, _split(text) if official_split else None)
+        return
+    video, rows = _video_id(next(iter(read_lines(text)), ""), text), read_rows(text)
     scene, split = unit.key.replace("/", "_"), _split(text) if official_split else None
     if not len(rows.stamps):
         yield Recording(scene, video, (), split, unfit="its file lists no frames")
@@ -74,19 +77,36 @@ def read(unit: Unit, options: ReadOptions, official_split: bool = False) -> Iter
             continue
         frames.append(RawFrame(f"{stamp:.0f}", stamp / 1e6, pictures[stamp], c2w, (fx, fy), (cx, cy), size=(1, 1)))
     dropped = {"no picture of its time": missing} if missing else {}
-    yield Recording(scene, video, frames, split, dropped, _continuity(frames))
+    yield Recording(scene, video, frames, split, dropped, steady(frames))
 
 
 def _split(text: Path) -> Split | None:
     return next((split for split in get_args(Split) if split == text.parent.name), None)
 
 
-def _video_id(text: Path) -> str:
-    """``w`` of ``https://www.youtube.com/watch?v=w`` and ``https://youtu.be/w`` in the first line."""
-    address = next(iter(read_lines(text)), "")
+def _read_chunk(chunk: Path, split: Split | None) -> Iterator[Recording]:
+    """The clips of a chunk; the names of their parts are pixelSplat's."""
+    for clip in read_torch(chunk):
+        try:
+            scene, address, stamps, images = (clip[key] for key in ("key", "url", "timestamps", "images"))
+            cameras = np.asarray(clip["cameras"], np.float64).reshape(len(stamps), 18)
+        except (KeyError, TypeError, ValueError):
+            raise UserError(
+                f"{chunk} is no chunk of pixelSplat: a clip needs key, url, timestamps, cameras, images"
+            ) from None
+        c2w = invert_se3(cameras[:, 6:].reshape(-1, 3, 4))
+        frames = [
+            RawFrame(f"{stamp}", stamp / 1e6, image.tobytes, where, (fx, fy), (cx, cy), size=(1, 1))
+            for stamp, image, where, (fx, fy, cx, cy, *_) in zip(stamps.tolist(), images, c2w, cameras, strict=True)
+        ]
+        yield Recording(str(scene), _video_id(str(address), chunk), frames, split, continues=steady(frames))
+
+
+def _video_id(address: str, source: Path) -> str:
+    """``w`` of ``https://www.youtube.com/watch?v=w`` and ``https://youtu.be/w``."""
     if found := re.search(r"[?&]v=([\w-]+)", address) or re.search(r"://.+/([\w-]+)$", address):
         return found[1]
-    raise UserError(f"{text} does not begin with the address of a video")
+    raise UserError(f"{source} does not begin with the address of a video, but with {address[:80]!r}")
 
 
 def _pictures(
@@ -134,34 +154,13 @@ class _Frames:
         return self._picture
 
 
-def _continuity(frames: Sequence[RawFrame]) -> Callable[[RawFrame, RawFrame], bool]:
-    """Whether a frame follows another without a pause or a jump, by what is usual in this clip."""
-    ordered = sorted(frames, key=lambda frame: frame.order)
-    times = np.array([frame.order for frame in ordered])
-    centres = np.array([frame.c2w[:3, 3] for frame in ordered]).reshape(-1, 3)
-    longest_pause = GAP * _median_above_0(np.diff(times))
-    longest_step = JUMP * _median_above_0(np.linalg.norm(np.diff(centres, axis=0), axis=1))
-
-    def continues(before: RawFrame, after: RawFrame) -> bool:
-        step = np.linalg.norm(after.c2w[:3, 3] - before.c2w[:3, 3])
-        return bool(after.order - before.order <= longest_pause and step <= longest_step)
-
-    return continues
-
-
-def _median_above_0(values: Float[np.ndarray, "n"]) -> float:
-    """The median of those that are numbers above 0; infinite if none is."""
-    above = values[values > 0]
-    return float(np.median(above)) if len(above) else math.inf
-
-
 DATA_SET = DataSet(
     name="re10k",
     title="RealEstate10K",
     site="https://google.github.io/realestate10k/download.html",
     licence="CC BY 4.0 (cameras); videos: their owners'",
     scale="sfm",
-    layout="{train,test}/<clip>.txt, here or one folder deeper",
+    layout="{train,test}/<clip>.txt, here or one folder deeper, or {train,test}/<number>.torch",
     find=partial(find, splits=SPLITS),
     read=partial(read, official_split=True),
     evaluation_scenes=200,

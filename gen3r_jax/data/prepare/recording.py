@@ -4,6 +4,7 @@ A file of this package that describes a set defines ``DATA_SET``. It only reads:
 good, undistorting, cutting and writing are the same for all sets (``frames.py``, ``scenes.py``, ``run.py``).
 """
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,12 @@ Split = Literal["train", "test"]
 
 LONGEST_STEP = 5
 """Frames, where they are numbered one by one; see :func:`successive`."""
+
+GAP = 1.5
+"""A pause so many times the usual one of a recording is a gap; see :func:`steady`."""
+
+JUMP = 10
+"""A step so many times the usual one of a recording is one that the reconstruction got wrong, or a cut."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +61,27 @@ def successive(before: RawFrame, after: RawFrame) -> bool:
     return after.order - before.order <= LONGEST_STEP
 
 
+def steady(frames: Sequence[RawFrame]) -> Callable[[RawFrame, RawFrame], bool]:
+    """For frames whose times and steps are much alike: whether one follows another without a pause or a jump."""
+    ordered = sorted(frames, key=lambda frame: frame.order)
+    times = np.array([frame.order for frame in ordered])
+    centres = np.array([frame.c2w[:3, 3] for frame in ordered]).reshape(-1, 3)
+    longest_pause = GAP * _median_above_0(np.diff(times))
+    longest_step = JUMP * _median_above_0(np.linalg.norm(np.diff(centres, axis=0), axis=1))
+
+    def continues(before: RawFrame, after: RawFrame) -> bool:
+        step = np.linalg.norm(after.c2w[:3, 3] - before.c2w[:3, 3])
+        return bool(after.order - before.order <= longest_pause and step <= longest_step)
+
+    return continues
+
+
+def _median_above_0(values: Float[np.ndarray, "n"]) -> float:
+    """The median of those that are numbers above 0; infinite if none is."""
+    above = values[values > 0]
+    return float(np.median(above)) if len(above) else math.inf
+
+
 @dataclass(frozen=True)
 class Recording:
     """Frames of one camera in the order of time.
@@ -64,6 +92,7 @@ class Recording:
     unfit: why the whole recording is skipped; empty if it is not.
     damaged: why the whole recording cannot be read, which should not be so; empty if it can.
     looks_ahead: whether the camera looks where it moves, as those at the front of cars do; the check makes use of it.
+    found_by: what found the cameras, where that is not the set's own way.
     """
 
     id: str
@@ -75,6 +104,7 @@ class Recording:
     unfit: str = ""
     damaged: str = ""
     looks_ahead: bool = False
+    found_by: str = ""
 
 
 @dataclass(frozen=True)

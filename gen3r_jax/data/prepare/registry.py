@@ -1,4 +1,4 @@
-"""The ten data sets by name."""
+"""The ten data sets, and captures of one's own, by name."""
 
 import importlib
 
@@ -17,6 +17,7 @@ _SETS = {
     "mvimgnet": ("mvimgnet", "MVImgNet"),
     "vkitti": ("vkitti", "Virtual KITTI 2"),
     "wildrgbd": ("wildrgbd", "WildRGB-D"),
+    "capture": ("capture", "captures of one's own"),
 }
 
 NAMES = tuple(_SETS)

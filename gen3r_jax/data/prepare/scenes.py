@@ -136,6 +136,7 @@ def write_recording(
             "scale": data_set.scale,
             "licence": data_set.licence,
             "looks_ahead": recording.looks_ahead,
+            "cameras_found_by": recording.found_by,
         }
         try:
             place = scene_place(folder, scene_id)

@@ -47,14 +47,30 @@ def read_transforms(path: Path) -> tuple[list[str], Cameras]:
 def read_scene_transforms(path: Path) -> CameraFile:
     """Read what :func:`read_transforms` does, in the order of the file and without judging the numbers."""
     document = _document(path)
-    if _declared(path, document) is None:
-        marks = [key for key in _OF_NERFSTUDIO if key in document or key in document["frames"][0]]
-        if marks:
-            raise UserError(
-                f"{path} has nerfstudio's {marks[0]} but does not say its axes; add "
-                f'"camera_convention": "{OPENGL}" (nerfstudio\'s: y up, z backward) or "{OPENCV}" (y down, z forward)'
-            )
+    if marks := _marks_of_nerfstudio(path, document):
+        raise UserError(
+            f"{path} has nerfstudio's {marks[0]} but does not say its axes; add "
+            f'"camera_convention": "{OPENGL}" (nerfstudio\'s: y up, z backward) or "{OPENCV}" (y down, z forward)'
+        )
     return _contents(path, document, opengl=_declared(path, document) == OPENGL)
+
+
+def read_folder_transforms(path: Path) -> CameraFile:
+    """Read the ``transforms.json`` of a nerfstudio folder or of a scene, in the order of the file and without judging
+    the numbers.
+
+    Where the file declares no axes they are OpenGL's if other keys say that it is nerfstudio's, else OpenCV's.
+    """
+    document = _document(path)
+    opengl = bool(_marks_of_nerfstudio(path, document)) or _declared(path, document) == OPENGL
+    return _contents(path, document, opengl)
+
+
+def _marks_of_nerfstudio(path: Path, document: dict[str, Any]) -> list[str]:
+    """The keys that say that a file is nerfstudio's, where it does not declare its axes."""
+    if _declared(path, document) is not None:
+        return []
+    return [key for key in _OF_NERFSTUDIO if key in document or key in document["frames"][0]]
 
 
 def read_capture(path: Path, opengl: bool | None) -> CameraFile:

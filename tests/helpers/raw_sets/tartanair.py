@@ -1,12 +1,11 @@
-"""TartanAir as its archives unpack: the folder of a place twice, poses in NED axes."""
+"""TartanAir as its archives unpack: poses in NED axes, in V1 the folder of a place twice."""
 
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from tests.helpers.raw_sets import shared
-
-FOCAL, CENTRE = (320.0, 320.0), (320.0, 240.0)
 
 
 def write(
@@ -32,4 +31,21 @@ def write(
             np.save(folder / "depth_left" / f"{i:06d}_left_depth.npy", metres)
     lines = [f"3 {1 + 0.5 * i} 2 0 0 0.70710678 0.70710678" for i in range(frames)]
     (folder / "pose_left.txt").write_text("\n".join(lines) + "\n")
+    return raw
+
+
+def write_v2(raw: Path, *, flight: str = "envB/Data_hard/P001") -> Path:
+    """V2: square pictures, and depth as the bytes of its numbers."""
+    folder = raw / flight
+    (folder / "depth_lcam_front").mkdir(parents=True)
+    for i in range(shared.FRAMES):
+        picture = folder / "image_lcam_front" / f"{i:06d}_lcam_front.png"
+        shared.write_picture(picture, i, size=(640, 640), focal=(320, 320), centre=(320, 320))
+        metres = shared.depth(i, (640, 640))
+        metres[0, :3] = 10000, np.nan, np.inf
+        blue, green, red, alpha = np.moveaxis(metres[..., None].view(np.uint8), -1, 0)
+        file = folder / "depth_lcam_front" / f"{i:06d}_lcam_front_depth.png"
+        Image.fromarray(np.stack([red, green, blue, alpha], -1)).save(file)
+    lines = [f"3 {1 + 0.5 * i} 2 0 0 0.70710678 0.70710678" for i in range(shared.FRAMES)]
+    (folder / "pose_lcam_front.txt").write_text("\n".join(lines) + "\n")
     return raw
