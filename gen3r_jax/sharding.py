@@ -62,7 +62,11 @@ _log = logging.getLogger(__name__)
 class MeshOptions:
     """In how many parts the devices are divided in each way; one may be -1 and takes all remaining devices.
 
-    In training `seq` may be 0: as small as lets the batch divide.
+    Attributes:
+      data: copies of everything, each of which takes its part of the batch.
+      fsdp: parts of the weights and of the optimizer's state; each also takes its part of the batch.
+      seq: parts of a clip's tokens. In training it may be 0: as small as lets the batch divide.
+      tensor: parts of the heads and of the hidden channels of each layer.
     """
 
     data: int = 1

@@ -49,8 +49,9 @@ class DataOptions:
     normalize: whether the unit of cameras and depth is VGGT's, the mean distance of the clip's points from its first
       camera, instead of the data's own; scenes without depth then count as damaged.
     cameras: whether the cameras of image folders (``transforms.json``) are wanted; then its frame order holds too.
-    num_scenes, difficulty, kinds: of procedural scenes ("easy", "full" or "shifted"; any of "rooms", "outdoors",
-      "objects", "drives").
+    num_scenes: number of procedural scenes.
+    difficulty: "easy", "full" or "shifted" procedural scenes.
+    kinds: kinds of procedural scenes, any of "rooms", "outdoors", "objects" and "drives".
     changed: goes on from a checkpoint though the sources have more or fewer scenes now; from there on clips are drawn
       in another order, so that some come again and others do not before the epoch ends.
     skip: names of samples, as messages tell them, whose scenes are replaced by the next ones; may change on resuming.

@@ -42,7 +42,7 @@ class DataOptions:
 
 @dataclass(frozen=True)
 class OutputOptions:
-    """pictures: scenes on the contact sheet. dtype: of the weights, "" by the device."""
+    """pictures: number of scenes on the contact sheet. dtype: dtype of the weights; "": as fits the device."""
 
     pictures: Natural = 12
     dtype: Literal["", "bfloat16", "float16", "float32"] = ""

@@ -27,8 +27,9 @@ class MetricOptions:
     """The config group ``metrics``; see :func:`gen3r_jax.evaluation.geometry.aligned_chamfer`.
 
     lpips: folder of converted weights; empty: there is no LPIPS.
-    scale: of the alignment: "variance", as the released code, or "least_squares", as Umeyama.
-    voxel_size: in units of the true points; clouds are thinned to one point a voxel, then to `num_points`.
+    scale: how the alignment finds its scale: "variance", as the released code, or "least_squares", as Umeyama.
+    voxel_size: side of a voxel in units of the true points; clouds are thinned to one point in each.
+    num_points: number of points that clouds are thinned to then.
     farthest: true depth beyond it is unknown; 0: none is. TartanAir's reaches 1000 m, and far points would say all.
     """
 

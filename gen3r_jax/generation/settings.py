@@ -23,7 +23,15 @@ MOST_FRAMES = 49
 class SamplingOptions:
     """What a config may say of how scenes are sampled; None is as the folder of weights says.
 
-    See :class:`GenerationSettings` for what each means.
+    Attributes:
+      num_inference_steps: steps of the solver; with 0 a validation draws no samples.
+      guidance_scale: strength of classifier-free guidance; 1 and below: none.
+      negative_prompt: text that guidance leads away from.
+      guidance_skip: part of the steps, the last ones, that run without guidance.
+      step_cache: threshold of the step cache, 0 for none.
+      solver: "euler", "unipc" or "dpm++".
+      shift: shift of the noise schedule towards noise.
+      seed: number that the noise follows from.
     """
 
     num_inference_steps: int | None = None

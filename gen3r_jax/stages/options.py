@@ -61,7 +61,7 @@ class FrozenNetworkOptions(NetworkOptions):
     """The same of a stage that needs frozen networks, too.
 
     Attributes:
-      frozen_dtype: of their weights. VGGT's heads keep the precision they are stored in.
+      frozen_dtype: dtype of the weights of frozen networks. VGGT's heads keep the precision they are stored in.
     """
 
     frozen_dtype: Literal["bfloat16", "float32"] = "bfloat16"

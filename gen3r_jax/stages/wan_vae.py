@@ -52,8 +52,8 @@ class CropOptions:
     """What is cut from each clip, anew in every step; all its frames are kept.
 
     Attributes:
-      side: of the squares in pixels, a multiple of 8; 0 takes whole frames.
-      per_clip: how many squares.
+      side: side of the squares in pixels, a multiple of 8; 0 takes whole frames.
+      per_clip: number of squares.
     """
 
     side: Natural = 40
@@ -71,10 +71,10 @@ class LossOptions:
     """Weights of the terms, all of which are means; colours are in [-1, 1].
 
     Attributes:
-      square, absolute: of the error of each colour.
-      gradient: of the absolute error of the difference of neighbouring pixels.
-      kl: of the divergence from N(0, 1) in nats a latent number. About half of it is what the latents' noise may add to
-        the squared error.
+      square, absolute: weights of the error of each colour.
+      gradient: weight of the absolute error of the difference of neighbouring pixels.
+      kl: weight of the divergence from N(0, 1) in nats a latent number. About half of it is what the latents' noise may
+        add to the squared error.
     """
 
     square: NonNegative = 1.0
@@ -85,8 +85,9 @@ class LossOptions:
 
 @dataclass(frozen=True)
 class StatisticsOptions:
-    """clips: the last so many clips that were seen give mean and standard deviation of the exported latents. After a
-    resume that are those since then, with those of the validation, where training ends before there are enough."""
+    """clips: number of clips, the last that were seen, which give mean and standard deviation of the exported latents.
+    After a resume these are those since then, with those of the validation where training ends before there are enough.
+    """
 
     clips: Count = 64
 

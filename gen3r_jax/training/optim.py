@@ -24,13 +24,23 @@ ADAM_RMS = 0.2
 
 @dataclasses.dataclass(frozen=True)
 class OptimOptions:
-    """learning_rate falls by a cosine to `final_fraction` of itself over a phase, after a linear warm-up from zero over
-    `warmup_steps`, but at most a quarter of the phase.
+    """How the weights move. The learning rate rises linearly, then falls by a cosine over each phase.
 
-    clip_norm bounds the global norm of the gradient; it starts `clip_start` times higher and comes down linearly over
-    the first `clip_decay` of the phase. ema_decay 0 keeps no moving average. Weights whose dotted path the regular
-    expression `slow` matches learn half as fast. "muon" moves kernels by orthogonalised momentum, scaled so that the
-    learning rates of AdamW fit, and all else by AdamW; small networks learn faster from scratch with it.
+    Attributes:
+      learning_rate: the highest, after the warm-up.
+      final_fraction: the part of `learning_rate` that is left at the end of a phase.
+      warmup_steps: steps in which the rate rises from zero, at most a quarter of the phase.
+      beta1: decay of the mean of the gradients.
+      beta2: decay of the mean of their squares.
+      eps: what is added to the root of the mean of squares.
+      weight_decay: decoupled decay of every parameter, for each update times the learning rate.
+      clip_norm: largest global norm of the gradient; longer ones are shortened to it.
+      clip_start: how many times higher that bound is at the first step.
+      clip_decay: the part of a phase over which the bound comes down linearly from there.
+      ema_decay: decay of the moving average of the weights, which is then judged and exported; 0 keeps none.
+      slow: a regular expression; weights whose dotted path it matches learn half as fast.
+      optimizer: "adamw", or "muon", which moves kernels by orthogonalised momentum, scaled so that the learning rates
+        of AdamW fit, and all else by AdamW; small networks learn faster from scratch with it.
     """
 
     learning_rate: Positive = 1e-5

@@ -11,15 +11,22 @@ from gen3r_jax.training.optim import OptimOptions
 
 @dataclasses.dataclass(frozen=True)
 class TrainOptions:
-    """phases: ((num_frames, steps, clips_per_device), ...). batch_size: samples an update, over all devices.
-    side: of the square frames, in pixels. dtype: of the arithmetic; weights and moments are kept in fp32.
-    compile_cache: folder that keeps compiled programs between runs, empty for none.
-    profile: (first, last) step of a trace written to WORKDIR/profile, () for none.
-    on_nan: an update whose loss or gradient is not finite is never made, and its samples are named. "stop" then ends
-      the run; "skip" goes on with the next batch (the optimizer has made one update less). most_nan: such updates in a
-      row end the run in any case.
-    share: of the steps of every phase, above 0 and at most 1; the schedule of the learning rate shrinks with them, so
-    that a recipe can be tried in a part of its time.
+    """How long and on what a run trains.
+
+    Attributes:
+      seed: the number that all randomness of the run follows from.
+      batch_size: samples of an update, over all devices.
+      side: side of the square frames in pixels.
+      phases: ((num_frames, steps, clips_per_device), ...), one after the other.
+      dtype: dtype of the arithmetic; weights and moments are kept in float32.
+      compile_cache: folder that keeps compiled programs between runs; empty: WORKDIR/compile_cache. The flag
+        --compile_cache comes before it.
+      profile: (first, last) step of a trace that is written to WORKDIR/profile; () for none.
+      on_nan: what follows an update whose loss or gradient is not finite: it is never made, and its samples are named.
+        "stop" then ends the run; "skip" goes on with the next batch (the optimizer has made one update less).
+      most_nan: number of such updates in a row that ends the run in any case.
+      share: part of the steps of every phase that is made, above 0 and at most 1; the schedule of the learning rate
+        shrinks with them, so that a recipe can be tried in a part of its time.
     """
 
     seed: Natural = 42
@@ -40,8 +47,12 @@ class TrainOptions:
 
 @dataclasses.dataclass(frozen=True)
 class ValidationOptions:
-    """Before the first step, after every `every` steps and at the end of a phase, on `clips` clips of the `split`,
-    "test" or "train". every=0: there is no validation, and no data for it are opened.
+    """Validation takes place before the first step, at the end of a phase, and between.
+
+    Attributes:
+      every: steps between two validations; 0: there is none at all, and no data for it are opened.
+      clips: number of clips that are judged.
+      split: "test" or "train", which the clips come from.
     """
 
     every: Natural = 500
@@ -51,8 +62,12 @@ class ValidationOptions:
 
 @dataclasses.dataclass(frozen=True)
 class CheckpointOptions:
-    """After every `every` steps, at the end of a phase and at a stop, together with the weights in WORKDIR/weights. The
-    last `keep` stay, and the multiples of `keep_every` (0: none).
+    """Checkpoints are also written at the end of a phase and at a stop, each with the weights in WORKDIR/weights.
+
+    Attributes:
+      every: steps between two checkpoints.
+      keep: how many of the last ones stay.
+      keep_every: checkpoints after multiples of so many steps stay, too; 0: none.
     """
 
     every: Count = 250

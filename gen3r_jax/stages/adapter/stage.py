@@ -73,9 +73,17 @@ class WeightsOptions(FolderOptions):
 
 @dataclass(frozen=True)
 class LossOptions:
-    """Weights of the terms. `reconstruction` weighs the sum of the five terms after it, each with its own weight.
+    """Weights of the terms.
 
     Attributes:
+      reconstruction: weight of the sum of the five terms that follow, each of which has its own weight.
+      image_token: weight of the error of the patches' tokens.
+      camera_token: weight of the error of the camera tokens.
+      camera: weight of the error of the pose encodings.
+      depth: weight of the error of the depth.
+      point: weight of the error of the points.
+      similarity: weight of the dissimilarity of the directions of decoded and true tokens.
+      alignment: weight of the divergence of the latents from those of the video.
       kl: what the adapter's posterior is compared with. "align": the posterior of the video's latents, weighted by
         `alignment`, 0.1 and the adaptive power of ten. "standard": the standard normal distribution, with the power of
         ten alone, as the released code does with alignment switched off. "none": nothing (the paper's ablation).

@@ -86,7 +86,12 @@ class WeightsOptions(FolderOptions):
 
 @dataclass(frozen=True)
 class ConditionOptions:
-    """How often a sample is trained without its caption, and without its cameras."""
+    """What a sample is trained without, now and then.
+
+    Attributes:
+      text_drop: part of the samples that are trained without their caption.
+      camera_drop: part of the samples that are trained without their cameras.
+    """
 
     text_drop: Fraction = 0.2
     camera_drop: Fraction = 0.5
@@ -97,9 +102,9 @@ class NoiseOptions:
     """Which noise levels are trained; see :mod:`gen3r_jax.stages.dit.flow_matching`.
 
     Attributes:
-      shift: above 1 for more of the noisy levels.
-      density: of the levels.
-      weighting: of the loss by the level.
+      shift: shift of the levels; above 1 more of the noisy ones are trained.
+      density: how the levels are drawn.
+      weighting: weight of the loss by the level.
       strata: samples i, i + strata, ... of a batch take their levels from the same of so many equal parts of the table,
         so that a batch, a multiple of them, covers it evenly; 1: each from the whole. Of the density "none" only.
     """

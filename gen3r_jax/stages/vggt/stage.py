@@ -59,12 +59,13 @@ class LossOptions:
     """Weights of the terms; a term of weight 0 costs nothing.
 
     Attributes:
-      camera: of the pose encodings, with errors by `camera_penalty`: "l1", "l2" (norms), "smooth_l1" or "huber".
-      depth, points: of the errors of logarithms of depth, and of points.
-      gradient: of the errors of the difference of neighbouring log-depths, beside `depth`.
-      confidence: alpha of the term -alpha log(confidence).
-      match: of the attention of a patch that its place in the first frame does not get.
-      track: of the distance, in patches, of where the patch says that its place in the first frame is.
+      camera: weight of the errors of the pose encodings.
+      camera_penalty: how these errors count: "l1", "l2" (norms), "smooth_l1" or "huber".
+      depth, points: weights of the errors of logarithms of depth, and of points.
+      gradient: weight of the errors of the difference of neighbouring log-depths, beside `depth`.
+      confidence: weight alpha of the term -alpha log(confidence).
+      match: weight of the attention of a patch that its place in the first frame does not get.
+      track: weight of the distance, in patches, of where the patch says that its place in the first frame is.
       dense_frames: depth and points are judged in so many frames of each sample, drawn at random; 0: in all.
     """
 
