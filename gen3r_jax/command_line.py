@@ -6,6 +6,7 @@ import importlib
 import re
 import sys
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from absl import flags
@@ -16,8 +17,8 @@ from gen3r_jax.errors import UserError
 from gen3r_jax.options import group_docs
 
 _COMPILE_CACHE = (
-    'folder that keeps compiled programs, or "off" (default: in the cache folder of the user, or what '
-    "GEN3R_COMPILE_CACHE says)"
+    'folder that keeps compiled programs, or "off" (default: what GEN3R_COMPILE_CACHE says, else a folder in the cache '
+    "folder of the user; gen3r train: WORKDIR/compile_cache)"
 )
 
 CONFIG = config_flags.DEFINE_config_file(
@@ -56,6 +57,19 @@ class Size(argparse.Action):
         if len(values) > 2:
             parser.error(f"{option} takes a side, or height and width")
         setattr(namespace, self.dest, values[0] if len(values) == 1 else values)
+
+
+def add_folders(parser: argparse.ArgumentParser, **folders: str) -> None:
+    """Adds folders, with their help texts, that are given in this order or by flags of their names."""
+    for name, text in folders.items():
+        parser.add_argument(name, nargs="?", type=Path, default=argparse.SUPPRESS, help=text)
+        parser.add_argument(f"--{name}", type=Path, metavar="DIR", default=argparse.SUPPRESS, help="the same, by name")
+
+
+def require_folders(parser: argparse.ArgumentParser, options: argparse.Namespace, *names: str) -> None:
+    """Ends the command where a folder of :func:`add_folders` was given neither way."""
+    if missing := [name for name in names if name not in options]:
+        parser.error(f"{missing[0]} is missing: give it in its place, or as --{missing[0]} DIR")
 
 
 def add_compile_cache(parser: Any) -> None:

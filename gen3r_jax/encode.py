@@ -10,6 +10,7 @@ The same command goes on where it was stopped. To share the work among machines,
 """
 
 import functools
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -41,6 +42,7 @@ def main(arguments: Sequence[str]) -> None:
     # What takes seconds to import waits until the flags are read: --help needs none of it.
     import jax
 
+    from gen3r_jax.progress import COMPILER
     from gen3r_jax.sharding import data_parallel_size, param_shardings
     from gen3r_jax.stages.config import read_config
     from gen3r_jax.stages.encoding import Encoding, encode
@@ -67,6 +69,7 @@ def main(arguments: Sequence[str]) -> None:
         frozen = stage.load_frozen()
         frozen = jax.device_put(frozen, param_shardings(frozen, mesh))
         encode(encoder, options, phases[0].num_frames, frozen, Path(OUTPUT.value), how, part)
+    print(COMPILER.programs(), file=sys.stderr)
 
 
 if __name__ == "__main__":

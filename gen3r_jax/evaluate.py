@@ -44,6 +44,7 @@ def main(arguments: Sequence[str]) -> None:
     from gen3r_jax.evaluation.run import claim, count_skipped, evaluate, fingerprint, load_rgb_head, open_data
     from gen3r_jax.generation.pipeline import Gen3RPipeline, default_dtype
     from gen3r_jax.generation.settings import read_settings
+    from gen3r_jax.progress import COMPILER
     from gen3r_jax.storage.compile_cache import use_compile_cache
     from gen3r_jax.storage.remote import is_remote
 
@@ -75,6 +76,7 @@ def main(arguments: Sequence[str]) -> None:
         return
     print(write_report(Path(output)), flush=True)
     status = bad_share_status(*count_skipped(Path(output)), most_bad, "scenes")
+    print(COMPILER.programs(), file=sys.stderr)
     print(f"open {output}/report.md", file=sys.stderr)
     sys.exit(status)
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import jax
 
-from gen3r_jax.progress import COMPILER
+from gen3r_jax.progress import COMPILER, Programs
 from gen3r_jax.storage.files import read_json, refuse_newer, write_text
 
 FORMAT_VERSION = 1
@@ -36,21 +36,23 @@ class RunReport:
         self.results: dict[str, Any] = {}
         self.quiet = quiet
         self._stages: list[dict[str, Any]] = []
-        self._before = COMPILER.state()
+        self._programs = Programs()
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Prints the stage's name as it begins, and its wall time as it ends."""
         self._print(f"{name} ...", end=" ")
-        start, compiled = time.perf_counter(), COMPILER.seconds
+        start, before = time.perf_counter(), COMPILER.programs()
         try:
             yield
         except BaseException:
             self._print()
             raise
-        seconds, compiled = time.perf_counter() - start, COMPILER.seconds - compiled
-        self._print(f"{seconds:.1f} s" + (f" ({compiled:.1f} s compiling)" if compiled > 0.1 else ""))
-        self._stages.append({"stage": name, "seconds": seconds, "compile_seconds": compiled, **_peak_memory()})
+        seconds = time.perf_counter() - start
+        made = COMPILER.programs() - before
+        self._programs += made
+        self._print(f"{seconds:.1f} s" + (f" ({made.seconds:.1f} s compiling)" if made.seconds > 0.1 else ""))
+        self._stages.append({"stage": name, "seconds": seconds, "compile_seconds": made.seconds, **_peak_memory()})
 
     def document(self) -> dict[str, Any]:
         """Everything that is known so far, as it is written."""
@@ -61,14 +63,17 @@ class RunReport:
             "device": f"{jax.device_count()} x {device.device_kind} ({device.platform})",
             "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
             "stages": self._stages,
-            "programs": self.programs(),
+            "programs": {
+                "compiled": self._programs.compiled,
+                "compile_seconds": round(self._programs.seconds, 3),
+                "kept": self._programs.kept,
+            },
             "results": self.results,
         }
 
-    def programs(self) -> dict[str, float]:
-        """How many programs the run compiled, in how many seconds, and how many it took from the compile cache."""
-        seconds, compiled, kept = (now - then for now, then in zip(COMPILER.state(), self._before, strict=True))
-        return {"compiled": compiled - kept, "compile_seconds": round(seconds, 3), "kept": kept}
+    def programs(self) -> Programs:
+        """The programs of all stages so far."""
+        return self._programs
 
     def write(self, path: Path | str) -> None:
         write_text(path, json.dumps(self.document(), indent=1, default=str) + "\n")

@@ -131,11 +131,7 @@ def _generate(pipeline: Gen3RPipeline, request: Request, options: argparse.Names
             print(f"against every step: {report.results}", file=sys.stderr)
         cloud = CloudFilter.official(remove_far_points=True) if options.remove_far_points else CloudFilter()
         result.write(partial, fps=fps, cloud=cloud, formats=options.format)
-    made = report.programs()
-    print(
-        f"{made['compiled']} programs compiled in {made['compile_seconds']:.1f} s, {made['kept']} kept from before",
-        file=sys.stderr,
-    )
+    print(report.programs(), file=sys.stderr)
     return folder
 
 

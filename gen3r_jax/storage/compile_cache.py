@@ -4,21 +4,26 @@ JAX's keys hold the program, its flags, the versions and the devices. What they 
 processor, names the sub-folder, so that a home directory shared by several machines is safe.
 """
 
+import functools
 import hashlib
 import os
 import platform
 import re
 import sys
 import warnings
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import jax
+from etils import epath
 
-from gen3r_jax.errors import notice
+from gen3r_jax.errors import UserError, notice
 from gen3r_jax.storage.remote import is_remote
 
 OFF = "off"
+_UNREADABLE = re.compile(r"Error reading persistent compilation cache entry for '([^']+)'")
 VARIABLE = "GEN3R_COMPILE_CACHE"
 LARGEST = 4 << 30
 """Bytes that the cache of one kind of machine may hold; of more, the oldest programs are removed."""
@@ -33,28 +38,58 @@ def use_compile_cache(place: str | None = None, default: str | os.PathLike | Non
       default: the folder where none of these says one; by default one in the user's cache folder.
     """
     place = place or os.environ.get(VARIABLE)
-    if place == OFF:
+    if place and place.lower() == OFF:
         jax.config.update("jax_enable_compilation_cache", False)
         return
     if not place and os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         return
-    folder = str(place or default or user_cache() / "programs")
+    try:
+        folder = str(place or default or user_cache() / "programs")
+    except UserError as error:
+        notice(f"compiled programs are not kept: {error}")
+        return
     if not is_remote(folder):
+        folder = os.path.expanduser(folder)
         folder = os.path.join(folder, _machine())
         if not _prepare(Path(folder)):
             return
     jax.config.update("jax_compilation_cache_dir", folder)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
-    # An entry that is damaged, or cannot be written, costs a compilation and no more: nobody need read of it.
-    warnings.filterwarnings("ignore", message="Error (reading|writing) persistent compilation cache entry")
+    _replace_damaged()
+
+
+@functools.cache
+def _replace_damaged() -> None:
+    """Has a warning of JAX that an entry cannot be read remove it, because JAX never writes over an entry.
+
+    So damage costs one compilation. That an entry cannot be written costs no more either: nobody need read of it.
+    """
+    show = warnings.showwarning
+
+    def remove(message: Warning | str, *rest: Any, **named: Any) -> None:
+        if not (found := _UNREADABLE.match(str(message))):
+            return show(message, *rest, **named)
+        folder = epath.Path(jax.config.jax_compilation_cache_dir)  # pyright: ignore[reportAttributeAccessIssue]
+        with suppress(OSError):
+            for entry in folder.glob(f"{found[1]}-*"):  # the message tells the program's name, not the whole key
+                entry.unlink(missing_ok=True)
+        return None
+
+    warnings.filterwarnings("always", message=_UNREADABLE.pattern)
+    warnings.filterwarnings("ignore", message="Error writing persistent compilation cache entry")
+    warnings.showwarning = remove
 
 
 def user_cache() -> Path:
-    """The folder of this project in the user's cache folder."""
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "gen3r_jax"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gen3r_jax"
+    """The folder of this project in the user's cache folder. Raises UserError where the user has no home."""
+    if place := os.environ.get("XDG_CACHE_HOME"):
+        return Path(place) / "gen3r_jax"
+    try:
+        home = Path.home()
+    except RuntimeError:
+        raise UserError("there is no home directory to keep a cache in; set HOME or XDG_CACHE_HOME") from None
+    return home / ("Library/Caches" if sys.platform == "darwin" else ".cache") / "gen3r_jax"
 
 
 def _machine() -> str:

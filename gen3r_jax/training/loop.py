@@ -22,6 +22,7 @@ from gen3r_jax import module
 from gen3r_jax.costs.topology import find_chip
 from gen3r_jax.errors import UserError
 from gen3r_jax.module import Params
+from gen3r_jax.progress import COMPILER
 from gen3r_jax.sharding import batch_share, fetch, param_shardings
 from gen3r_jax.storage.remote import Workdir
 from gen3r_jax.storage.train_checkpoints import TrainCheckpoints
@@ -97,6 +98,7 @@ def train(
             writer.say(f"trained to step {phases[-1].end}; the weights are in {files.place / 'weights'}")
         wait_for_all("done")
     if jax.process_index() == 0:
+        print(COMPILER.programs(), file=sys.stderr)
         print(f"open {files.place / 'loss.png'}", file=sys.stderr)
 
 
