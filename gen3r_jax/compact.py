@@ -8,6 +8,7 @@ import argparse
 import shutil
 from pathlib import Path
 
+from gen3r_jax.command_line import add_folders, require_folders
 from gen3r_jax.errors import UserError, main_guard
 
 
@@ -52,12 +53,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="gen3r compact", description="Makes trained weights small enough to hand around."
     )
-    parser.add_argument("weights", type=Path, help="folder with trained or converted networks")
-    parser.add_argument("output", type=Path, help="folder of the small weights")
+    add_folders(parser, weights="folder with trained or converted networks", output="folder of the small weights")
     parser.add_argument(
         "--dtype", choices=("bfloat16", "float16", "float32"), default="bfloat16", help="dtype of the weights"
     )
     arguments = parser.parse_args()
+    require_folders(parser, arguments, "weights", "output")
     print("\n".join(compact(arguments.weights, arguments.output, arguments.dtype)))
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from gen3r_jax.carried import find_folder
 from gen3r_jax.errors import UserError, main_guard
 from gen3r_jax.geometry.camera_files.official import read_cameras
 from gen3r_jax.storage.files import read_json, read_text
@@ -18,6 +19,7 @@ def describe(folder: Path) -> list[str]:
     from gen3r_jax.storage.checkpoint import holds_weights
     from gen3r_jax.storage.hub import read_licence
 
+    folder = find_folder(folder) or folder
     if not folder.is_dir():
         raise UserError(f"{folder} is no folder")
     if holds_weights(folder):

@@ -8,6 +8,7 @@ import argparse
 
 from etils import epath
 
+from gen3r_jax.carried import find_folder
 from gen3r_jax.errors import UserError, main_guard
 from gen3r_jax.storage.hashes import HASHES, all_whole, read_hashes, write_hashes
 
@@ -16,7 +17,7 @@ def networks_in(folder: epath.PathLike) -> list[epath.Path]:
     """`folder` if it is a network's, and the networks' folders in it. Raises UserError where there are none."""
     from gen3r_jax.storage.checkpoint import holds_weights  # which takes a second, and --help needs none of it
 
-    folder = epath.Path(folder)
+    folder = epath.Path(find_folder(folder) or folder)
     if not folder.is_dir():
         raise UserError(f"{folder} is no folder")
     found = [path for path in (folder, *sorted(folder.iterdir())) if holds_weights(path) or (path / HASHES).exists()]

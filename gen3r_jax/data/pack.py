@@ -13,6 +13,7 @@ from typing import Any, get_args
 from etils import epath
 from tqdm import tqdm
 
+from gen3r_jax.command_line import add_folders, require_folders
 from gen3r_jax.data.depth import encode_depth
 from gen3r_jax.data.images import Picture, encode_image, read_image
 from gen3r_jax.data.procedural import KINDS, Difficulty
@@ -184,7 +185,7 @@ def main() -> int:
         "--config.data.source=OUTPUT. The same command goes on where it was stopped.",
     )
     parser.add_argument("source", help="`procedural`, a video, or a folder: images, videos, a data set root, shards")
-    parser.add_argument("output", type=Path, help="folder for the shards")
+    add_folders(parser, output="folder for the shards")
     parser.add_argument(
         "--split", choices=("train", "test", "eval"), default="train", help="list files to read; names shards"
     )
@@ -201,6 +202,7 @@ def main() -> int:
     group.add_argument("--kinds", nargs="+", default=KINDS, help=f"some of {' '.join(KINDS)} (default: all)")
     add_most_bad(parser, "scenes")
     arguments = parser.parse_args()
+    require_folders(parser, arguments, "output")
     settings = {
         key: value for key, value in sorted(vars(arguments).items()) if key not in ("output", "workers", "most_bad")
     }

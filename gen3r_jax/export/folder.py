@@ -180,6 +180,8 @@ def scene_folder(path: Path) -> Iterator[Path]:
     So what stands at `path` is whole. Of several processes one writes it. Raises UserError when it cannot be written,
     or `path` holds something already, and Held while another process writes it.
     """
+    if path.absolute() == Path.cwd():
+        raise UserError("the output cannot be the current folder; name a new one")
     partial = path.with_name(f".{path.name}.partial")
     with locked(lock_beside(path), str(path)):
         if path.exists() and not (path.is_dir() and all(file.name == MARKER for file in path.iterdir())):

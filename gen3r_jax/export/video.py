@@ -4,7 +4,6 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
-import matplotlib
 import numpy as np
 from av.video.reformatter import ColorRange, VideoReformatter
 from jaxtyping import Float, UInt8
@@ -67,6 +66,8 @@ def colorize_depth(
     # Depths that are not positive or finite become the darkest.
     inverse = np.divide(1.0, depth, out=np.zeros(np.shape(depth)), where=np.isfinite(depth) & (np.asarray(depth) > 0))
     brightness = (inverse - 1 / far) / max(1 / near - 1 / far, 1e-12)
+    import matplotlib  # half a second, for which no help text should wait
+
     return matplotlib.colormaps["inferno"](np.clip(brightness, 0, 1), bytes=True)[..., :3]
 
 

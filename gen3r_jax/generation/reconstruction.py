@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from gen3r_jax.generation import networks
 from gen3r_jax.generation.inputs import as_size
 from gen3r_jax.generation.pipeline import default_dtype
 from gen3r_jax.generation.settings import MOST_FRAMES, read_settings
+from gen3r_jax.generation.vggt import vggt_folder
 from gen3r_jax.geometry.cameras import Size
 from gen3r_jax.models.geometry_adapter import GeometryAdapter
 from gen3r_jax.models.registry import EXACT
@@ -38,6 +40,8 @@ def reconstruct_clip(options: argparse.Namespace) -> None:
     _check(options, size, weights)
     with scene_folder(options.output) as folder:
         _reconstruct(options, weights, size, folder)
+    shown = options.output / "viewer.html"
+    print(f"open {shown if shown.exists() else options.output}", file=sys.stderr)
 
 
 def _reconstruct(options: argparse.Namespace, weights: Path, size: Size, folder: Path) -> None:
@@ -57,7 +61,7 @@ def _reconstruct(options: argparse.Namespace, weights: Path, size: Size, folder:
         fps = report.results["fps"] = options.fps or clip.fps or 12
     with report.stage("Loading weights"):
         dtype = default_dtype(options.dtype)
-        vggt = load_network(weights / "vggt", VGGT, dtype=dtype, exact=EXACT["vggt"])
+        vggt = load_network(vggt_folder(weights), VGGT, dtype=dtype, exact=EXACT["vggt"])
         adapter = None
         if options.through_adapter:
             adapter = load_network(weights / "geometry_adapter", GeometryAdapter, dtype=dtype)
@@ -70,6 +74,7 @@ def _reconstruct(options: argparse.Namespace, weights: Path, size: Size, folder:
         keep = CloudFilter.official() if options.points == "official" else CloudFilter()
         write_scene(scene, folder, fps, keep, formats=options.format)
     report.write(folder / "run.json")
+    print(report.programs(), file=sys.stderr)
 
 
 def _check(options: argparse.Namespace, size: Size, weights: Path) -> None:
@@ -81,9 +86,9 @@ def _check(options: argparse.Namespace, size: Size, weights: Path) -> None:
     require_choice(options.stride, options.first)
     if options.fps is not None:
         require_fps(options.fps)
-    vggt = _network_config(weights, "vggt", VGGT)
+    vggt = _network_config(vggt_folder(weights), "vggt", VGGT)
     if options.through_adapter:
-        adapter = _network_config(weights, "geometry_adapter", GeometryAdapter)
+        adapter = _network_config(weights / "geometry_adapter", "geometry_adapter", GeometryAdapter)
         if adapter.input_dim != 10 * vggt.embed_dim:
             raise UserError(
                 f"the adapter in {weights} takes {adapter.input_dim} channels and the VGGT beside it gives "
@@ -96,8 +101,7 @@ def _crop_mask(mask: Mask | None, size: Size) -> Mask:
     return np.ones(size, bool) if mask is None else resize_crop(mask[..., None] * np.uint8(255), size)[..., 0] >= 128
 
 
-def _network_config(weights: Path, name: str, network: type[VGGT] | type[GeometryAdapter]) -> Any:
-    folder = weights / name
+def _network_config(folder: Path, name: str, network: type[VGGT] | type[GeometryAdapter]) -> Any:
     if not folder.exists():
         raise UserError(
             f"no weights at {folder}; make them with: "

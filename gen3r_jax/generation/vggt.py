@@ -1,6 +1,7 @@
 """VGGT alone: cameras, depth and points of pictures, as the official package gives them."""
 
 import os
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -36,9 +37,7 @@ class VGGT:
         Raises:
           UserError: there are no weights of VGGT.
         """
-        folder = find_weights(path)
-        if not holds_weights(folder) and holds_weights(folder / "vggt"):
-            folder = folder / "vggt"
+        folder = vggt_folder(find_weights(path))
         weights = load_network(folder, network.VGGT, dtype=default_dtype(dtype), exact=EXACT["vggt"])
         return cls(read_config(folder, network.VGGT), weights)
 
@@ -65,6 +64,11 @@ class VGGT:
             raise UserError("images must be floating-point numbers from 0 to 1; divide colours of 8 bits by 255")
         images = images.astype(np.float32)
         return fetch(_predict(self._weights, images)) | {"images": images}
+
+
+def vggt_folder(weights: Path) -> Path:
+    """The folder of VGGT in a folder of weights, which may be of VGGT alone."""
+    return weights if holds_weights(weights) else weights / "vggt"
 
 
 @jax.jit

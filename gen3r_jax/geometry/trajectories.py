@@ -2,7 +2,6 @@
 
 import numpy as np
 from jaxtyping import Float
-from scipy.spatial.transform import Rotation, Slerp
 
 from gen3r_jax.errors import UserError, notice
 
@@ -151,6 +150,8 @@ def resampled(
     share = (places - before)[:, None, None]
     result = c2w[before] + share * (c2w[after] - c2w[before])
     if len(c2w) > 1:
+        from scipy.spatial.transform import Rotation, Slerp  # slow to import
+
         result[:, :3, :3] = Slerp(np.arange(len(c2w)), Rotation.from_matrix(c2w[:, :3, :3]))(places).as_matrix()
     if intrinsics is not None:
         intrinsics = intrinsics[before] + share * (intrinsics[after] - intrinsics[before])
