@@ -72,17 +72,31 @@ class Progress:
       done: items that were done before.
       quiet: whether nothing is told.
       bar: whether there is a bar on a terminal; without, there are lines, too, between those that others print.
+      within: the line that is being printed while the work goes on. A bar gives it back at the end, and a log gets
+        lines only of work that takes longer than ``SECONDS``.
     """
 
-    def __init__(self, doing: str, total: int, unit: str, *, done: int = 0, quiet: bool = False, bar: bool = True):
+    def __init__(
+        self,
+        doing: str,
+        total: int,
+        unit: str,
+        *,
+        done: int = 0,
+        quiet: bool = False,
+        bar: bool = True,
+        within: str = "",
+    ):
         bar = bar and not quiet and sys.stderr.isatty()
         self.done = done
         self._doing, self._total, self._unit = doing, total, unit
         self._logs = not quiet and not bar
-        self._bar = tqdm(total=total, initial=done, desc=doing, unit=unit, disable=not bar, dynamic_ncols=True)
-        self._wait = 0.0
+        how: dict[str, Any] = {"disable": not bar, "dynamic_ncols": True, "leave": not within}
+        self._bar = tqdm(total=total, initial=done, desc=doing, unit=unit, **how)
+        self._within = within
+        self._wait = SECONDS if within else 0.0
         self._mark()
-        if self._logs and done < total:
+        if self._logs and done < total and not within:
             self._print(f"{self._state()}; the next line is due after one more {unit}")
 
     def __enter__(self) -> Self:
@@ -92,6 +106,9 @@ class Progress:
         self.close()
 
     def close(self) -> None:
+        if self._within and not self._bar.disable:
+            self._bar.close()
+            print(self._within, end=" ", flush=True, file=sys.stderr)
         self._bar.close()
 
     def advance(self, count: int = 1, **values: str) -> None:
@@ -99,7 +116,7 @@ class Progress:
         self.done += count
         self._bar.set_postfix(values, refresh=False)
         self._bar.update(count)
-        last = self.done >= self._total
+        last = self.done >= self._total and not self._within
         if not self._logs or not (last or time.monotonic() - self._told >= self._wait):
             return
         compiling = COMPILER.seconds - self._compiled

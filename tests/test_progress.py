@@ -65,3 +65,12 @@ def test_nothing_is_told_where_nothing_is_to_be_told(clock, capsys, options):
     with Progress("jobs", 2, "scene", **options):
         pass
     assert not capsys.readouterr().err
+
+
+def test_work_within_a_line_is_told_only_when_it_is_long(clock, capsys):
+    sampling = Progress("sampling", 4, "step", within="Sampling ...")
+    for seconds in (1.0, 1.0, 40.0, 1.0):
+        clock.now += seconds
+        sampling.advance()
+    sampling.close()
+    assert [line.split(",")[0] for line in capsys.readouterr().err.splitlines()] == ["sampling: 3 of 4 steps"]

@@ -17,7 +17,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
-from tqdm import tqdm
 
 from conversion.pipeline_folder import find_weights
 from gen3r_jax.arrays import AnyArray
@@ -46,6 +45,7 @@ from gen3r_jax.generation.weights import Weights
 from gen3r_jax.geometry.cameras import Cameras, Size, decode_pose
 from gen3r_jax.geometry.points import depth_mask, unproject_depth
 from gen3r_jax.models.sizes import latent_frames, require_clip_length
+from gen3r_jax.progress import Progress
 from gen3r_jax.sharding import fetch
 from gen3r_jax.storage.hub import read_licence
 
@@ -236,8 +236,10 @@ class Gen3RPipeline:
                 **camera_options,
             )
             report.options |= {"height": inputs.images.shape[2], "width": inputs.images.shape[3]}
-            with _progress_bar(callback_on_step_end, settings.num_inference_steps, progress) as callback:
-                z, evaluations = self._generate(inputs, settings, latents, posterior_noise, callback)
+            steps, callback = settings.num_inference_steps, callback_on_step_end
+            if progress:
+                callback = _told(callback, steps)
+            z, evaluations = self._generate(inputs, settings, latents, posterior_noise, callback)
             output = self.decode(z, min_max_depth_mask)
         return dataclasses.replace(output, evaluations=evaluations, prompts=prompts, report=report)
 
@@ -460,24 +462,25 @@ def default_dtype(dtype: Any = None) -> np.dtype:
     return jnp.dtype(dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16"))
 
 
-@contextmanager
-def _progress_bar(callback: Callback | None, steps: int, shown: bool) -> Iterator[Callback | None]:
-    """A callback that also advances a bar; it waits for the step before, so the device is never idle."""
-    if not shown:
-        yield callback
-        return
+def _told(callback: Callback | None, steps: int) -> Callback:
+    """A callback that also tells how far sampling is; it waits for the step before, so the device is never idle."""
     running: deque[jax.Array] = deque()
-    with tqdm(total=steps, desc="Sampling", unit="step", leave=False, disable=None) as bar:
+    progress: Progress | None = None
 
-        def advance(i: int, timestep: float, latents: jax.Array) -> None:
-            running.append(latents)
-            if len(running) > 1:
-                running.popleft().block_until_ready()
-                bar.update()
-            if callback is not None:
-                callback(i, timestep, latents)
+    def advance(i: int, timestep: float, latents: jax.Array) -> None:
+        nonlocal progress
+        progress = progress or Progress("sampling", steps, "step", within="Sampling ...")
+        running.append(latents)
+        last = i == steps - 1
+        while len(running) > (0 if last else 1):
+            running.popleft().block_until_ready()
+            progress.advance()
+        if last:
+            progress.close()
+        if callback is not None:
+            callback(i, timestep, latents)
 
-        yield advance
+    return advance
 
 
 def _fill(images: np.ndarray, given: Sequence[int], num_frames: int) -> Float[np.ndarray, "b t h w 3"]:
