@@ -14,7 +14,7 @@ from PIL import Image
 from gen3r_jax.data.colour import Picture, to_srgb
 from gen3r_jax.data.video import VIDEO_SUFFIXES, Video, is_video
 from gen3r_jax.errors import UserError, notice, one_line
-from gen3r_jax.geometry.camera_files.orientation import UPRIGHT, StoredPicture
+from gen3r_jax.geometry.camera_files.orientation import UPRIGHT, StoredPicture, stored_as
 from gen3r_jax.storage.files import natural_key
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
@@ -70,13 +70,14 @@ def read_posed_image(source: Path | bytes, camera_size: Sequence[float] | None =
     return read_image(source, upright=bool(as_shown))
 
 
-def read_orientation(source: Path | bytes) -> StoredPicture:
-    """The size of an image file (or of its bytes) as it is stored, and how EXIF says that it is shown."""
-    name = "image" if isinstance(source, bytes) else source
+def read_orientation(source: Path | bytes | Image.Image) -> StoredPicture:
+    """The size of a picture, in any form as above, as it is stored, and how EXIF says that it is shown."""
+    name = source if isinstance(source, Path) else "image"
     try:
+        if isinstance(source, Image.Image):
+            return _stored(source, name)
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as file:
-            tag = _orientation(file, name)
-            return StoredPicture(str(name), (file.height, file.width), tag if tag in TURNS else UPRIGHT)
+            return _stored(file, name)
     except FileNotFoundError:
         raise UserError(f"{name} does not exist") from None
     except Exception as error:  # damaged files make Pillow raise nearly anything, SyntaxError included
@@ -127,6 +128,11 @@ def _decode(file: Image.Image, name: object, upright: bool) -> tuple[Picture, Ma
     mask = np.array(alpha) >= 128
     notice(f"{name}: transparent pixels ({1 - mask.mean():.0%} of the picture) are shown on white", kind="alpha")
     return np.array(Image.composite(picture, Image.new("RGB", picture.size, "white"), alpha)), mask
+
+
+def _stored(file: Image.Image, name: object) -> StoredPicture:
+    tag = _orientation(file, name)
+    return StoredPicture(str(name), (file.height, file.width), tag if tag in TURNS else UPRIGHT)
 
 
 def _orientation(file: Image.Image, name: object) -> int:
@@ -201,11 +207,13 @@ class Clip(NamedTuple):
 
     masks: where a picture is known, None where it is known everywhere.
     fps: how many of these frames a video shows in a second; None where they are not a row of a video's frames.
+    stored: the first of them as its file stores it; None where no file is known.
     """
 
     frames: list[Picture]
     masks: list[Mask | None]
     fps: float | None
+    stored: StoredPicture | None
 
 
 def read_frames(
@@ -263,8 +271,8 @@ def read_clip(
             damaged = next(index for index, frame in zip(chosen, frames, strict=True) if frame is None)
             raise UserError(f"{name}: frame {damaged} is damaged; re-encode the video")
         shown = video.times[list(chosen)]
-        is_row = at is None and len(shown) > 1
-        return Clip(whole, [None] * len(whole), float((len(shown) - 1) / (shown[-1] - shown[0])) if is_row else None)
+        fps = float((len(shown) - 1) / (shown[-1] - shown[0])) if at is None and len(shown) > 1 else None
+        return Clip(whole, [None] * len(whole), fps, stored_as(name, whole[0].shape[:2], video.tag))
     files = inputs
     if len(inputs) == 1 and inputs[0].is_dir():
         files = list_images(inputs[0])
@@ -274,8 +282,9 @@ def read_clip(
         if path.exists() and not is_image(path):
             kinds = " ".join(IMAGE_SUFFIXES if len(files) > 1 else VIDEO_SUFFIXES + IMAGE_SUFFIXES)
             raise UserError(f"{path} is of a kind that cannot be read; known are {kinds}")
-    frames, masks = zip(*(read_image_and_mask(files[index]) for index in choose(len(files))), strict=True)
-    return Clip(list(frames), list(masks), None)
+    chosen = choose(len(files))
+    frames, masks = zip(*(read_image_and_mask(files[index]) for index in chosen), strict=True)
+    return Clip(list(frames), list(masks), None, read_orientation(files[chosen[0]]))
 
 
 def _choose(

@@ -21,12 +21,24 @@ from jaxtyping import Float64
 
 from gen3r_jax.data.colour import FrameColours, Picture
 from gen3r_jax.errors import UserError, notice, one_line
+from gen3r_jax.geometry.camera_files.orientation import UPRIGHT
 from gen3r_jax.storage.files import natural_key
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi")
 
 STILLS = Disposition.attached_pic | Disposition.timed_thumbnails
 """Streams of these dispositions are covers and previews of a film, not the film."""
+
+_TURNS = {  # by EXIF's orientation: whether rows and columns change places, then left and right, then top and bottom
+    1: (False, False, False),
+    2: (False, True, False),
+    3: (False, True, True),
+    4: (False, False, True),
+    5: (True, False, False),
+    6: (True, True, False),
+    7: (True, True, True),
+    8: (True, False, True),
+}
 
 
 def is_video(path: Path) -> bool:
@@ -77,6 +89,11 @@ class Video:
     def times(self) -> Float64[np.ndarray, "frames"]:
         """When each frame is shown, in seconds from the first frame of the file."""
         return (np.array(self._index.times) - self._index.start) * float(self._index.unit)
+
+    @cached_property
+    def tag(self) -> int:
+        """How its frames are turned to be shown, as EXIF's orientation says it."""
+        return next((_orientation(frame) for _, _, frame in self._decode_from(None)), UPRIGHT)
 
     def read(self, indices: Iterable[int]) -> list[Picture | None]:
         """Decodes the frames with these numbers (any order, repeats allowed); None where a frame is damaged."""
@@ -198,7 +215,7 @@ class _Shown:
         self._path, self._colours = path, FrameColours(path)
 
     def __call__(self, stream: av.VideoStream, frame: av.VideoFrame) -> Picture:
-        matrix = _display_matrix(frame)
+        tag = _orientation(frame)
         if frame.interlaced_frame:
             notice(f"{self._path}: its frames are interlaced; one field of each is kept", kind="interlaced video")
             frame = _deinterlaced(frame)
@@ -206,7 +223,7 @@ class _Shown:
         if width != frame.width:
             shown = f"{frame.width} x {frame.height} are shown as {width} x {frame.height}"
             notice(f"{self._path}: its pixels are not square; frames of {shown}", kind="pixel aspect")
-        return _turned(self._colours(frame, width), matrix)
+        return _turned(self._colours(frame, width), tag)
 
 
 def _open(path: Path) -> InputContainer:
@@ -275,18 +292,20 @@ def _deinterlaced(frame: av.VideoFrame) -> av.VideoFrame:
     return first_field
 
 
-def _display_matrix(frame: av.VideoFrame) -> np.ndarray:
-    """The 2 x 2 matrix that turns and mirrors a frame as it should be seen: (x, y) of the frame, times it, is shown."""
+def _orientation(frame: av.VideoFrame) -> int:
+    """EXIF's orientation for what the display matrix does: (x, y) of the frame, times it, is shown."""
     data = frame.side_data.get("DISPLAYMATRIX")
-    return np.frombuffer(bytes(data), np.int32).reshape(3, 3)[:2, :2] if data else np.eye(2)
+    if not data:
+        return UPRIGHT
+    matrix = np.frombuffer(bytes(data), np.int32).reshape(3, 3)[:2, :2].astype(np.int64)
+    quarter = bool(abs(matrix[0, 1]) > abs(matrix[0, 0]))
+    matrix = matrix[::-1] if quarter else matrix
+    turn = (quarter, bool(matrix[0, 0] < 0), bool(matrix[1, 1] < 0))
+    return next(tag for tag, other in _TURNS.items() if other == turn)
 
 
-def _turned(picture: Picture, matrix: np.ndarray) -> Picture:
-    """The picture mirrored and turned by the quarter turns nearest to the matrix."""
-    if abs(matrix[0, 1]) > abs(matrix[0, 0]):
-        picture, matrix = picture.swapaxes(0, 1), matrix[::-1]
-    if matrix[0, 0] < 0:
-        picture = picture[:, ::-1]
-    if matrix[1, 1] < 0:
-        picture = picture[::-1]
-    return np.ascontiguousarray(picture)
+def _turned(picture: Picture, tag: int) -> Picture:
+    quarter, left_right, up_down = _TURNS[tag]
+    picture = picture.swapaxes(0, 1) if quarter else picture
+    picture = picture[:, ::-1] if left_right else picture
+    return np.ascontiguousarray(picture[::-1] if up_down else picture)

@@ -7,22 +7,25 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Float, Num
+from jaxtyping import Bool, Float, Num
 from PIL import Image
 
 from gen3r_jax.arrays import picture_size
 from gen3r_jax.data.clips import resize_crop, tell_fit
-from gen3r_jax.data.images import is_image, list_images, read_frames, read_image, read_orientation
+from gen3r_jax.data.images import Clip, Mask, read_clip, read_image_and_mask, read_orientation
 from gen3r_jax.diffusion.conditioning import frame_mask
 from gen3r_jax.errors import UserError, notice
+from gen3r_jax.generation.settings import require_text
 from gen3r_jax.geometry.camera_files import read_camera_file
+from gen3r_jax.geometry.camera_files.contents import CameraFile
 from gen3r_jax.geometry.camera_files.orientation import StoredPicture
-from gen3r_jax.geometry.cameras import Cameras, Size, crop_intrinsics, plucker_map, rebase_to_first
-from gen3r_jax.geometry.trajectories import PRESETS, camera_path, resampled
+from gen3r_jax.geometry.camera_files.read import cameras_for
+from gen3r_jax.geometry.cameras import Cameras, Size, plucker_map, rebase_to_first
+from gen3r_jax.geometry.trajectories import PRESETS, camera_path
 from gen3r_jax.models.sizes import require_side
 
 VGGT_WIDTH, VGGT_PATCH = 518, 14
@@ -30,7 +33,7 @@ VGGT_WIDTH, VGGT_PATCH = 518, 14
 
 Picture = Num[np.ndarray, "h w 3"]
 Images = Any
-"""A path, a PIL image, an array ``h w 3`` or ``k h w 3`` (uint8, or floats in [0, 1]), or a list of these."""
+"""A path, a PIL image, an array ``h w 3`` or ``k h w 3`` (uint8, or floats in [0, 1]), a list of these, or a clip."""
 
 Reconstruct = Callable[
     [Float[np.ndarray, "k h w 3"]], tuple[Float[np.ndarray, "k 3 4"], Float[np.ndarray, "k 3 3"], float]
@@ -45,6 +48,7 @@ class Inputs:
     Attributes:
       images: the given frames in [0, 1]; sides are multiples of 112.
       given: which frames of the clip they are.
+      known: where the given frames are opaque; None where they are so everywhere.
       poses: camera-to-world matrices and intrinsics of every sample, where they are known as such.
       maps: Plücker maps (moment, direction) of every frame; None leaves the cameras free.
     """
@@ -53,8 +57,26 @@ class Inputs:
     images: Float[np.ndarray, "b k h w 3"]
     given: tuple[int, ...]
     num_frames: int
+    known: Bool[np.ndarray, "b k h w"] | None = None
     poses: Sequence[tuple[Float[np.ndarray, "t 4 4"], Float[np.ndarray, "t 3 3"]]] = ()
     maps: Float[np.ndarray, "b t h w 6"] | None = None
+
+    def __post_init__(self) -> None:
+        for prompt in self.prompts:
+            require_text("prompt", prompt)
+
+
+class Given(NamedTuple):
+    """The given frames of every sample.
+
+    images, known, places: the fields `images`, `known` and `given` of :class:`Inputs`.
+    stored: of each sample the first picture as its file stores it.
+    """
+
+    images: Float[np.ndarray, "b k h w 3"]
+    known: Bool[np.ndarray, "b k h w"] | None
+    places: tuple[int, ...]
+    stored: Sequence[StoredPicture | None]
 
 
 def load_images(images: Images, size: int | Size | None = None) -> Float[np.ndarray, "t h w 3"]:
@@ -71,7 +93,7 @@ def load_images(images: Images, size: int | Size | None = None) -> Float[np.ndar
     Raises:
       UserError: a picture that does not exist or cannot be read, an array that holds no picture.
     """
-    pictures = read_pictures(images)
+    pictures = read_pictures(images).frames
     if size is None:
         height, width = pictures[0].shape[:2]
         scaled = round(height * VGGT_WIDTH / width / VGGT_PATCH) * VGGT_PATCH
@@ -90,10 +112,12 @@ def as_size(size: int | Sequence[int]) -> Size:
     return int(sides[0]), int(sides[1])
 
 
-def read_pictures(images: Images, at: Sequence[int] | None = None) -> list[Picture]:
+def read_pictures(images: Images, at: Sequence[int] | None = None) -> Clip:
     """Pictures of any form; `at`: which frames are taken where there are more, -1 is the last."""
+    if isinstance(images, Clip):
+        return images
     if isinstance(images, (str, os.PathLike)):
-        return read_frames([Path(images)], at=at)
+        return read_clip([Path(images)], at=at)
     if isinstance(images, (np.ndarray, jax.Array)) and images.ndim == 4:
         images = list(np.asarray(images))
     if not isinstance(images, Sequence):
@@ -101,23 +125,24 @@ def read_pictures(images: Images, at: Sequence[int] | None = None) -> list[Pictu
     if not len(images):
         raise UserError("no images: give a path, a PIL image, an array, or a list of these")
     if all(isinstance(image, (str, os.PathLike)) for image in images):
-        return read_frames([Path(image) for image in images], at=at)
-    return [_picture(image) for image in images]
+        return read_clip([Path(image) for image in images], at=at)
+    images = [Path(image) if isinstance(image, (str, os.PathLike)) else image for image in images]
+    frames, masks = zip(*map(_picture, images), strict=True)
+    stored = read_orientation(images[0]) if isinstance(images[0], (Path, Image.Image)) else None
+    return Clip(list(frames), list(masks), None, stored)
 
 
-def _picture(image: Any) -> Picture:
-    if isinstance(image, (str, os.PathLike)):
-        return read_image(Path(image))
-    if isinstance(image, Image.Image):
-        return read_image(image)
+def _picture(image: Any) -> tuple[Picture, Mask | None]:
+    if isinstance(image, (Path, Image.Image)):
+        return read_image_and_mask(image)
     array = np.asarray(image)
     if array.ndim != 3 or array.shape[-1] != 3 or not array.size:
         raise UserError(f"an image of the shape {list(array.shape)}: needed is [height, width, 3]")
     if array.dtype == np.uint8:
-        return array
+        return array, None
     if not np.issubdtype(array.dtype, np.floating) or not (array.min() >= 0 and array.max() <= 1):
         raise UserError(f"an image of {array.dtype}: needed are bytes, or floating-point numbers from 0 to 1")
-    return array.astype(np.float32)
+    return array.astype(np.float32), None
 
 
 def _fit(picture: Picture, size: Size) -> Float[np.ndarray, "h w 3"]:
@@ -126,38 +151,36 @@ def _fit(picture: Picture, size: Size) -> Float[np.ndarray, "h w 3"]:
     return (scaled / 255 if picture.dtype == np.uint8 else np.clip(scaled, 0, 1)).astype(np.float32)
 
 
-def stored_picture(images: Images) -> StoredPicture | None:
-    """The first picture as its file stores it, if it is a file or lies in a folder."""
-    first = images[0] if isinstance(images, (list, tuple)) and images else images
-    if not isinstance(first, (str, os.PathLike)):
-        return None
-    path = Path(first)
-    path = next(iter(list_images(path)), path) if path.is_dir() else path
-    return read_orientation(path) if is_image(path) else None
+def fit_mask(mask: Mask | None, size: Size) -> Mask:
+    """Where a picture is known that was scaled and cut to `size`."""
+    return np.ones(size, bool) if mask is None else resize_crop(mask[..., None] * np.uint8(255), size)[..., 0] >= 128
 
 
 def given_images(
     images: Images, samples: int, size: Size, num_frames: int, control_frames: Sequence[int] | None
-) -> tuple[Float[np.ndarray, "b k h w 3"], tuple[int, ...]]:
-    """The given frames of every sample, and which frames of the clip they are.
+) -> Given:
+    """The given frames of every sample.
 
     Args:
       images: of one sample, or a list with those of every sample; an array ``b k h w 3`` in [0, 1] keeps its size.
       control_frames: by default the first, the first and the last, or all, by the number of pictures.
     """
     if isinstance(images, (np.ndarray, jax.Array)) and images.ndim == 5:
-        batch = check_batch(images, samples)
+        batch, known, stored = check_batch(images, samples), None, [None] * samples
     else:
         each = [images] if samples == 1 else images
-        if samples > 1 and (isinstance(images, (str, os.PathLike, Image.Image)) or len(images) != samples):
+        if samples > 1 and (isinstance(images, (str, os.PathLike, Image.Image, Clip)) or len(images) != samples):
             raise UserError(f"{samples} prompts need a list with the images of each")
-        rows = [[_fit(picture, size) for picture in read_pictures(one, control_frames)] for one in each]
-        if len({len(row) for row in rows}) > 1:
-            raise UserError(f"samples with {', '.join(str(len(row)) for row in rows)} images: each needs as many")
-        batch = np.stack([np.stack(row) for row in rows])
+        clips = [read_pictures(one, control_frames) for one in each]
+        if len({len(clip.frames) for clip in clips}) > 1:
+            counts = ", ".join(str(len(clip.frames)) for clip in clips)
+            raise UserError(f"samples with {counts} images: each needs as many")
+        batch = np.stack([[_fit(picture, size) for picture in clip.frames] for clip in clips])
+        known = np.stack([[fit_mask(mask, size) for mask in clip.masks] for clip in clips])
+        known, stored = None if known.all() else known, [clip.stored for clip in clips]
     require_side(batch.shape[2])
     require_side(batch.shape[3])
-    return batch, _places(batch.shape[1], num_frames, control_frames)
+    return Given(batch, known, _places(batch.shape[1], num_frames, control_frames), stored)
 
 
 def check_batch(images: np.ndarray | jax.Array, samples: int) -> Float[np.ndarray, "b k h w 3"]:
@@ -204,7 +227,7 @@ def camera_poses(
 ) -> tuple[Float[np.ndarray, "t 4 4"], Float[np.ndarray, "t 3 3"]]:
     """Camera-to-world matrices, the first the identity, and intrinsics in pixels of the given images.
 
-    Cameras of a file are turned with `picture`, the first of the images, if they are for its stored pixels. Fewer or
+    Cameras are turned with `picture`, the first of the images, if they are for its stored pixels. Fewer or
     more poses than frames are resampled along their path.
 
     The scale of a preset is VGGT's median depth; so are intrinsics VGGT's where the cameras have none.
@@ -227,9 +250,7 @@ def camera_poses(
         _, intrinsics, depth = reconstruct(images)
         return camera_path(cameras, num_frames, 0.8 * depth, **options), np.repeat(intrinsics[:1], num_frames, axis=0)
     if isinstance(cameras, Cameras):
-        pairs = zip(cameras.intrinsics, cameras.sizes, strict=True)
-        intrinsics = np.stack([crop_intrinsics(k, (int(height), int(width)), size) for k, (height, width) in pairs])
-        c2w, intrinsics = resampled(cameras.c2w, intrinsics, num_frames, "cameras", easing)
+        c2w, intrinsics = cameras_for(num_frames, size, _as_file(cameras), picture, easing)
     elif Path(cameras).exists():
         c2w, intrinsics = read_camera_file(Path(cameras), num_frames, size, camera_format, picture, easing)
     else:
@@ -239,6 +260,17 @@ def camera_poses(
     c2w = rebase_to_first(c2w)
     c2w[:, :3, 3] *= 1 if camera_scale is None else camera_scale
     return c2w, intrinsics
+
+
+def _as_file(cameras: Cameras) -> CameraFile:
+    """Cameras, as if a file had held them. Raises UserError where their arrays have other shapes."""
+    shapes = [np.shape(array) for array in (cameras.c2w, cameras.intrinsics, cameras.sizes)]
+    count = shapes[0][:1]
+    if shapes != [(*count, 4, 4), (*count, 3, 3), (*count, 2)]:
+        wanted = "c2w [t, 4, 4], intrinsics [t, 3, 3] and sizes [t, 2]"
+        raise UserError(f"cameras need {wanted}, not {', '.join(str(list(shape)) for shape in shapes)}")
+    c2w, intrinsics, sizes = (np.asarray(array, np.float64) for array in vars(cameras).values())
+    return CameraFile(Path("cameras"), c2w, intrinsics=intrinsics, sizes=sizes)
 
 
 def refuse_other_options(

@@ -99,10 +99,10 @@ def _generate(pipeline: Gen3RPipeline, request: Request, options: argparse.Names
         cameras = "free"
     if options.preview_cameras:
         return _preview(pipeline, request, cameras, options)
-    pictures, speed = request.pictures()
-    fps = options.fps or speed or 12
+    clip = request.pictures()
+    fps = options.fps or clip.fps or 12
     arguments = {
-        "images": pictures,
+        "images": clip,
         "cameras": cameras,
         "control_frames": request.given,
         "size": request.size,
@@ -143,7 +143,7 @@ def _preview(pipeline: Gen3RPipeline, request: Request, cameras: str, options: a
         raise UserError(f"--preview_cameras: the cameras are free, there is no path to draw; {advice}")
     inputs = pipeline.prepare(
         [request.text()],
-        request.pictures()[0],
+        request.pictures(),
         cameras,
         request.num_frames,
         request.size,

@@ -1,5 +1,6 @@
 """What a generation gives, and how it is kept."""
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,10 +25,11 @@ class Gen3RPipelineOutput:
     Attributes:
       rgbs: frames in [0, 1].
       depth_maps: along each camera's optical axis.
-      depth_confidence: of the depth, at least 1.
+      depth_confidence: of the depth, at least 1; 0 where a given picture was transparent.
       point_maps: world points of VGGT's point head; None if it has none.
       pcds: world points of the depth, unprojected with the cameras.
-      point_masks: pixels whose depth is plausible (percentiles of the frame with ``min_max_depth_mask``).
+      point_masks: pixels whose depth is plausible (percentiles of the frame with ``min_max_depth_mask``), and that were
+        not transparent.
       cameras: world-to-camera matrices (OpenCV axes) and intrinsics in pixels.
       latents: the sample Z itself.
       evaluations: how many steps ran the transformer; fewer than there were with a step cache.
@@ -46,6 +48,13 @@ class Gen3RPipelineOutput:
     evaluations: int = 0
     prompts: tuple[str, ...] = ()
     report: RunReport | None = None
+
+    def without(self, transparent: Bool[np.ndarray, "b k h w"], given: Sequence[int]) -> "Gen3RPipelineOutput":
+        """The same, but no point is made of pixels of the frames `given` that were transparent."""
+        confidence, masks = self.depth_confidence.copy(), self.point_masks.copy()
+        confidence[:, list(given)] *= ~transparent
+        masks[:, list(given)] &= ~transparent
+        return dataclasses.replace(self, depth_confidence=confidence, point_masks=masks)
 
     def scene(self, sample: int = 0, prompt: str = "") -> Scene:
         """One sample as exporters take it; `prompt` is by default that of the sample.

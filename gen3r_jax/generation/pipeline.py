@@ -35,7 +35,6 @@ from gen3r_jax.generation.inputs import (
     check_batch,
     given_images,
     refuse_other_options,
-    stored_picture,
     tell_other_sizes,
 )
 from gen3r_jax.generation.networks import Network, finite
@@ -45,6 +44,7 @@ from gen3r_jax.generation.weights import Weights
 from gen3r_jax.geometry.cameras import Cameras, Size, decode_pose
 from gen3r_jax.geometry.points import depth_mask, unproject_depth
 from gen3r_jax.models.sizes import latent_frames, require_clip_length
+from gen3r_jax.module import require_finite
 from gen3r_jax.progress import Progress
 from gen3r_jax.sharding import fetch
 from gen3r_jax.storage.hub import read_licence
@@ -241,6 +241,8 @@ class Gen3RPipeline:
                 callback = _told(callback, steps)
             z, evaluations = self._generate(inputs, settings, latents, posterior_noise, callback)
             output = self.decode(z, min_max_depth_mask)
+            if inputs.known is not None:
+                output = output.without(~inputs.known, inputs.given)
         return dataclasses.replace(output, evaluations=evaluations, prompts=prompts, report=report)
 
     def prepare(
@@ -260,19 +262,22 @@ class Gen3RPipeline:
         size = as_size(self.settings.size if size is None else size)
         if images is None:
             raise UserError("no images: give the frames that are known, such as one picture of the first")
-        frames, given = given_images(images, len(prompts), size, num_frames, control_frames)
-        size = frames.shape[2:4]
+        given = given_images(images, len(prompts), size, num_frames, control_frames)
+        common = tuple(prompts), given.images, given.places, num_frames, given.known
+        size = given.images.shape[2:4]
         tell_other_sizes(size, num_frames, (self.settings.size, self.settings.num_frames))
         refuse_other_options(cameras, **camera_options)
         if cameras is None or (isinstance(cameras, str) and cameras == "free"):
-            return Inputs(tuple(prompts), frames, given, num_frames)
+            return Inputs(*common)
         if isinstance(cameras, (np.ndarray, jax.Array)):
             if np.shape(cameras) != (wanted := (len(prompts), num_frames, *size, 6)):
                 raise UserError(f"control_cameras need the shape {list(wanted)}, not {list(np.shape(cameras))}")
-            return Inputs(tuple(prompts), frames, given, num_frames, maps=np.asarray(cameras))
-        how = (num_frames, self.reconstruct_cameras, stored_picture(images))
-        poses = [camera_poses(cameras, one, *how, **camera_options) for one in frames]
-        return Inputs(tuple(prompts), frames, given, num_frames, poses, camera_maps(poses, size))
+            return Inputs(*common, maps=require_finite("control_cameras are", np.asarray(cameras)))
+        poses = [
+            camera_poses(cameras, one, num_frames, self.reconstruct_cameras, stored, **camera_options)
+            for one, stored in zip(given.images, given.stored, strict=True)
+        ]
+        return Inputs(*common, poses, camera_maps(poses, size))
 
     def _generate(
         self,

@@ -10,14 +10,14 @@ import numpy as np
 
 from conversion.pipeline_folder import find_weights
 from gen3r_jax.data.clips import quantize, resize_crop, tell_fit
-from gen3r_jax.data.images import Mask, read_clip, require_choice
+from gen3r_jax.data.images import read_clip, require_choice
 from gen3r_jax.errors import UserError
 from gen3r_jax.export.folder import scene_folder, write_scene
 from gen3r_jax.export.pointcloud import CloudFilter
 from gen3r_jax.export.run_report import RunReport
 from gen3r_jax.export.video import require_fps
 from gen3r_jax.generation import networks
-from gen3r_jax.generation.inputs import as_size
+from gen3r_jax.generation.inputs import as_size, fit_mask
 from gen3r_jax.generation.pipeline import default_dtype
 from gen3r_jax.generation.settings import MOST_FRAMES, read_settings
 from gen3r_jax.generation.vggt import vggt_folder
@@ -57,7 +57,7 @@ def _reconstruct(options: argparse.Namespace, weights: Path, size: Size, folder:
             raise UserError(f"--through_adapter takes 4k+1 frames, not {len(pictures)}; add --num_frames {below}")
         tell_fit(pictures[0].shape[:2], size)
         frames = np.stack([quantize(resize_crop(picture, size)) for picture in pictures])
-        known = np.stack([_crop_mask(mask, size) for mask in clip.masks])
+        known = np.stack([fit_mask(mask, size) for mask in clip.masks])
         fps = report.results["fps"] = options.fps or clip.fps or 12
     with report.stage("Loading weights"):
         dtype = default_dtype(options.dtype)
@@ -94,11 +94,6 @@ def _check(options: argparse.Namespace, size: Size, weights: Path) -> None:
                 f"the adapter in {weights} takes {adapter.input_dim} channels and the VGGT beside it gives "
                 f"{10 * vggt.embed_dim}; put networks there that were made for each other"
             )
-
-
-def _crop_mask(mask: Mask | None, size: Size) -> Mask:
-    """Where a cropped picture is known."""
-    return np.ones(size, bool) if mask is None else resize_crop(mask[..., None] * np.uint8(255), size)[..., 0] >= 128
 
 
 def _network_config(folder: Path, name: str, network: type[VGGT] | type[GeometryAdapter]) -> Any:

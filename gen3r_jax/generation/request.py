@@ -5,14 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from jaxtyping import UInt8
-
-from gen3r_jax.data.images import is_image, read_clip, require_choice
+from gen3r_jax.data.images import Clip, is_image, read_clip, require_choice
 from gen3r_jax.diffusion.conditioning import TASKS, frame_mask, given_frames
 from gen3r_jax.errors import UserError, notice
 from gen3r_jax.generation.inputs import as_size, refuse_other_options
-from gen3r_jax.generation.settings import GenerationSettings
+from gen3r_jax.generation.settings import GenerationSettings, require_text
 from gen3r_jax.geometry.trajectories import PRESETS, options_of
 from gen3r_jax.models.sizes import require_clip_length, require_side
 from gen3r_jax.options import read_options
@@ -33,7 +30,8 @@ class Request(GenerationSettings):
     """One scene to generate. The fields are the flags of ``gen3r generate``, and the keys of a job.
 
     Attributes:
-      images: pictures, a folder or a video; for a file with jobs, relative to that file.
+      images: pictures, a folder or a video; for a file with jobs, relative to that file or, if they are not there, to
+        the working folder.
       prompt: the text, or a file whose first line it is.
       task: which frames the images are: the first, the first and the last, or all.
       frame_index: which frames of the clip the images are, instead of what `task` says.
@@ -86,6 +84,7 @@ class Request(GenerationSettings):
             text = first
         elif Path(text).suffix in (".txt", ".md") and len(text.split()) == 1:
             raise UserError(f"there is no file {text}; a prompt that is a text should not look like a file's name")
+        require_text("prompt", text)
         if not text.strip():
             raise UserError(f"no prompt in {self.prompt!r}: say what the scene shows")
         return text.strip()
@@ -103,17 +102,13 @@ class Request(GenerationSettings):
         names = ("camera_format", "camera_angle", "camera_distance", "camera_easing", "camera_scale")
         return {name: getattr(self, name) for name in names}
 
-    def pictures(self) -> tuple[list[Path] | list[UInt8[np.ndarray, "h w 3"]], float | None]:
-        """The files of the given frames, or their pixels where they are frames of a video or of a folder; and how many
-        of them a video shows in a second, where they are a row of its frames.
-
-        Raises UserError unless there are as many as needed.
-        """
+    def pictures(self) -> Clip:
+        """The given frames. Raises UserError unless there are as many as needed."""
         given, paths = self.given, [Path(path) for path in self.images]
         if len(paths) > 1 and len(paths) != len(given):
             raise UserError(f"{len(paths)} images for {self.task}, which takes {len(given)}{self._places()}")
         if len(paths) == len(given) and all(map(is_image, paths)):
-            return paths, None
+            return read_clip(paths)
         if self.task == "allview" and self.frame_index is None:
             clip = read_clip(paths, at_most=self.num_frames, stride=self.stride, first=self.first)
         else:
@@ -122,7 +117,7 @@ class Request(GenerationSettings):
         if len(clip.frames) != len(given):
             found = f"{paths[0]} has {len(clip.frames)} frame{'s' * (len(clip.frames) != 1)}"
             raise UserError(f"{found}, {self.task} takes {len(given)}{self._places()}")
-        return clip.frames, clip.fps
+        return clip
 
     def _places(self) -> str:
         return "" if self.frame_index is None else f" (--frame_index {' '.join(map(str, self.frame_index))})"
@@ -190,19 +185,25 @@ def _fitting(defaults: dict[str, Any], fields: dict[str, Any]) -> dict[str, Any]
 
 
 def _resolved(fields: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Paths of a job, which are relative to the file it stands in; a single frame may stand without a list."""
+    """Paths of a job, which are relative to the file it stands in, else to the working folder; a single frame may stand
+    without a list."""
     fields = dict(fields)
     images = fields.get("images")
     if isinstance(images, str):
         images = [images]
     if isinstance(images, list):
-        fields["images"] = [str(folder / str(image)) for image in images]
+        fields["images"] = [str(_locate(str(image), folder)) for image in images]
     for key in ("cameras", "prompt"):
         value = fields.get(key)
         if isinstance(value, str) and value not in PRESETS and value.strip() and _exists(folder / value):
             is_text = key == "prompt" and not (folder / value).is_file()
             fields[key] = value if is_text else str(folder / value)
     return fields
+
+
+def _locate(name: str, folder: Path) -> Path:
+    beside = folder / name
+    return Path(name) if _exists(Path(name)) and not _exists(beside) else beside
 
 
 def _exists(path: Path) -> bool:

@@ -14,6 +14,7 @@ from gen3r_jax.diffusion.solvers import SOLVERS
 from gen3r_jax.errors import UserError
 from gen3r_jax.options import read_options
 from gen3r_jax.storage.files import read_json
+from gen3r_jax.storage.hashes import require_whole
 
 MOST_FRAMES = 49
 """Frames of the clips that the released weights were trained on."""
@@ -74,6 +75,7 @@ class GenerationSettings:
     seed: int = 42
 
     def __post_init__(self) -> None:
+        require_text("negative_prompt", self.negative_prompt)
         if self.num_inference_steps < 0:
             raise UserError(f"num_inference_steps must be at least 1, not {self.num_inference_steps}")
         if not 0 <= self.guidance_scale < math.inf:
@@ -101,12 +103,22 @@ class GenerationSettings:
         return dataclasses.replace(self, **{name: value for name, value in changes.items() if value is not None})
 
 
+def require_text(name: str, text: str) -> None:
+    """Raises UserError where `text` has characters that are none, which bytes become that are no UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        where = f"character {error.start}, {text[error.start]!a}"
+        raise UserError(f"{name} is no text: {where}, is none; write it in UTF-8") from None
+
+
 def read_settings(weights: Path) -> GenerationSettings:
     """The settings of a folder of weights; without ``generation.json`` those of the released weights.
 
     Raises UserError where a file holds something else.
     """
     file = weights / "generation.json"
+    require_whole(weights, file.name)
     values = read_json(file) if file.exists() else {}
     return read_options(GenerationSettings, values, str(file))
 
@@ -114,6 +126,7 @@ def read_settings(weights: Path) -> GenerationSettings:
 def read_shift(weights: Path) -> float:
     """The noise schedule's shift that a folder of weights was trained with, from its ``scheduler.json``."""
     file = weights / "scheduler.json"
+    require_whole(weights, file.name)
     shift = read_json(file).get("shift")
     if not isinstance(shift, (int, float)) or not shift > 0:
         raise UserError(f'{file} has no shift above 0; repair it, as in {{"shift": 2.0}}')

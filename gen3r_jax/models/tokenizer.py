@@ -9,7 +9,8 @@ from jaxtyping import Bool, Int
 from tokenizers import Tokenizer as FastTokenizer
 from tokenizers import models, normalizers, pre_tokenizers, processors
 
-from gen3r_jax.errors import UserError
+from gen3r_jax.errors import UserError, notice
+from gen3r_jax.storage.hashes import require_whole, write_hashes
 
 PAD = "<pad>"
 
@@ -21,16 +22,20 @@ class Tokenizer:
 
     def __init__(self, tokenizer: FastTokenizer):
         self._tokenizer = tokenizer
-        self._pad = tokenizer.token_to_id(PAD)
+        self._pad, self._unknown = tokenizer.token_to_id(PAD), tokenizer.token_to_id("<unk>")
         tokenizer.no_padding()
         tokenizer.no_truncation()
 
     @classmethod
     def from_folder(cls, path: Path | str) -> "Tokenizer":
-        """Reads ``tokenizer.json``. Raises UserError if there is none, or it is no tokenizer with a padding token."""
+        """Reads ``tokenizer.json``.
+
+        Raises UserError if there is none, it is not the one that was written, or no tokenizer with a padding token.
+        """
         file = Path(path) / "tokenizer.json"
         if not file.exists():
             raise UserError(f"no tokenizer at {file}; copy the official tokenizer folder there")
+        require_whole(path, file.name)
         try:
             tokenizer = FastTokenizer.from_file(str(file))
         except Exception as error:  # the library raises bare exceptions
@@ -71,15 +76,24 @@ class Tokenizer:
         """Writes ``tokenizer.json`` into a folder, which is made when it is missing."""
         Path(path).mkdir(parents=True, exist_ok=True)
         self._tokenizer.save(str(Path(path) / "tokenizer.json"))
+        write_hashes(path)
 
     def __call__(
         self, texts: Sequence[str], length: int, *, warn: bool = True
     ) -> tuple[Int[np.ndarray, "b {length}"], Bool[np.ndarray, "b {length}"]]:
-        """Token numbers, padded to `length`, and where there are tokens. Longer texts are cut; `warn` says so."""
+        """Token numbers, padded to `length`, and where there are tokens.
+
+        Longer texts are cut, and unknown words are all the same to the text encoder; `warn` says so.
+        """
         ids = np.full((len(texts), length), self._pad, np.int32)
         mask = np.zeros((len(texts), length), bool)
         for row, (text, encoding) in enumerate(zip(texts, self._tokenizer.encode_batch(list(texts)), strict=True)):
             tokens = encoding.ids
+            if warn and self._unknown in tokens:
+                spans = (span for token, span in zip(tokens, encoding.offsets, strict=True) if token == self._unknown)
+                words = list(dict.fromkeys(text[start:end] for start, end in spans))
+                more = f" and {len(words) - 8} more" if len(words) > 8 else ""
+                notice(f"the text encoder does not know: {', '.join(word[:30] for word in words[:8])}{more}")
             if len(tokens) > length:
                 if warn:
                     start = encoding.offsets[length - 1][0]

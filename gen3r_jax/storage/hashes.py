@@ -1,7 +1,7 @@
-"""Hashes of the files of a network's folder: what was damaged since it was written is never taken for weights.
+"""Hashes of files: what was damaged since it was written is never taken for weights, or for what is beside them.
 
-``hashes.json`` holds ``{"xxh3_128": {name of a file: hash}}`` for ``config.json`` and the files with the parameters.
-Other files may lie beside them. Folders of earlier versions have no hashes and are read with a notice.
+``hashes.json`` holds ``{"xxh3_128": {name of a file: hash}}`` for those files of its folder that are known here. Other
+files may lie beside them. Folders of earlier versions have no hashes; those of networks are read with a notice.
 """
 
 import os
@@ -20,6 +20,9 @@ HASHES = "hashes.json"
 PARTS = ("config.json", "params", "params.safetensors")
 """What a network's folder consists of, each where it is there."""
 
+BESIDE = ("scheduler.json", "generation.json", "tokenizer.json", "header.safetensors")
+"""What folders of networks, of a tokenizer and of latents have, each where it is there."""
+
 ALGORITHM = "xxh3_128"
 CHUNK = 1 << 20
 AT_ONCE = 2
@@ -27,9 +30,9 @@ AT_ONCE = 2
 
 
 def write_hashes(folder: epath.PathLike) -> int:
-    """Writes ``hashes.json`` for the files of a network as they are now; gives their number."""
+    """Writes ``hashes.json`` for the files of a folder as they are now; gives their number."""
     folder = epath.Path(folder)
-    names = [name for part in PARTS if (folder / part).exists() for name in _files(folder, part)]
+    names = [name for part in (*PARTS, *BESIDE) if (folder / part).exists() for name in _files(folder, part)]
     with ThreadPoolExecutor(AT_ONCE) as pool:
         hashes = dict(zip(names, pool.map(lambda name: _hash(folder / name), names), strict=True))
     write_json(folder / HASHES, {ALGORITHM: hashes})
@@ -37,7 +40,7 @@ def write_hashes(folder: epath.PathLike) -> int:
 
 
 def read_hashes(folder: epath.PathLike) -> dict[str, str] | None:
-    """The hashes that a network's folder should have, by name of the file; None where it tells none.
+    """The hashes that the files of a folder should have, by name; None where it tells none.
 
     Raises UserError where ``hashes.json`` is damaged or does not cover what would be read.
     """
@@ -56,10 +59,15 @@ def read_hashes(folder: epath.PathLike) -> dict[str, str] | None:
 
 
 def require_whole(folder: epath.PathLike, name: str) -> None:
-    """Raises UserError where one file of a network's folder is not the one that was written."""
-    hashes = read_hashes(folder)
-    if hashes is not None:
-        _compare(epath.Path(folder), name, hashes.get(name))
+    """Raises UserError where one file of a folder is not the one that was written, if that is known."""
+    hashes = read_hashes(folder) or {}
+    if name in hashes:
+        _compare(epath.Path(folder), name, hashes[name])
+
+
+def has_hashes(folder: epath.PathLike) -> bool:
+    """Whether a folder has hashes, or something beside networks that should have them."""
+    return any((epath.Path(folder) / name).exists() for name in (HASHES, *BESIDE))
 
 
 @contextmanager
@@ -96,7 +104,7 @@ def _files(folder: epath.Path, name: str) -> list[str]:
     return [file for path in sorted((folder / name).iterdir()) for file in _files(folder, f"{name}/{path.name}")]
 
 
-def _compare(folder: epath.Path, name: str, wanted: str | None) -> None:
+def _compare(folder: epath.Path, name: str, wanted: str) -> None:
     path = folder / name
     try:
         found = _hash(path)

@@ -283,6 +283,9 @@ def test_texts_with_a_mark_or_in_another_code(tmp_path):
     (tmp_path / "latin.txt").write_bytes("café".encode("latin-1"))
     with pytest.raises(UserError, match=r"latin\.txt is not UTF-8"):
         Request(images=("a.png",), prompt=str(tmp_path / "latin.txt"))
+    for texts in ({"prompt": "caf\udce9"}, {"prompt": "x", "negative_prompt": "caf\udce9"}):
+        with pytest.raises(UserError, match=r"prompt is no text: character 3, '\\udce9', is none"):
+            Request(images=("a.png",), **texts)
 
 
 def test_jobs_that_make_no_sense_do_not_stop_the_others(tmp_path):
@@ -298,6 +301,23 @@ def test_jobs_that_make_no_sense_do_not_stop_the_others(tmp_path):
     for request, message in zip(found, ("images is empty", "job.frame_index must be", "seed 1000"), strict=False):
         assert isinstance(request, UserError) and message in str(request)
     assert found[3].cameras == str(tmp_path / "sparse")
+
+
+def test_pictures_of_jobs_are_beside_the_file_or_in_the_working_folder(tmp_path, monkeypatch):
+    (tmp_path / "jobs").mkdir()
+    for name in ("here.png", "jobs/here.png", "only.png"):
+        (tmp_path / name).touch()
+    monkeypatch.chdir(tmp_path)
+    jobs = [{"images": image, "prompt": "x"} for image in ("here.png", "only.png", "nowhere.png")]
+    Path("jobs/jobs.jsonl").write_text("\n".join(map(json.dumps, jobs)))
+    found = [request.images for _, request in read_jobs(Path("jobs/jobs.jsonl"), {})]
+    assert found == [("jobs/here.png",), ("only.png",), ("jobs/nowhere.png",)]
+
+
+def test_the_size_of_a_job_is_a_side_or_both(tmp_path):
+    jobs = [{"images": "a.png", "prompt": "x", "size": size} for size in (112, [112, 224])]
+    (tmp_path / "jobs.jsonl").write_text("\n\n".join(map(json.dumps, jobs)))
+    assert [request.size for _, request in read_jobs(tmp_path / "jobs.jsonl", {})] == [(112, 112), (112, 224)]
 
 
 def test_flags_of_cameras_are_for_jobs_that_they_fit(tmp_path):

@@ -9,8 +9,10 @@ import pytest
 from PIL import Image
 
 from gen3r_jax.data.colour import FrameColours
+from gen3r_jax.data.images import read_clip
 from gen3r_jax.data.video import Video
 from gen3r_jax.errors import UserError
+from gen3r_jax.geometry.camera_files.orientation import StoredPicture
 from tests.helpers.toy_videos import moving_frames, number_of, numbered_frames, write_video
 
 X264 = {"codec": "libx264", "max_b_frames": 2}
@@ -172,8 +174,8 @@ TURNS = {  # what a display matrix makes of a picture
 }
 
 
-@pytest.mark.parametrize("matrix", TURNS)
-def test_display_matrices_turn_and_mirror(tmp_path, matrix):
+@pytest.mark.parametrize(("matrix", "tag"), list(zip(TURNS, (6, 8, 3, 2, 4, 5, 7), strict=True)))
+def test_display_matrices_turn_and_mirror(tmp_path, matrix, tag):
     """Phones store portrait video lying down, and that of the front camera mirrored."""
     frame = np.zeros((32, 48, 3), np.uint8)
     frame[:16, :16], frame[:16, 32:] = 255, 128  # top left and top right
@@ -187,6 +189,7 @@ def test_display_matrices_turn_and_mirror(tmp_path, matrix):
     data[place : place + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
     path.write_bytes(data)
     np.testing.assert_allclose(Video(path).read([1])[0].astype(int), TURNS[matrix](frame), atol=20)
+    assert read_clip([path]).stored == StoredPicture(str(path), (32, 48), tag)  # cameras turn with it as with a picture
 
 
 def test_damaged_video_frames_are_none(tmp_path):

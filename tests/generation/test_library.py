@@ -12,7 +12,9 @@ import gen3r_jax
 from conversion.lora import write_lora
 from gen3r_jax import VGGT, Gen3RPipeline, generate, info, load_images
 from gen3r_jax.errors import UserError
+from gen3r_jax.export.pointcloud import confident_pixels
 from gen3r_jax.export.read import read_scene
+from gen3r_jax.generation.request import Request
 from gen3r_jax.geometry.cameras import Cameras
 from gen3r_jax.models import vggt as network
 from gen3r_jax.models.vggt import VGGTConfig
@@ -117,6 +119,58 @@ def test_cameras_may_be_given_as_such(pipeline, photo):
     ):
         with pytest.raises(UserError, match=message):
             pipeline.prepare([PROMPT], [photo], ends, 5, **options)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c.c2w[1].__setitem__((0, 0), -1), "cameras: camera 1 is mirrored"),
+        (lambda c: c.c2w[2].__setitem__((0, 3), 1e38), r"cameras: camera 2 is 1e\+38 away from the origin"),
+        (lambda c: c.c2w[3].__setitem__(slice(None), c.c2w[3].T.copy()), "cameras: camera 3 is transposed"),
+        (lambda c: c.intrinsics[0].__setitem__((1, 1), np.nan), "cameras: camera 0 needs finite intrinsics"),
+        (lambda c: c.sizes[4].__setitem__(0, 0), "cameras: camera 4 needs an image size of positive numbers"),
+        (lambda c: vars(c).update(c2w=c.c2w[:, :3]), r"cameras need c2w \[t, 4, 4\]"),
+        (lambda c: vars(c).update(vars(c.take([]))), "cameras holds no cameras"),
+    ],
+)
+def test_cameras_that_cannot_be_meant_are_refused_as_in_a_file(pipeline, photo, change, message):
+    intrinsics = np.tile(np.array([[200.0, 0, 90], [0, 200.0, 75], [0, 0, 1]]), (5, 1, 1))
+    cameras = Cameras(np.tile(np.eye(4), (5, 1, 1)), intrinsics, np.tile([150, 180], (5, 1)))
+    cameras.c2w[:, 0, 3] = np.linspace(0, 1, 5)
+    change(cameras)
+    with pytest.raises(UserError, match=message):
+        pipeline.prepare([PROMPT], [photo], cameras, 5)
+
+
+def test_maps_that_are_not_finite_are_refused(pipeline, photo):
+    with pytest.raises(UserError, match="control_cameras are not finite"):
+        pipeline.prepare([PROMPT], [photo], np.full((1, 5, 112, 112, 6), np.nan), 5)
+
+
+def test_what_the_text_encoder_cannot_read_is_told_or_refused(pipeline, photo, capsys):
+    pipeline._tokenize(["a zebra on a table", "a zebra"], 16)
+    assert capsys.readouterr().err == "the text encoder does not know: zebra\n"
+    with pytest.raises(UserError, match="prompt is no text"):
+        pipeline.prepare(["caf\udce9"], photo)
+
+
+@pytest.mark.parametrize("form", ["path", "pil", "request"])
+def test_no_points_are_made_of_transparent_pixels(pipeline, result, tmp_path, form):
+    pixels = np.full((112, 112, 4), 200, np.uint8)
+    pixels[:, 40:, 3] = 0
+    Image.fromarray(pixels).save(tmp_path / "cut.png")
+    pictures = {
+        "path": tmp_path / "cut.png",
+        "pil": Image.fromarray(pixels),
+        "request": Request(images=(str(tmp_path / "cut.png"),), prompt=PROMPT).pictures(),
+    }
+    inputs = pipeline.prepare([PROMPT], pictures[form], None, 9)
+    assert (inputs.images[0, 0, :, 40:] == 1).all()
+    np.testing.assert_array_equal(inputs.known, pixels[None, None, ..., 3] > 0)
+    cut = result.without(~inputs.known, inputs.given)
+    assert (cut.depth_confidence[0, 0] > 0).sum() == 112 * 40 >= cut.point_masks[0, 0].sum() > 0
+    np.testing.assert_array_equal(cut.depth_confidence[:, 1:], result.depth_confidence[:, 1:])
+    assert not confident_pixels(cut.scene(), 0).reshape(9, 112, 112)[0, :, 40:].any()
 
 
 @pytest.mark.parametrize(

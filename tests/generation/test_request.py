@@ -26,9 +26,9 @@ def video(tmp_path_factory):
     ],
 )
 def test_frames_of_a_longer_video(video, options, numbers, fps):
-    pictures, speed = Request(images=(video,), prompt="x", num_frames=5, **options).pictures()
-    assert [number_of(picture) for picture in pictures] == numbers
-    assert speed == (fps and pytest.approx(fps, rel=1e-3))
+    clip = Request(images=(video,), prompt="x", num_frames=5, **options).pictures()
+    assert [number_of(frame) for frame in clip.frames] == numbers
+    assert clip.fps == (fps and pytest.approx(fps, rel=1e-3))
 
 
 @pytest.mark.parametrize(

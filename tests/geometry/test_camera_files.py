@@ -259,6 +259,10 @@ def test_files_that_do_not_fit(tmp_path):
     ]
     (tmp_path / "odd.txt").write_text("1 2 3\n")
     cases.append(((tmp_path / "odd.txt", 1, SIZE), "none of the forms"))
+    (tmp_path / "deep.json").write_text(100_000 * "[")
+    cases.append(((tmp_path / "deep.json", 1, SIZE), "lists or objects inside of one another above 64 deep"))
+    (tmp_path / "list.json").write_text("[1, 2]")
+    cases.append(((tmp_path / "list.json", 1, SIZE), "none of the forms"))
     cases.append(((tmp_path / "odd.txt", 1, SIZE, "tum"), "needs 8 numbers"))
     (tmp_path / "ragged.txt").write_text("0 1 2 3 0 0 0 1\n0 1 2\n")
     cases.append(((tmp_path / "ragged.txt", 1, SIZE, "tum"), "needs 8 numbers"))

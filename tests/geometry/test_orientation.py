@@ -59,7 +59,7 @@ def test_cameras_of_shown_pictures_stay(tmp_path, capsys, tag, size, told):
 
 
 def test_a_mirrored_picture_is_refused(tmp_path):
-    with pytest.raises(UserError, match="is turned and mirrored by its EXIF tag"):
+    with pytest.raises(UserError, match="is shown turned and mirrored"):
         turned_with(StoredPicture("a.jpg", SIZE, 5), contents(tmp_path))
 
 

@@ -1,4 +1,4 @@
-"""Cameras and pictures that EXIF turns: poses that were found on stored pixels are turned with the picture."""
+"""Cameras of pictures and videos that are shown turned: poses that were found on stored pixels are turned, too."""
 
 import dataclasses
 import math
@@ -18,7 +18,10 @@ ASPECT_TOLERANCE = 0.02
 
 
 class StoredPicture(NamedTuple):
-    """A picture as its file stores it. size: height and width of the stored pixels. tag: EXIF's orientation."""
+    """A picture or video as its file stores it.
+
+    size: height and width of the stored pixels. tag: how they are turned to be shown, as EXIF's orientation.
+    """
 
     name: str
     size: Size
@@ -34,6 +37,11 @@ class StoredPicture(NamedTuple):
         return shown if self.tag in QUARTERS and stored != shown else None
 
 
+def stored_as(name: str, shown: Size, tag: int) -> StoredPicture:
+    """What is shown with the height and width `shown`, as its file stores it."""
+    return StoredPicture(name, (shown[1], shown[0]) if tag in QUARTERS else shown, tag)
+
+
 def turned_with(picture: StoredPicture, contents: CameraFile) -> CameraFile:
     """The cameras of the picture as it is shown.
 
@@ -46,17 +54,17 @@ def turned_with(picture: StoredPicture, contents: CameraFile) -> CameraFile:
     as_shown = None if contents.sizes is None else picture.as_shown(contents.sizes[0].tolist())
     if as_shown is None:
         notice(
-            f"{picture.name} is turned by its EXIF tag, and {contents.path} does not show whether its cameras are for "
-            "the picture as stored or as shown; they are taken as for the shown one"
+            f"{picture.name} is not shown as it is stored (EXIF tag or display matrix), and {contents.path} does not "
+            "show which of both its cameras are for; they are taken as for the shown one"
         )
     if as_shown in (None, True):
         return contents
     if picture.tag not in (CLOCKWISE, COUNTERCLOCKWISE):
         raise UserError(
-            f"{picture.name} is turned and mirrored by its EXIF tag, the cameras of {contents.path} are for its stored "
-            "pixels; save the picture without the tag, as it is stored"
+            f"{picture.name} is shown turned and mirrored (EXIF tag or display matrix), the cameras of {contents.path} "
+            "are for its stored pixels; save it as it is stored, without that mark"
         )
-    notice(f"{contents.path}: its cameras are for {picture.name} as stored; they are turned with it, as EXIF says")
+    notice(f"{contents.path}: its cameras are for {picture.name} as stored; they are turned with it")
     cameras = quarter_turn(contents.cameras(), clockwise=picture.tag == CLOCKWISE)
     return dataclasses.replace(
         contents, c2w=cameras.c2w, intrinsics=cameras.intrinsics, sizes=cameras.sizes.astype(float)

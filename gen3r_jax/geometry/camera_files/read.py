@@ -72,17 +72,24 @@ def read_camera_file(
     if not path.exists():
         raise UserError(f"no camera file at {path}")
     contents = (FORMATS[camera_format] if camera_format else _recognise(path))(path).in_order()
+    return cameras_for(num_frames, size, contents, picture, easing)
+
+
+def cameras_for(
+    num_frames: int, size: Size, contents: CameraFile, picture: StoredPicture | None = None, easing: str = "none"
+) -> tuple[Poses, Intrinsics | None]:
+    """What :func:`read_camera_file` gives, of cameras that are in order. Raises UserError where it does."""
     if not len(contents):
-        raise UserError(f"{path} holds no cameras")
+        raise UserError(f"{contents.path} holds no cameras")
     contents.require_sound()
     contents.tell_gaps()
     if picture is not None:
         contents = turned_with(picture, contents)
-    intrinsics = _fitted_intrinsics(path, contents, size)
-    return resampled(contents.c2w, intrinsics, num_frames, path, easing, contents.stamps)
+    intrinsics = _fitted_intrinsics(contents, size)
+    return resampled(contents.c2w, intrinsics, num_frames, contents.path, easing, contents.stamps)
 
 
-def _fitted_intrinsics(path: Path, contents: CameraFile, size: Size) -> Intrinsics | None:
+def _fitted_intrinsics(contents: CameraFile, size: Size) -> Intrinsics | None:
     """Intrinsics in pixels of pictures that were scaled and cropped to `size`; None where the form has none."""
     intrinsics = contents.intrinsics
     if intrinsics is None:
@@ -92,11 +99,11 @@ def _fitted_intrinsics(path: Path, contents: CameraFile, size: Size) -> Intrinsi
         intrinsics = np.stack([crop_intrinsics(k, tuple(of), size) for k, of in pairs])
     for index, k in enumerate(intrinsics):
         if fault := intrinsics_fault(k, size):
-            raise UserError(f"{path}: camera {index} {fault}")
+            raise UserError(f"{contents.path}: camera {index} {fault}")
     if (np.abs(intrinsics[:, [1, 0], 2] / np.array(size) - 0.5) > 0.25).any():
         seem = " x ".join(f"{2 * x:.0f}" for x in intrinsics[0, [0, 1], 2])
         raise UserError(
-            f"{path}: the intrinsics seem to be for images of {seem}, not of {size[1]} x {size[0]}; give "
+            f"{contents.path}: the intrinsics seem to be for images of {seem}, not of {size[1]} x {size[0]}; give "
             "--width and --height, or a file that says its image size"
         )
     return intrinsics
@@ -114,8 +121,10 @@ def _recognise(path: Path) -> Callable[[Path], CameraFile]:
     if path.suffix == ".npy":
         raise UserError(f"{path} does not say which way its matrices map; add --camera_format c2w or w2c")
     lines = [line for line in read_lines(path) if not line.startswith("#")]
-    if lines and lines[0].startswith("{"):
-        document = read_json(path, nan=True)
+    if lines and lines[0].startswith(("{", "[")):
+        document = read_json(path, object, nan=True)
+        if not isinstance(document, dict):
+            raise unknown
         if {"extrinsics", "intrinsics"} <= document.keys():
             return read_official
         if "camera_path" in document:
