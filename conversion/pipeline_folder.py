@@ -23,6 +23,7 @@ from gen3r_jax.storage.checkpoint import holds_networks, holds_weights
 from gen3r_jax.storage.compile_cache import user_cache
 from gen3r_jax.storage.files import read_json, write_json
 from gen3r_jax.storage.folders import claimed
+from gen3r_jax.storage.hashes import write_hashes
 from gen3r_jax.storage.hub import LICENCE, card_licence, download, is_hub_id, read_licence, source_of
 from gen3r_jax.storage.locks import lock_beside, locked
 
@@ -62,6 +63,8 @@ def convert_pipeline(source: Path, output: Path, *, dtype: Any = None, force: bo
         write_json(output / "scheduler.json", {"shift": shift})
         if (source / "generation.json").exists():
             shutil.copy(source / "generation.json", output)
+        write_hashes(output / "tokenizer")
+        write_hashes(output)
     return [*report, f"{tokenizer} -> {output / 'tokenizer'}", f"shift {shift} ({note})"]
 
 

@@ -22,6 +22,7 @@ def compact(weights: Path, output: Path, dtype: str) -> list[str]:
     from gen3r_jax.models.rgb_head import RGBHead
     from gen3r_jax.storage.checkpoint import holds_networks, holds_weights, load_network, read_config, save_compact
     from gen3r_jax.storage.folders import claimed
+    from gen3r_jax.storage.hashes import has_hashes, write_hashes
     from gen3r_jax.storage.hub import LICENCE
 
     if output.resolve() == weights.resolve():
@@ -46,6 +47,8 @@ def compact(weights: Path, output: Path, dtype: str) -> list[str]:
                 shutil.copytree(weights / other, output / other, dirs_exist_ok=True)
             elif (weights / other).exists():
                 shutil.copy(weights / other, output / other)
+        if has_hashes(output):
+            write_hashes(output)
     return [*lines, f"together {total / 1e6:.1f} MB"]
 
 

@@ -24,6 +24,7 @@ from gen3r_jax.data.loader import ENDLESS, DataOptions, Loader
 from gen3r_jax.data.shards import SUFFIX, RecordWriter, list_shards, read_json_index, read_record
 from gen3r_jax.errors import UserError
 from gen3r_jax.storage.files import NewerFormat, parse_json, refuse_newer, replacing
+from gen3r_jax.storage.hashes import require_whole, write_hashes
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +71,7 @@ class Header:
         texts = {str(i): np.asarray(features) for i, features in enumerate(self.texts.values())}
         with replacing(folder / HEADER) as temporary:
             temporary.write_bytes(save(texts, metadata={"header": json.dumps(self._settings())}))
+        write_hashes(folder)
 
     def _settings(self) -> dict[str, Any]:
         values = {field.name: getattr(self, field.name) for field in fields(self)}
@@ -81,8 +83,9 @@ def holds_latents(folder: epath.Path) -> bool:
 
 
 def read_header(folder: Path) -> Header:
-    """Raises UserError if the folder has none, or one of a newer format."""
+    """Raises UserError if the folder has none, a damaged one, or one of a newer format."""
     path = folder / HEADER
+    require_whole(folder, HEADER)
     try:
         with safe_open(path, "np") as file:
             settings = parse_json(file.metadata()["header"], "its header")

@@ -23,6 +23,7 @@ from typing import Any, Self
 
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
+from etils import epath
 
 from gen3r_jax.errors import UserError
 from gen3r_jax.geometry.cameras import Cameras
@@ -188,7 +189,18 @@ def read_record(file: Path, index: int) -> bytes:
     try:
         return _reader(file).read([index])[0]
     except (RuntimeError, IndexError) as error:
-        raise UserError(f"{file}: record {index} cannot be read: {' '.join(str(error).split())}") from None
+        raise UserError(f"{file}: record {index} cannot be read: {' '.join(str(error).split())[:150]}") from None
+
+
+def require_whole_records(file: Path | epath.Path) -> str:
+    """Reads all records of a file, whose hashes stand among them; says that it is whole. Raises UserError where not."""
+    file = Path(file)
+    records = _reader(file).num_records()
+    if not records:
+        raise UserError(f"{file} is damaged: it has no records")
+    for index in range(records):
+        read_record(file, index)
+    return f"{file}: {records} records are as they were written"
 
 
 def _read_index(file: Path) -> dict[str, Any]:

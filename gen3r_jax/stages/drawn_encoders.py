@@ -17,6 +17,7 @@ from gen3r_jax.stages.networks import SEEDS
 from gen3r_jax.stages.random_weights import random_network
 from gen3r_jax.storage.checkpoint import save_weights
 from gen3r_jax.storage.files import write_json
+from gen3r_jax.storage.hashes import write_hashes
 
 SHIFT = 2.0
 GENERATION = {
@@ -41,6 +42,7 @@ def write_encoders(output: Path) -> None:
     tokenizer.save(output / "tokenizer")
     write_json(output / "scheduler.json", {"shift": SHIFT})
     write_json(output / "generation.json", GENERATION)
+    write_hashes(output)
 
 
 def main() -> None:

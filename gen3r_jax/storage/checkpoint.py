@@ -39,8 +39,20 @@ COMPACT = "params.safetensors"
 LOST_SIGNS = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "closed by peer", "reset by peer", "heartbeat", "arrier timed out")
 """What errors say where another process, or the way to it or to the files, was lost."""
 
-# Orbax logs the traceback of every error that it also raises; the one that is raised is enough.
-logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname or record.levelno < logging.ERROR)
+
+def hush_background(before: Callable[[Any], object] = sys.unraisablehook) -> None:
+    """Keeps Orbax and TensorStore from showing tracebacks of errors that they also raise: those are enough."""
+
+    def hook(unraisable: Any) -> None:
+        text = str(unraisable.exc_value)
+        if text != "Event loop is closed" and "TensorStore details" not in text:
+            before(unraisable)
+
+    sys.unraisablehook = hook
+    logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname or record.levelno < logging.ERROR)
+
+
+hush_background()
 
 
 def save_network(path: epath.PathLike, network: Network) -> None:

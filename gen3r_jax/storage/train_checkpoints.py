@@ -155,6 +155,33 @@ def go_back(directory: epath.PathLike, step: int) -> None:
         notice(f"going back to step {step}: the checkpoints after it are now in {aside}")
 
 
+def steps_in(directory: epath.Path) -> list[int]:
+    """The steps of the checkpoints in a folder, which is called as they are in a work folder."""
+    return sorted(ocp.utils.checkpoint_steps(directory)) if directory.name == "checkpoints" else []
+
+
+def require_whole_state(path: epath.Path) -> str:
+    """Reads the checkpoint in the folder `path`, whose name is its step, on one device; says that it is whole.
+
+    Nothing of the run is touched. Raises UserError where it is damaged or has no checksums.
+    """
+    if not (path / "checksums").exists():
+        raise UserError(f"{path}: it was written without checksums")
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    try:
+        arrays, texts = ocp.StandardCheckpointHandler(), ocp.JsonCheckpointHandler()
+        stored = dict(arrays.metadata(path / "state").tree)
+        places = {name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device) for name, x in stored.items()}
+        state = arrays.restore(path / "state", args=ocp.args.StandardRestore(places))
+        checksums, position = (texts.restore(path / name) for name in ("checksums", "data"))
+        _compare(checksums, int(path.name), state, stored, position)
+    except Exception as error:  # as in load_network
+        if is_no_damage(error):
+            raise
+        raise UserError(f"checkpoint {path} is damaged ({reason(error)})") from error
+    return f"{path}: {len(state)} arrays are as they were saved"
+
+
 def _compare(
     checksums: Mapping[str, Any], step: int, state: Mapping[str, Any], stored: Mapping[str, Any], position: Any
 ) -> None:

@@ -75,7 +75,7 @@ def test_parts_share_the_files(write, tmp_path, caplog):
         make_encoded_loader(tmp_path, DataOptions(), batch_size=2, num_frames=9, side=112, seed=0).close()
     assert "8 of 20 clips of the split 'train'" in caplog.text
     write((0, 2))
-    assert len(list(tmp_path.glob("[!.]*"))) == 1 + 1 + 5
+    assert len(list(tmp_path.glob("[!.]*"))) == 2 + 1 + 5
     for split, clips in {"test": 4, "train": 20}.items():  # whole batches
         sizes = {"batch_size": clips, "num_frames": 9, "side": 112}
         data = make_encoded_loader(tmp_path, DataOptions(), **sizes, seed=0, split=split)
@@ -130,5 +130,5 @@ def test_parts_may_begin_at_once(tmp_path, monkeypatch):
     monkeypatch.setattr(encoded, "save", save_together)
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(lambda _: header.write(tmp_path), range(2)))
-    assert [path.name for path in tmp_path.glob("[!.]*")] == ["header.safetensors"]
+    assert {path.name for path in tmp_path.glob("[!.]*")} == {"header.safetensors", "hashes.json"}
     assert read_header(tmp_path).networks == header.networks

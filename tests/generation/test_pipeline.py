@@ -276,7 +276,7 @@ def test_partial_folders_are_refused(weights, tmp_path):
     (tmp_path / "vggt").symlink_to(weights / "umt5")
     with pytest.raises(UserError, match="holds weights of UMT5Encoder, not of VGGT"):
         Gen3RPipeline.from_pretrained(tmp_path)
-    for name in ("vggt", "scheduler.json"):
+    for name in ("vggt", "scheduler.json", "hashes.json"):
         (tmp_path / name).unlink()
     (tmp_path / "vggt").symlink_to(weights / "vggt")
     for text, message in (("{", "is not JSON"), ("[]", "no JSON object"), ('{"shift": "2"}', "no shift above 0")):

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import sys
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -11,8 +13,10 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from gen3r_jax.errors import UserError
 from gen3r_jax.sharding import MeshOptions, make_mesh
+from gen3r_jax.storage.checkpoint import hush_background
 from gen3r_jax.storage.checksums import array_checksums
 from gen3r_jax.storage.train_checkpoints import TrainCheckpoints, go_back
+from gen3r_jax.verify import main
 from tests.helpers.damage import files_in, flip_bit
 from tests.storage.test_checkpoint import _abstract, _assert_equal, _numbers, _state
 
@@ -87,6 +91,28 @@ def test_the_array_and_the_checkpoint_before_are_named(tmp_path):
     assert (tmp_path.parent / f"{tmp_path.name}-left-1" / "2").is_dir()
     with pytest.raises(UserError, match="has no checkpoint of step 2; it has 1"):
         go_back(tmp_path, 2)
+
+
+def test_the_command_that_verifies_names_the_array_and_touches_nothing(tmp_path, capsys):
+    with TrainCheckpoints(tmp_path / "checkpoints", keep=2) as checkpoints:
+        for step in (1, 2):
+            checkpoints.save(step, _state(1), _numbers(), {})
+    assert main([str(tmp_path)]) == 0
+    _change_number(tmp_path / "checkpoints" / "2", "state")
+    before = files_in(tmp_path)
+    assert main([str(tmp_path)]) == 1 and files_in(tmp_path) == before
+    first, second = capsys.readouterr().out.splitlines()[2:]
+    assert first.startswith(f"{tmp_path}/checkpoints/1: ") and first.endswith("arrays are as they were saved")
+    assert second == f"checkpoint {tmp_path}/checkpoints/2 is damaged (params.w is not what was saved)"
+
+
+def test_reads_in_the_background_print_no_tracebacks(monkeypatch):
+    told = []
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)  # which is put back
+    hush_background(told.append)
+    for error in ("Event loop is closed", "reading array index: (). See full TensorStore details: <...>", "mine"):
+        sys.unraisablehook(SimpleNamespace(exc_value=RuntimeError(error)))
+    assert [str(one.exc_value) for one in told] == ["mine"]
 
 
 def test_the_position_in_the_data_belongs_to_the_step(tmp_path):

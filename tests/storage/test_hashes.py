@@ -7,8 +7,13 @@ import pytest
 from flax import nnx
 
 from gen3r_jax import module
+from gen3r_jax.data.encoded import Header, read_header
 from gen3r_jax.errors import UserError
+from gen3r_jax.generation.settings import read_settings, read_shift
+from gen3r_jax.models.tokenizer import Tokenizer
 from gen3r_jax.storage.checkpoint import load_network, save_compact, save_network, save_weights
+from gen3r_jax.storage.files import write_json
+from gen3r_jax.storage.hashes import write_hashes
 from gen3r_jax.verify import main
 from tests.helpers.damage import files_in, flip_bit
 from tests.storage.test_checkpoint import Net, NetConfig
@@ -72,7 +77,40 @@ def test_folders_without_hashes_are_read_with_a_notice_and_get_them(tmp_path, ca
     load_network(folder, Net)
     assert capsys.readouterr().err == ""
     with pytest.raises(UserError, match="holds no weights"):
-        main([str(tmp_path)])
+        main([str(tmp_path / "weights" / "net" / "params"), "--write"])
+    with pytest.raises(UserError, match=r"holds no weights .*, no checkpoints and no shards"):
+        main([str(tmp_path / "weights" / "net" / "params")])
+
+
+def test_what_is_beside_networks_has_hashes_too(tmp_path, capsys):
+    write_json(tmp_path / "scheduler.json", {"shift": 2.0})
+    write_json(tmp_path / "generation.json", {"seed": 3})
+    Tokenizer.tiny().save(tmp_path / "tokenizer")
+    write_hashes(tmp_path)
+    texts = {"a room": np.ones((3, 4), np.float32)}
+    (tmp_path / "latents").mkdir()
+    Header(5, 112, True, "float32", {}, {"train": 1, "test": 1}, texts).write(tmp_path / "latents")
+    readers = {
+        "scheduler.json": lambda: read_shift(tmp_path),
+        "generation.json": lambda: read_settings(tmp_path),
+        "latents/header.safetensors": lambda: read_header(tmp_path / "latents"),
+        "tokenizer/tokenizer.json": lambda: Tokenizer.from_folder(tmp_path / "tokenizer"),
+    }
+    assert main([str(tmp_path)]) == 0
+    for name, read in readers.items():
+        read()
+        whole = (tmp_path / name).read_bytes()
+        flip_bit(tmp_path / name, np.random.default_rng(0))
+        with pytest.raises(UserError, match=f"{name} is damaged: .* gen3r verify --write"):
+            read()
+        assert main([str(tmp_path)]) == 1
+        (tmp_path / name).write_bytes(whole)
+    capsys.readouterr()
+    (tmp_path / "hashes.json").unlink()
+    (tmp_path / "generation.json").write_text('{"seed": 4}')
+    assert read_settings(tmp_path).seed == 4  # as before there were hashes
+    assert main([str(tmp_path)]) == 1 and "no hashes.json; --write adds it" in capsys.readouterr().out
+    assert main([str(tmp_path), "--write"]) == main([str(tmp_path)]) == 0
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])

@@ -44,6 +44,7 @@ from gen3r_jax.stages.options import FolderOptions, FrozenNetworkOptions
 from gen3r_jax.stages.random_weights import narrow_posterior
 from gen3r_jax.storage.checkpoint import load_network, read_config, save_weights
 from gen3r_jax.storage.files import write_json
+from gen3r_jax.storage.hashes import write_hashes
 from gen3r_jax.storage.remote import is_remote, local_copy
 from gen3r_jax.training.options import LoopOptions
 from gen3r_jax.training.program import Program
@@ -253,6 +254,7 @@ class DiTStage(Stage):
         if not self.weights.dir and first:
             Tokenizer.tiny().save(directory / "tokenizer")
             write_json(directory / "scheduler.json", {"shift": self.noise.shift})
+            write_hashes(directory)
 
     def sample_encoder(self) -> SampleEncoder:
         return super().sample_encoder() if self.encoded else self.inputs
