@@ -31,6 +31,7 @@ from gen3r_jax.progress import COMPILER, Progress
 from gen3r_jax.storage.checkpoint import load_network
 from gen3r_jax.storage.files import read_json, write_json
 from gen3r_jax.storage.folders import claimed
+from gen3r_jax.storage.hashes import HASHES
 
 SAMPLE = 1 << 20
 """Bytes of a file that are hashed on both ends."""
@@ -136,7 +137,7 @@ def fingerprint(weights: Path) -> str:
     digest = hashlib.sha256()
     for folder, folders, names in os.walk(weights, followlinks=True):
         folders.sort()
-        for name in sorted(names):
+        for name in sorted(set(names) - {HASHES}):
             with Path(folder, name).open("rb") as file:
                 digest.update(file.read(SAMPLE))
                 file.seek(max(0, file.seek(0, os.SEEK_END) - SAMPLE))
@@ -159,7 +160,7 @@ def claim(output: Path, config: Mapping[str, Any], part: tuple[int, int] = (0, 1
     def is_evaluation(folder: epath.Path) -> bool:
         return (folder / file.name).exists() and "weights_are" in read_json(folder / file.name)
 
-    with claimed(output, "an evaluation", is_evaluation, part=f"-{part[0]}-of-{part[1]}"):
+    with claimed(output, "an evaluation", is_evaluation, share=part):
         if file.exists() and filled(read_json(file)) != filled(json.loads(json.dumps(config))):
             raise UserError(
                 f"{output} holds an evaluation with another config, weights or data; delete it or give another --output"

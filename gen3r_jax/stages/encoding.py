@@ -72,7 +72,7 @@ def encode(
     loader = functools.partial(
         make_loader, options.data, num_frames=num_frames, side=options.train.side, seed=options.train.seed
     )
-    with claimed(folder, "latents", holds_latents, part=f"-{part[0]}-of-{part[1]}"):
+    with claimed(folder, "latents", holds_latents, share=part):
         header.write(folder)
         _write(encoder, frozen, folder, "test", loader, options.validation.clips, how, part)
         _write(encoder, frozen, folder, "train", loader, how.clips, how, part)

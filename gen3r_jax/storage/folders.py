@@ -5,12 +5,12 @@ without markers wrote, which the callers of :func:`claimed` know.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from etils import epath
 
-from gen3r_jax.errors import UserError
+from gen3r_jax.errors import UserError, notice
 from gen3r_jax.storage.files import is_remote, read_json, write_json
 from gen3r_jax.storage.locks import locked
 
@@ -64,25 +64,42 @@ def claimed(
     older: Callable[[epath.Path], bool] = lambda folder: False,
     *,
     part: str = "",
+    share: tuple[int, int] | None = None,
     among: Sequence[str] | None = None,
     advice: str = "give another output",
 ) -> Iterator[None]:
     """Makes a folder ours, marks it and locks it while the block runs; arguments as in :func:`require_ours`.
 
-    Folders in buckets are not locked.
+    Buckets have no locks: there a line says so.
 
     Args:
       part: which part of the folder's content is written, where several commands may share it.
+      share: number and count of the parts that the work is divided into; parts of another count would do it twice.
 
     Raises:
       UserError: the folder is not ours, or another process writes to it.
     """
     require_ours(folder, kind, older, among=among, advice=advice)
     if is_remote(str(folder)):
+        notice(f"{folder} lies in a bucket, which has no locks: let no other command write there meanwhile")
         mark(folder, kind)
         yield
         return
-    with locked(Path(folder, f".gen3r{part}.lock"), str(folder)):
+    with _share(Path(folder), *share) if share else locked(Path(folder, f".gen3r{part}.lock"), str(folder)):
         require_ours(folder, kind, older, among=among, advice=advice)
         mark(folder, kind)
+        yield
+
+
+@contextmanager
+def _share(folder: Path, number: int, count: int) -> Iterator[None]:
+    """Holds the lock of one of `count` parts. Raises Held where another process has it, or a part of another count."""
+    own = folder / f".gen3r-{number}-of-{count}.lock"
+    with ExitStack() as held:
+        with locked(folder / ".gen3r-parts.lock", str(folder), wait=True):
+            for other in folder.glob(".gen3r-*-of-*.lock"):
+                if not other.name.endswith(f"-of-{count}.lock"):
+                    with locked(other, str(folder)):
+                        pass
+            held.enter_context(locked(own, str(folder)))
         yield

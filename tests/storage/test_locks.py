@@ -159,3 +159,26 @@ def test_a_folder_of_ours_goes_on_and_keeps_its_kind(tmp_path):
     (tmp_path / "out" / folders.MARKER).write_text('{"kind": "shards", "version": 9}')
     with pytest.raises(UserError, match="version 9"), folders.claimed(tmp_path / "out", "shards"):
         pass
+
+
+def test_parts_of_another_count_are_refused_while_one_works(tmp_path):
+    """They would do the same work twice."""
+    with folders.claimed(tmp_path, "latents", share=(0, 2)), folders.claimed(tmp_path, "latents", share=(1, 2)):
+        for share in ((0, 2), (0, 1), (2, 4)):
+            with (
+                pytest.raises(Held, match=f"{tmp_path} is in use by"),
+                folders.claimed(tmp_path, "latents", share=share),
+            ):
+                pass
+    with folders.claimed(tmp_path, "latents", share=(0, 1)):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == [folders.MARKER]
+
+
+def test_a_folder_in_a_bucket_is_said_to_have_no_lock(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(folders, "is_remote", lambda path: True)
+    for _ in range(2):
+        with folders.claimed(tmp_path, "a training run"):
+            assert [path.name for path in tmp_path.iterdir()] == [folders.MARKER]
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == f"{tmp_path} lies in a bucket, which has no locks: let no other command write there meanwhile"

@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -42,7 +42,13 @@ def check_root(root: Path, *, sample: int = 20, workers: int = 1, quiet: bool = 
     Returns:
       A result for each set, after one of the root as a whole. Raises UserError where there are no scenes.
     """
-    sets = _find_sets(root)
+    return check_sets(root, find_sets(root), sample=sample, workers=workers, quiet=quiet)
+
+
+def check_sets(
+    root: Path, sets: Mapping[str, Sequence[Path]], *, sample: int, workers: int, quiet: bool = False
+) -> list[SetResult]:
+    """Checks the scene folders of the sets that :func:`find_sets` found, as :func:`check_root` does."""
     results = {name: SetResult(name) for name in sets}
     jobs = [(name, job) for name, folders in sets.items() for job in _jobs(name, folders, sample)]
     with tqdm(total=len(jobs), unit="scene", disable=True if quiet else None) as progress:
@@ -65,8 +71,11 @@ def check_root(root: Path, *, sample: int = 20, workers: int = 1, quiet: bool = 
     return [whole, *results.values()]
 
 
-def _find_sets(root: Path) -> dict[str, list[Path]]:
-    """Set -> its scene folders. `root` is a set if there are scenes in it, else its folders are."""
+def find_sets(root: Path) -> dict[str, list[Path]]:
+    """Set -> its scene folders. `root` is a set if there are scenes in it, else its folders are.
+
+    Raises UserError where there are no scenes.
+    """
     if not root.is_dir():
         raise UserError(f"{root} is not a folder; give the --output of gen3r prepare")
     folders = _folders(root)
