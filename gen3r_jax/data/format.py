@@ -10,14 +10,19 @@
 y down, z forward).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from gen3r_jax.errors import UserError
+from gen3r_jax.errors import UserError, notice
 from gen3r_jax.storage.files import read_json_lines, read_lines
 
 CATALOGUE = "scenes.jsonl"
 """Beside the lists of a prepared set: a line ``{"id", "split", "group", "frames"}`` for each scene."""
+
+
+class NoScenes(UserError):
+    """There is nothing of the kind that was looked for; what there may be else was not looked at."""
 
 
 @dataclass(frozen=True)
@@ -39,17 +44,54 @@ def find_scenes(root: Path, split: str, *, cameras: bool, min_frames: int = 0) -
       min_frames: listed scenes that the catalogue beside the lists says are shorter are left out.
 
     Returns:
-      Scenes in the order of the lists; empty where nothing was found. Raises UserError on lists of unequal lengths.
+      Scenes in the order of the lists; empty where nothing was found. Of several sets, one whose lists are damaged is
+      left out with a notice.
+
+    Raises:
+      UserError: lists that cannot be read or are of unequal lengths, and no others.
+      NoScenes: all scenes are too short.
     """
     sub_folders = sorted(path for path in root.iterdir() if path.is_dir())
     for folders in ([root], sub_folders):
-        if any(list(folder.glob("*_videos_dirs.txt")) for folder in folders):
-            return [scene for folder in folders for scene in _listed_scenes(folder, split, cameras, min_frames)]
+        if listed := [folder for folder in folders if list(folder.glob("*_videos_dirs.txt"))]:
+            return _scenes_of_lists(root, listed, split, cameras, min_frames)
     scenes = sorted(path.parent for pattern in ("images", "*/images", "*/*/images") for path in root.glob(pattern))
     return [_scene_files(scene, root) for scene in scenes]
 
 
-def _listed_scenes(folder: Path, split: str, cameras: bool, min_frames: int) -> list[SceneFiles]:
+def _scenes_of_lists(
+    root: Path, folders: Sequence[Path], split: str, cameras: bool, min_frames: int
+) -> list[SceneFiles]:
+    """The scenes of all folders' lists, less those with too few frames."""
+    scenes, too_short, faults = [], [], []
+    for folder in folders:
+        try:
+            frames = _read_lengths(folder) if min_frames else {}
+            for scene in _listed_scenes(folder, split, cameras):
+                length = frames.get(scene.id.rpartition("/")[2])
+                if length is not None and length < min_frames:
+                    too_short.append(length)
+                else:
+                    scenes.append(scene)
+        except UserError as error:
+            faults.append((folder, error))
+    if faults and len(faults) == len(folders):
+        raise faults[0][1]
+    for folder, error in faults:
+        notice(f"{folder} is left out: {error}")
+    if too_short and not scenes:
+        require_some_long(root, too_short, min_frames)
+    return scenes
+
+
+def require_some_long(path: Path, lengths: Sequence[int], min_frames: int) -> None:
+    """Raises NoScenes where no scene is long enough."""
+    if not any(length >= min_frames for length in lengths):
+        has = f"{len(lengths)} scenes, the longest of which has {max(lengths, default=0)} frames"
+        raise NoScenes(f"{path} holds {has}; at least {min_frames or 1} are needed")
+
+
+def _listed_scenes(folder: Path, split: str, cameras: bool) -> list[SceneFiles]:
     videos, poses, captions = (
         read_list(folder / f"{split}_{kind}.txt") for kind in ("videos_dirs", "cameras_paths", "captions_paths")
     )
@@ -60,11 +102,9 @@ def _listed_scenes(folder: Path, split: str, cameras: bool, min_frames: int) -> 
     if any(0 < length != len(videos) for length in lengths.values()):
         counts = ", ".join(f"{length} in {split}_{kind}.txt" for kind, length in lengths.items() if length)
         raise UserError(f"the lists of {folder} are not parallel: {counts}; line i of each must be scene i")
-    scenes, too_short = [], _shorter_scenes(folder, min_frames)
+    scenes = []
     for index, video in enumerate(videos):
         scene = video.parent if video.name == "images" else video
-        if scene.name in too_short:
-            continue
         scenes.append(
             SceneFiles(
                 "/".join(scene.parts[-2:]),
@@ -76,11 +116,9 @@ def _listed_scenes(folder: Path, split: str, cameras: bool, min_frames: int) -> 
     return scenes
 
 
-def _shorter_scenes(folder: Path, min_frames: int) -> set[str]:
+def _read_lengths(folder: Path) -> dict[str, int]:
     catalogue = folder / CATALOGUE
-    if not min_frames or not catalogue.is_file():
-        return set()
-    return {scene for scene, frames in read_catalogue(catalogue).items() if frames < min_frames}
+    return read_catalogue(catalogue) if catalogue.is_file() else {}
 
 
 def read_catalogue(path: Path) -> dict[str, int]:

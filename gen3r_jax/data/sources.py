@@ -17,7 +17,7 @@ from jaxtyping import Float32
 from gen3r_jax.data import shards
 from gen3r_jax.data.captions import read_captions
 from gen3r_jax.data.depth import read_depth
-from gen3r_jax.data.format import SceneFiles, find_scenes
+from gen3r_jax.data.format import NoScenes, SceneFiles, find_scenes, require_some_long
 from gen3r_jax.data.images import IMAGE_SUFFIXES, Picture, is_image, list_images, read_image, read_posed_image
 from gen3r_jax.data.procedural import KINDS, Difficulty, make_scene, require_choices
 from gen3r_jax.data.video import VIDEO_SUFFIXES, Video, is_video, list_videos
@@ -54,10 +54,6 @@ class Capture:
     encoded: Callable[[int], bytes] | None = None
     stream: Callable[[Iterable[int]], Iterator[tuple[int, Picture]]] | None = None
     depth: Callable[[int], Float32[np.ndarray, "h w"]] | None = None
-
-
-class NoScenes(UserError):
-    """There is nothing of the kind that was looked for; what there may be else was not looked at."""
 
 
 class Source(Protocol):
@@ -218,7 +214,12 @@ def open_source(
             hint = "; for images give their folder" if is_image(path) else ""
             raise UserError(f"{path} is not a video ({' '.join(VIDEO_SUFFIXES)}){hint}")
         return Videos((path,), path.resolve().parent.name)
-    found = _open_folder(path, split, cameras, min_frames)
+    try:
+        found = _open_folder(path, split, cameras, min_frames)
+    except NoScenes:
+        if split != "test" or exact:
+            raise
+        found = None
     if found is None and split == "test" and not exact:
         found = _open_folder(path, "train", cameras, min_frames)
         log.warning("%s has no test scenes: its training scenes are used", path)
@@ -253,10 +254,8 @@ def _open_folder(path: Path, split: str, cameras: bool, min_frames: int) -> Sour
 
 
 def _long_enough(path: Path, scenes: Sequence[shards.ShardScene], min_frames: int) -> tuple[shards.ShardScene, ...]:
-    found = tuple(scene for scene in scenes if scene.length >= min_frames)
-    if not found:
-        raise UserError(f"{path} holds {len(scenes)} scenes, all with fewer than {min_frames or 1} frames")
-    return found
+    require_some_long(path, [scene.length for scene in scenes], min_frames)
+    return tuple(scene for scene in scenes if scene.length >= min_frames)
 
 
 @functools.lru_cache(maxsize=1024)

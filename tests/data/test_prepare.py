@@ -18,6 +18,7 @@ from PIL import Image
 from gen3r_jax.data.format import find_scenes
 from gen3r_jax.data.images import read_image
 from gen3r_jax.data.prepare import run as running
+from gen3r_jax.data.prepare.__main__ import summary
 from gen3r_jax.data.prepare.frames import Developing, develop
 from gen3r_jax.data.prepare.recording import RawFrame, Recording
 from gen3r_jax.data.prepare.registry import NAMES, data_set
@@ -160,6 +161,7 @@ def test_scenes_end_at_gaps_and_at_the_longest(tmp_path):
     assert [scene["id"] for scene in outcome.scenes] == ["clip_c000", "clip_c001", "clip_c002"]
     assert [scene.description["order"] for scene in scenes] == [[0, 1], [2, 3, 4], [8, 9]]
     assert outcome.skipped == [("clip_c003", "fewer than 2 good frames")]
+    assert "1 scenes: fewer than 2 good frames; the longest has 1 (first: clip_c003)" in summary(outcome, tmp_path)
 
 
 def test_a_camera_that_stands_still_makes_no_scene(tmp_path):

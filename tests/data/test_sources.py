@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,11 +14,13 @@ from PIL import Image
 
 from gen3r_jax.data import video
 from gen3r_jax.data.pack import pack
-from gen3r_jax.data.shards import ShardWriter, list_shards, read_index
+from gen3r_jax.data.shards import ShardWriter, list_shards, read_index, read_record
 from gen3r_jax.data.sources import Folders, Procedural, Shards, Videos, open_source
 from gen3r_jax.errors import UserError
 from gen3r_jax.geometry.camera_files.transforms import picture_name, read_transforms, write_transforms
 from gen3r_jax.geometry.cameras import OPENGL_AXES
+from gen3r_jax.verify import main as verify
+from tests.helpers.damage import flip_bit
 from tests.helpers.toy_scenes import SIZE, frame_number, write_root, write_scene
 from tests.helpers.toy_videos import number_of, numbered_frames, write_video
 
@@ -145,6 +148,18 @@ def test_paths_relative_to_the_list(tmp_path, monkeypatch):
     assert open_source(tmp_path / "set").scene(0).length == 6
 
 
+def test_lists_as_others_write_them(tmp_path):
+    write_scene(tmp_path / "set" / "a", frames=3)
+    write_scene(tmp_path / "set" / "b", frames=2)
+    (tmp_path / "set" / "b" / "images").rename(tmp_path / "set" / "c")
+    shutil.copytree(tmp_path / "set" / "a" / "images", tmp_path / "set" / "b" / "images")
+    lines = ["", f"  {tmp_path}/set/a/images ", "b/images", "c"]
+    (tmp_path / "set" / "train_videos_dirs.txt").write_bytes(b"\xef\xbb\xbf" + "\r\n".join(lines).encode())
+    source = open_source(tmp_path / "set")
+    assert [scene.id for scene in source.scenes] == ["set/a", "set/b", "set/c"]
+    assert [source.scene(index).length for index in range(3)] == [3, 3, 2] and source.scene(0).captions == ()
+
+
 def test_scenes_without_lists(tmp_path):
     for name in ("a/1", "a/2", "b/1"):
         write_scene(tmp_path / name, frames=2)
@@ -200,6 +215,30 @@ def _uneven_lists(root):
     write_root(root, {"a": 2})
     (root / "train_cameras_paths.txt").write_text("a/scene0/transforms.json")
     return root
+
+
+def test_damaged_lists_of_one_set_cost_that_set(tmp_path, capsys):
+    root = write_root(tmp_path / "root", {"a": 2, "b": 1, "c": 1})
+    for file in root.glob("*.txt"):
+        file.unlink()
+    (root / "b" / "train_videos_dirs.txt").write_bytes(b"sc\xe9ne/images\n")
+    assert [scene.id for scene in open_source(root, cameras=True).scenes] == ["a/scene0", "a/scene1", "c/scene0"]
+    assert f"{root}/b is left out: {root}/b/train_videos_dirs.txt is not UTF-8 text" in capsys.readouterr().err
+    with pytest.raises(UserError, match="is not UTF-8 text"):
+        open_source(root / "b", cameras=True)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_scenes_that_are_all_too_short_are_told_with_the_longest(tmp_path, packed):
+    root = write_root(tmp_path / "root", {"a": 3}, frames=12) / "a"
+    lines = [{"id": f"scene{i}", "split": "train", "group": str(i), "frames": 12 - i} for i in range(3)]
+    (root / "scenes.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    if packed:
+        pack(open_source(root, cameras=True), tmp_path / "packed", SETTINGS)
+        root = tmp_path / "packed"
+    assert len(open_source(root, min_frames=12)) == (3 if packed else 1)
+    with pytest.raises(UserError, match="3 scenes, the longest of which has 12 frames; at least 13 are needed"):
+        open_source(root, min_frames=13)
 
 
 def _no_camera_list(root):
@@ -368,6 +407,27 @@ from gen3r_jax.data.sources import Procedural
 from gen3r_jax.errors import main_guard
 main_guard(lambda: print(pack(Procedural(4, 9, (112, 112)), Path("packed"), SETTINGS)))
 """
+
+
+def test_every_flipped_bit_of_a_shard_is_found(tmp_path, capsys):
+    """By reading, and by gen3r verify."""
+    pack(Procedural(2, 3, (112, 112)), tmp_path / "whole", SETTINGS | {"scenes_per_shard": 2})
+    (file,) = list_shards(tmp_path / "whole", "train")
+    records = [read_record(file, index) for index in range(9)]
+    assert verify([str(file.parent)]) == 0 and "9 records are as they were written" in capsys.readouterr().out
+    rng, found = np.random.default_rng(0), 0
+    for number in range(40):
+        flipped = tmp_path / f"{number}" / file.name
+        flipped.parent.mkdir()
+        shutil.copy(file, flipped)
+        flip_bit(flipped, rng)
+        status, line = verify([str(flipped.parent)]), capsys.readouterr().out
+        if status == 1:
+            found += 1
+            assert len(line) < 400 and str(flipped) in line and line.count("\n") == 1
+        else:  # between the records
+            assert [read_record(flipped, index) for index in range(9)] == records
+    assert found > 5  # the others left every record as it was
 
 
 def test_a_full_disk(tmp_path):

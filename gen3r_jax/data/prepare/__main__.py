@@ -107,7 +107,8 @@ def summary(outcome, folder: Path) -> str:
         reasons.setdefault(reason, []).append(scene_id)
     frequent = sorted(reasons.items(), key=lambda item: -len(item[1]))
     for reason, ids in frequent[:MOST_REASONS]:
-        lines.append(f"  skipped {len(ids):6d} scenes: {reason} (first: {ids[0]})")
+        longest = f"; the longest has {outcome.longest}" if reason.startswith("fewer than") else ""
+        lines.append(f"  skipped {len(ids):6d} scenes: {reason}{longest} (first: {ids[0]})")
     if rest := frequent[MOST_REASONS:]:
         lines.append(f"  skipped {sum(len(ids) for _, ids in rest):6d} scenes for {len(rest)} other reasons")
     for reason, count in outcome.dropped.most_common():

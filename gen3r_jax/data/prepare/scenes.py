@@ -42,6 +42,7 @@ class Outcome:
     scenes: ``{"id", "split", "group", "frames"}`` each. skipped: scenes that were not kept, with the reason.
     bad: how many of the skipped should not have been: what is damaged or has no place to go to.
     dropped: frames of kept recordings that were left out, by reason. examples: the first such frame of each reason.
+    longest: frames of the longest scene that was too short.
     """
 
     scenes: list[dict] = field(default_factory=list)
@@ -49,6 +50,7 @@ class Outcome:
     bad: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
     examples: dict[str, str] = field(default_factory=dict)
+    longest: int = 0
 
     def drop(self, reason: str, example: str) -> None:
         self.dropped[reason] += 1
@@ -64,6 +66,7 @@ class Outcome:
         self.bad += other.bad
         self.dropped.update(other.dropped)
         self.examples = other.examples | self.examples
+        self.longest = max(self.longest, other.longest)
 
 
 @dataclass(frozen=True)
@@ -279,6 +282,7 @@ def _unfit(piece: Sequence[_Kept], data_set: DataSet, outcome: Outcome) -> str:
 
 
 def _too_short(frames: int, data_set: DataSet, outcome: Outcome) -> str:
+    outcome.longest = max(outcome.longest, frames)
     reasons = f" ({', '.join(outcome.dropped)})" if outcome.dropped else ""
     return f"fewer than {data_set.min_frames} good frames{reasons}" if frames else f"no good frame{reasons}"
 
