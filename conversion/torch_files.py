@@ -164,11 +164,20 @@ def _open_indexed(indices: list[Path]) -> dict[str, Tensor]:
 def _open_file(path: Path) -> _Content:
     if not path.exists():
         raise UserError(f"{path} does not exist")
-    if path.suffix == ".safetensors":
-        return _Content(dict(open_safetensors(path)[0]))
-    if path.suffix in PICKLES:
-        return _open_pickle(path)
-    raise UserError(f"cannot read {path}: allowed are .safetensors, {', '.join(PICKLES)}")
+    if path.suffix not in (".safetensors", *PICKLES):
+        raise UserError(f"cannot read {path}: allowed are .safetensors, {', '.join(PICKLES)}")
+    _require_content(path)
+    return _Content(dict(open_safetensors(path)[0])) if path.suffix == ".safetensors" else _open_pickle(path)
+
+
+def _require_content(path: Path) -> None:
+    """Raises UserError for a file that was not downloaded."""
+    with path.open("rb") as file:
+        begin = file.read(64)
+    if not begin:
+        raise UserError(f"{path} is empty; download or copy it again")
+    if begin.startswith(b"version https://git-lfs"):
+        raise UserError(f"{path} only names a file of Git LFS; get that with: git lfs pull")
 
 
 def _read_fields(path: Path) -> dict[str, Any]:
@@ -211,8 +220,6 @@ def _open_pickle(path: Path) -> _Content:
         raise UserError(
             f'reading {path.name} needs torch: pip install "gen3r-jax[convert]", or take the .safetensors file'
         ) from None
-    if path.stat().st_size == 0:
-        raise UserError(f"{path} is empty; download or copy it again")
     try:
         content = _load(torch, path)
     except pickle.UnpicklingError:

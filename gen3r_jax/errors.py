@@ -4,6 +4,7 @@ import argparse
 import errno
 import io
 import os
+import re
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -12,6 +13,12 @@ BROKEN_PIPE = 141
 """The exit status of a command whose reader went away, as a shell has it: 128 + SIGPIPE."""
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+
+
+_SMALLER = (
+    "make it smaller (size, frames, clips per device, workers), or use --memory_mode staged, more devices (--mesh, "
+    "config.mesh) or a machine with more memory"
+)
 
 
 class UserError(ValueError):
@@ -90,9 +97,19 @@ def main_guard(main: Callable[[], int | None]) -> None:
     except OSError as error:
         _end(f"error: {_cause(error)}", 2)
     except MemoryError as error:
-        _end(f"error: out of memory: {error}".removesuffix(": "), 2)
+        _end(f"error: this machine has too little memory for it{_amount(str(error))}; {_SMALLER}", 2)
     except RecursionError:
-        _end("error: the input is nested too deeply", 2)
+        _end("error: the input is nested too deeply; give simpler files or values", 2)
+    except RuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):  # of JAX, and not worth importing it for
+            raise
+        _end(f"error: the device has too little memory for it{_amount(str(error))}; {_SMALLER}", 2)
+
+
+def _amount(text: str) -> str:
+    """How much memory was asked for, where XLA tells it."""
+    found = re.search(r"allocat\w+ ([\d.]+ ?(?:bytes|[KMGTPE]?i?B))", text)
+    return f" ({found[1]} at once)" if found else ""
 
 
 def _cause(error: OSError) -> str:

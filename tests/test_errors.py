@@ -4,10 +4,19 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+from jax.errors import JaxRuntimeError as XlaRuntimeError
 
 from gen3r_jax.errors import UserError, main_guard
 from tests.helpers.paths import REPOSITORY
+
+TOO_LARGE = "RESOURCE_EXHAUSTED: Out of memory while trying to allocate 15.88GiB.\nBuffers: ..."
+HERE = (
+    "error: this machine has too little memory for it{}; make it smaller (size, frames, clips per device, workers), or "
+    "use --memory_mode staged, more devices (--mesh, config.mesh) or a machine with more memory\n"
+)
+THERE = HERE.format(" (15.88GiB at once)").replace("this machine", "the device")
 
 
 def _raise(error):
@@ -28,9 +37,14 @@ def _recurse():
         (lambda: os.mkdir(b"no/such"), 2, "error: cannot read or write no/such: No such file or directory\n"),
         (lambda: _raise(OSError(28, "No space left on device")), 2, "error: cannot write: No space left on device\n"),
         (lambda: _raise(TimeoutError("no answer\nat all")), 2, "error: no answer at all\n"),
-        (lambda: _raise(MemoryError()), 2, "error: out of memory\n"),
-        (lambda: _raise(MemoryError("7 TiB")), 2, "error: out of memory: 7 TiB\n"),
-        (_recurse, 2, "error: the input is nested too deeply\n"),
+        (lambda: _raise(MemoryError()), 2, HERE.format("")),
+        (lambda: np.empty(1 << 60, np.uint8), 2, HERE.format(" (1.00 EiB at once)")),
+        (
+            lambda: _raise(XlaRuntimeError(TOO_LARGE)),
+            2,
+            HERE.format(" (15.88GiB at once)").replace("this machine", "the device"),
+        ),
+        (_recurse, 2, "error: the input is nested too deeply; give simpler files or values\n"),
         (lambda: _raise(KeyboardInterrupt()), 130, "interrupted\n"),
         (lambda: _raise(BrokenPipeError(32, "Broken pipe")), 141, ""),
     ],
@@ -44,6 +58,8 @@ def test_what_is_printed(capfd, main, status, message):
 def test_mistakes_of_ours_keep_their_traceback():
     with pytest.raises(KeyError):
         main_guard(lambda: {}["key"])
+    with pytest.raises(RuntimeError, match="INTERNAL"):
+        main_guard(lambda: _raise(XlaRuntimeError("INTERNAL: no")))
 
 
 CODE = "from gen3r_jax.errors import main_guard; main_guard(lambda: print('caf\\xe9 \\u2581\\udce4' * {}))"

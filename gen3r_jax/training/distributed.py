@@ -86,10 +86,9 @@ def peer_errors() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        lost = isinstance(error, jax.errors.JaxRuntimeError) or (
-            not isinstance(error, UserError) and any(sign in str(error) for sign in LOST_SIGNS)
-        )
-        if jax.process_count() == 1 or not lost:
+        from_jax, is_memory = isinstance(error, jax.errors.JaxRuntimeError), "RESOURCE_EXHAUSTED" in str(error)
+        lost = from_jax or (not isinstance(error, UserError) and any(sign in str(error) for sign in LOST_SIGNS))
+        if jax.process_count() == 1 or is_memory or not lost:
             raise
         reason = (str(error).strip().splitlines() or ["no reason given"])[0][:200]
         print(

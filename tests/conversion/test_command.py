@@ -277,9 +277,21 @@ def test_pickles_with_code_are_refused(tmp_path, monkeypatch):
 
 def test_torch_files_without_torch(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
-    (tmp_path / "vae.pth").write_bytes(b"")
+    (tmp_path / "vae.pth").write_bytes(b"PK")
     message = refused("wan_vae", "--source", tmp_path / "vae.pth", "--output", tmp_path / "w")
     assert 'pip install "gen3r-jax[convert]"' in message
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"", "is empty; download"), (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull")],
+)
+def test_files_that_were_not_downloaded_are_named(tmp_path, suffix, content, message):
+    file = (tmp_path / "vae").with_suffix(suffix)
+    file.write_bytes(content)
+    line = refused("wan_vae", "--source", file, "--output", tmp_path / "w")
+    assert str(file) in line and message in line
 
 
 def test_shards_of_an_earlier_write_do_not_stay(tmp_path):
