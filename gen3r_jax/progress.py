@@ -20,11 +20,8 @@ class Programs:
     seconds: float = 0.0
     kept: int = 0
 
-    def __add__(self, other: "Programs") -> "Programs":
-        return Programs(self.compiled + other.compiled, self.seconds + other.seconds, self.kept + other.kept)
-
     def __sub__(self, other: "Programs") -> "Programs":
-        return self + Programs(-other.compiled, -other.seconds, -other.kept)
+        return Programs(self.compiled - other.compiled, self.seconds - other.seconds, self.kept - other.kept)
 
     def __str__(self) -> str:
         return f"{self.compiled} programs compiled in {self.seconds:.1f} s, {self.kept} kept from before"
@@ -108,7 +105,7 @@ class Progress:
     def close(self) -> None:
         if self._within and not self._bar.disable:
             self._bar.close()
-            print(self._within, end=" ", flush=True, file=sys.stderr)
+            print(f"\r{self._within}", end=" ", flush=True, file=sys.stderr)
         self._bar.close()
 
     def advance(self, count: int = 1, **values: str) -> None:

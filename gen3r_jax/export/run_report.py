@@ -36,6 +36,7 @@ class RunReport:
         self.results: dict[str, Any] = {}
         self.quiet = quiet
         self._stages: list[dict[str, Any]] = []
+        self._before = COMPILER.programs()
         self._programs = Programs()
 
     @contextmanager
@@ -50,7 +51,7 @@ class RunReport:
             raise
         seconds = time.perf_counter() - start
         made = COMPILER.programs() - before
-        self._programs += made
+        self._programs = COMPILER.programs() - self._before
         self._print(f"{seconds:.1f} s" + (f" ({made.seconds:.1f} s compiling)" if made.seconds > 0.1 else ""))
         self._stages.append({"stage": name, "seconds": seconds, "compile_seconds": made.seconds, **_peak_memory()})
 
@@ -72,7 +73,7 @@ class RunReport:
         }
 
     def programs(self) -> Programs:
-        """The programs of all stages so far."""
+        """The programs from the beginning to the end of the last stage."""
         return self._programs
 
     def write(self, path: Path | str) -> None:
