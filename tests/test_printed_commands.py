@@ -39,6 +39,7 @@ NOT_RUN = {
     r"squeue |tail |scancel ": (3, "a Slurm cluster"),
     r"tensorboard ": (1, "a server, which runs until it is stopped"),
     r"vbench ": (1, "VBench, which is not a dependency"),
+    r"python simple_trainer|ns-train ": (2, "trainers of splats, and a GPU"),
     r"make test": (1, "these tests"),
     r"gen3r plan .*--topology v5": (3, "compilers for TPUs, and minutes for each program"),
     r"python -m benchmarks\.(components|training --config configs/dit\.py) ": (3, "networks of full size"),

@@ -1,4 +1,4 @@
-"""gaussians.spz: Gaussians in about a fifteenth of their PLY's size, in Niantic's format (version 2)."""
+"""gaussians.spz: Gaussians in about a sixth of the size of their PLY, in Niantic's format (version 2)."""
 
 import gzip
 import struct
