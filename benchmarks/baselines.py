@@ -20,7 +20,7 @@ from gen3r_jax.data.clip_maker import ClipMaker
 from gen3r_jax.data.sources import open_source
 from gen3r_jax.errors import main_guard
 from gen3r_jax.evaluation.depth import depth_errors
-from gen3r_jax.evaluation.poses import pose_errors
+from gen3r_jax.geometry.poses import pose_errors
 from gen3r_jax.ops.psnr import psnr
 
 CELL, GROUP, CHANNELS = 8, 4, 16

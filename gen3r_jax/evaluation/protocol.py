@@ -11,9 +11,9 @@ from jaxtyping import Float, Float32, UInt8
 from gen3r_jax.evaluation.appearance import Lpips, psnr, ssim
 from gen3r_jax.evaluation.depth import depth_errors
 from gen3r_jax.evaluation.geometry import aligned_chamfer, thin
-from gen3r_jax.evaluation.poses import pose_errors
 from gen3r_jax.geometry.cameras import invert_se3
 from gen3r_jax.geometry.points import unproject_depth
+from gen3r_jax.geometry.poses import pose_errors
 from gen3r_jax.options import Count, NonNegative, Positive
 
 APPEARANCE = ("psnr", "ssim", "lpips")

@@ -23,10 +23,10 @@ from gen3r_jax.evaluation import paper, tables
 from gen3r_jax.evaluation.appearance import Lpips, load_lpips, psnr, ssim
 from gen3r_jax.evaluation.depth import depth_errors
 from gen3r_jax.evaluation.geometry import aligned_chamfer, cloud_distance
-from gen3r_jax.evaluation.poses import PoseErrors, pose_errors
 from gen3r_jax.geometry.alignment import umeyama
 from gen3r_jax.geometry.cameras import invert_se3
 from gen3r_jax.geometry.points import farthest_points
+from gen3r_jax.geometry.poses import PoseErrors, pose_errors
 from gen3r_jax.models.lpips import LPIPS, SCALE, SHIFT, STAGES, LPIPSConfig
 from gen3r_jax.ops.psnr import LARGEST as LARGEST_PSNR
 

@@ -22,7 +22,14 @@ from gen3r_jax.stages.config import read_config
 from gen3r_jax.stages.dit import inputs as dit_inputs
 from gen3r_jax.stages.dit import tuning
 from gen3r_jax.stages.dit.inputs import StoredInputs, draw_tasks
-from gen3r_jax.stages.dit.stage import ConditionOptions, DiTStage, ModelOptions, NoiseOptions, WeightsOptions
+from gen3r_jax.stages.dit.stage import (
+    ConditionOptions,
+    DiTStage,
+    LossOptions,
+    ModelOptions,
+    NoiseOptions,
+    WeightsOptions,
+)
 from gen3r_jax.stages.dit.tuning import TuningOptions
 from gen3r_jax.stages.random_weights import random_weights
 from tests.helpers.toy_training import run_encoders
@@ -67,7 +74,7 @@ def params():
 def inputs():
     """What the loss reads of four samples, and their keys."""
     batch, keys = stored(), drawn(STAGE, 4)
-    chosen = dit_inputs.choose(batch, jnp.zeros((CONFIG.text_len, CONFIG.text_dim)), keys, 0.2)
+    chosen = dit_inputs.choose(batch, jnp.zeros((CONFIG.text_len, CONFIG.text_dim)), keys, 0.2, 1 / 3)
     return {name: (batch | chosen)[name] for name in STAGE.loss_reads}, keys
 
 
@@ -96,6 +103,19 @@ def test_the_loss_is_that_of_both_halves(reference):
     dead = [name for name, leaf in module.flatten(gradients).items() if not np.abs(leaf).max() > 0]
     # A bias of keys moves all scores of a query alike; where its norm has only the bias to see, it counts.
     assert not dead, dead
+
+
+def test_the_halves_are_weighed(params, inputs, reference):
+    (_, metrics), _ = reference
+    weighed = replace(STAGE, losses=LossOptions(geometry=3.0))
+    loss, _ = jax.jit(weighed.loss)(params, {}, *inputs)
+    expected = (metrics["appearance_loss"] + 3 * metrics["geometry_loss"]) / 4
+    np.testing.assert_allclose(loss, expected, rtol=1e-5)
+
+
+def test_noise_levels_that_do_not_exist():
+    with pytest.raises(UserError, match=r"levels \[0.0, 1.5\]: noise levels are above 0 and at most 1"):
+        LossOptions(levels=(0.5, 0.0, 1.5))
 
 
 MESHES = [
@@ -137,8 +157,10 @@ def test_a_sample_does_not_depend_on_its_batch(params, inputs, reference):
 
 def test_draws_follow_the_recipe():
     keys = drawn(STAGE, 6000)
-    tasks = np.bincount(draw_tasks(keys), minlength=3) / 6000
-    np.testing.assert_allclose(tasks, 1 / 3, atol=0.03)
+    for all_frames in (1 / 3, 0.6):
+        tasks = np.bincount(draw_tasks(keys, all_frames), minlength=3) / 6000
+        rest = (1 - all_frames) / 2
+        np.testing.assert_allclose(tasks, [rest, rest, all_frames], atol=0.03)
     index = jnp.arange(6000)
     sigmas = np.asarray(STAGE.levels(index, keys))
     u = sigmas / (2 - sigmas)  # the shift undone: evenly spread, from noise to clean in four equal parts
@@ -151,10 +173,12 @@ def test_draws_follow_the_recipe():
 
 def test_stored_latents_of_the_drawn_task_and_text():
     batch, keys = stored(64), drawn(STAGE, 64)
-    inputs = StoredInputs(CONFIG, {"": np.full((CONFIG.text_len, CONFIG.text_dim), 7.0)}, joint=True, text_drop=0.2)
+    inputs = StoredInputs(
+        CONFIG, {"": np.full((CONFIG.text_len, CONFIG.text_dim), 7.0)}, joint=True, text_drop=0.2, all_frames=1 / 3
+    )
     (encoder,) = inputs.encoders
     chosen = encoder.function({}, {name: batch[name] for name in encoder.reads}, keys)
-    for i, task in enumerate(np.asarray(draw_tasks(keys))):
+    for i, task in enumerate(np.asarray(draw_tasks(keys, 1 / 3))):
         name = {"1view": "1view", "2view": "2view", "allview": "appearance"}[TASKS[task]]
         np.testing.assert_array_equal(chosen["given_mean"][i], batch[f"{name}_mean"][i])
     empty = np.array([(text == 7).all() for text in chosen["text"]])
@@ -272,12 +296,12 @@ def test_frames_and_stored_latents_give_the_same_loss(params):
     batch = STAGE.inputs.prepare({"frames": frames.astype(np.uint8), "caption": captions, **cameras})
     frozen = STAGE.load_frozen()
     keys = drawn(STAGE, 3)
-    assert set(np.asarray(draw_tasks(keys))) == {0, 1, 2}
+    assert set(np.asarray(draw_tasks(keys, 1 / 3))) == {0, 1, 2}
     batch |= {"sample_index": np.arange(3)}
 
     everything = STAGE.inputs.encode_all(frozen, batch) | {"sample_index": np.arange(3)}
     texts = dict(zip([""], np.asarray(STAGE.inputs.encode_texts(frozen, [""])), strict=True))
-    before = StoredInputs(CONFIG, texts, joint=True, text_drop=0.2)
+    before = StoredInputs(CONFIG, texts, joint=True, text_drop=0.2, all_frames=1 / 3)
     (choose,) = before.encoders
     everything |= choose.function({}, {name: everything[name] for name in choose.reads}, keys)
     now = jax.jit(lambda frozen, batch: run_encoders(STAGE, frozen, batch, keys))(

@@ -55,7 +55,7 @@ class FrameInputs:
     Args:
       joint, texts: as of :class:`gen3r_jax.training.stage.SampleEncoder`.
       chunk_frames: of the video encoder, see :meth:`gen3r_jax.models.wan_vae.WanVAE.encode`.
-      text_drop: part of the samples that are trained without their caption.
+      text_drop, all_frames: as of :class:`gen3r_jax.stages.dit.stage.ConditionOptions`.
     """
 
     def __init__(
@@ -67,10 +67,11 @@ class FrameInputs:
         texts: Sequence[str],
         chunk_frames: int | None,
         text_drop: float,
+        all_frames: float,
     ):
         self._networks, self._tokenizer = networks, tokenizer
         self.joint, self.texts = joint, texts
-        self._chunk_frames, self._text_drop = chunk_frames, text_drop
+        self._chunk_frames, self._text_drop, self._all_frames = chunk_frames, text_drop, all_frames
         length = networks.configs["wan_dit"].text_len
         tokens = {"text_ids": Entry(f"{length}", np.int32), "text_mask": Entry(f"{length}", np.bool_)}
         self.entries = {"frames": FRAMES, **tokens, **CAMERAS_OF_CLIP}
@@ -122,7 +123,8 @@ class FrameInputs:
 
     def _video(self, frozen: Params, batch: Batch, keys: Key[Array, "b"]) -> Batch:
         frames = batch["frames"]
-        masks = jnp.stack([jnp.ones(frames.shape[:2], bool), task_masks(frames.shape[1])[draw_tasks(keys)]], axis=1)
+        given = task_masks(frames.shape[1])[draw_tasks(keys, self._all_frames)]
+        masks = jnp.stack([jnp.ones(frames.shape[:2], bool), given], axis=1)
         return self._posteriors(frozen, frames, masks, ("appearance", "given"))
 
     def _videos(self, frozen: Params, batch: Batch) -> Batch:
@@ -171,15 +173,21 @@ class StoredInputs:
     Args:
       config: of the transformer, whose features they are.
       texts: features of the texts that are not those of samples: of none, "", and of negative prompts.
-      joint, text_drop: as of :class:`FrameInputs`.
+      joint, text_drop, all_frames: as of :class:`FrameInputs`.
     """
 
     frozen = ()
 
     def __init__(
-        self, config: WanDiTConfig, texts: Mapping[str, Float[np.ndarray, "n c"]], *, joint: bool, text_drop: float
+        self,
+        config: WanDiTConfig,
+        texts: Mapping[str, Float[np.ndarray, "n c"]],
+        *,
+        joint: bool,
+        text_drop: float,
+        all_frames: float,
     ):
-        self._given, self._text_drop = texts, text_drop
+        self._given, self._text_drop, self._all_frames = texts, text_drop, all_frames
         self.joint, self.texts = joint, tuple(texts)
         names = posterior_names("appearance", "1view", "2view", *(("geometry",) if joint else ()))
         self.entries = {
@@ -205,12 +213,14 @@ class StoredInputs:
         return np.stack([self._given[text] for text in texts])
 
     def _choose(self, frozen: Params, batch: Batch, keys: Key[Array, "b"]) -> Batch:
-        return choose(batch, jnp.asarray(self._given[""]), keys, self._text_drop)
+        return choose(batch, jnp.asarray(self._given[""]), keys, self._text_drop, self._all_frames)
 
 
-def choose(stored: Batch, no_text: Float[Array, "n c"], keys: Key[Array, "b"], text_drop: float) -> Batch:
+def choose(
+    stored: Batch, no_text: Float[Array, "n c"], keys: Key[Array, "b"], text_drop: float, all_frames: float
+) -> Batch:
     """From what is stored of samples, the posterior of what their drawn tasks give, and their text or none."""
-    task = draw_tasks(keys)[:, None, None, None, None]
+    task = draw_tasks(keys, all_frames)[:, None, None, None, None]
     first, ends, everything = (TASKS.index(name) for name in ("1view", "2view", "allview"))
     given = {
         f"given_{part}": jnp.select(
@@ -233,10 +243,11 @@ def draw_latents(batch: Batch, name: str, keys: Key[Array, "b"], use: int) -> Fl
     return posterior.sample(draw_normal(keys, use, posterior.mean.shape[1:]))
 
 
-def draw_tasks(keys: Key[Array, "b"]) -> Int[Array, " b"]:
-    """Which of ``TASKS`` each sample is trained for: each a third of the time."""
-    draw = draw_uniform(keys, TASK)
-    return jnp.where(draw < 1 / 3, TASKS.index("1view"), jnp.where(draw > 2 / 3, TASKS.index("2view"), 2))
+def draw_tasks(keys: Key[Array, "b"], all_frames: float) -> Int[Array, " b"]:
+    """Which of ``TASKS`` each sample is trained for: a part of them "allview", the others equally often."""
+    draw, edge = draw_uniform(keys, TASK), (1 - all_frames) / 2
+    task = jnp.where(draw > 1 - edge, TASKS.index("2view"), TASKS.index("allview"))
+    return jnp.where(draw < edge, TASKS.index("1view"), task)
 
 
 def task_masks(num_frames: int) -> Bool[Array, "3 t"]:

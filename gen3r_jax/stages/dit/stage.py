@@ -87,15 +87,35 @@ class WeightsOptions(FolderOptions):
 
 @dataclass(frozen=True)
 class ConditionOptions:
-    """What a sample is trained without, now and then.
+    """What a sample is given.
 
     Attributes:
       text_drop: part of the samples that are trained without their caption.
       camera_drop: part of the samples that are trained without their cameras.
+      all_frames: part of the samples that are given every frame, so that their geometry alone is to be found; the rest
+        are given the first frame, or the first and the last, equally often.
     """
 
     text_drop: Fraction = 0.2
     camera_drop: Fraction = 0.5
+    all_frames: Fraction = 1 / 3
+
+
+@dataclass(frozen=True)
+class LossOptions:
+    """How the errors of the two halves are weighed.
+
+    Attributes:
+      geometry: how many times the weight of A's error the error of G has; the weights of both have the mean 1.
+      levels: noise levels between 0 and 1 at which a validation tells the error of each half by itself.
+    """
+
+    geometry: Positive = 1.0
+    levels: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        if bad := [level for level in self.levels if not 0 < level <= 1]:
+            raise UserError(f"losses.levels {bad}: noise levels are above 0 and at most 1")
 
 
 @dataclass(frozen=True)
@@ -126,6 +146,7 @@ class DiTStage(Stage):
     conditions: ConditionOptions = ConditionOptions()
     noise: NoiseOptions = NoiseOptions()
     samples: SamplingOptions = SamplingOptions()
+    losses: LossOptions = LossOptions()
 
     free_keys: ClassVar = ("samples.",)  # they are drawn in a validation alone
 
@@ -189,13 +210,20 @@ class DiTStage(Stage):
     def loss(
         self, trainable: Params, frozen: Params, batch: Batch, keys: Key[Array, "b"]
     ) -> tuple[Float[Array, ""], Metrics]:
+        sigmas = self.levels(batch["sample_index"], keys)
+        return self._loss_at(sigmas, trainable, frozen, batch, keys)
+
+    def _loss_at(
+        self, sigmas: Float[Array, " b"], trainable: Params, frozen: Params, batch: Batch, keys: Key[Array, "b"]
+    ) -> tuple[Float[Array, ""], Metrics]:
+        """The loss at a noise level for each sample."""
         base = jax.lax.stop_gradient(frozen.get("wan_dit"))
         dit = tuning.network(self.tuning, self.networks.graph("wan_dit"), trainable, base)
         clean = draw_latents(batch, "appearance", keys, dit_inputs.APPEARANCE)
         if self.joint:
             clean = jnp.concatenate([clean, draw_latents(batch, "geometry", keys, dit_inputs.GEOMETRY)], axis=3)
         f, h, w = batch["appearance_mean"].shape[1:4]
-        mask = dit_inputs.task_masks(clip_frames(f))[dit_inputs.draw_tasks(keys)]
+        mask = dit_inputs.task_masks(clip_frames(f))[dit_inputs.draw_tasks(keys, self.conditions.all_frames)]
         given = draw_latents(batch, "given", keys, dit_inputs.GIVEN)
         given = (condition if self.joint else given_condition)(given, mask)
 
@@ -203,22 +231,22 @@ class DiTStage(Stage):
         maps = camera_maps(batch["intrinsics"], batch["c2w"], (8 * h, 8 * w))
         cameras = dit.encode_cameras(maps * known[:, None, None, None, None], repeat=2 if self.joint else 1)
 
-        sigmas = self.levels(batch["sample_index"], keys)
         noise = draw_normal(keys, dit_inputs.NOISE, clean.shape[1:])
         noisy = flow_matching.add_noise(clean, noise, sigmas)
         context = dit.encode_context(batch["text"], batch["image"])
         predicted = dit(noisy, given, 1000 * sigmas, context, cameras)
         target = flow_matching.velocity(clean, noise)
         weight = flow_matching.loss_weight(self.noise.weighting, sigmas)
-        losses = flow_matching.velocity_loss(predicted, target, weight)
         metrics: Metrics = {"sigma": sigmas.mean()}
-        if self.joint:
-            halves = zip(jnp.split(predicted, 2, axis=3), jnp.split(target, 2, axis=3), strict=True)
-            appearance, geometry = (
-                flow_matching.velocity_loss(found, wanted, weight).mean() for found, wanted in halves
-            )
-            metrics |= {"appearance_loss": appearance, "geometry_loss": geometry}
-        return losses.mean(), metrics
+        if not self.joint:
+            return flow_matching.velocity_loss(predicted, target, weight).mean(), metrics
+        halves = zip(jnp.split(predicted, 2, axis=3), jnp.split(target, 2, axis=3), strict=True)
+        appearance, geometry = (flow_matching.velocity_loss(found, wanted, weight).mean() for found, wanted in halves)
+        metrics |= {"appearance_loss": appearance, "geometry_loss": geometry}
+        if self.losses.geometry == 1:
+            return flow_matching.velocity_loss(predicted, target, weight).mean(), metrics
+        share = self.losses.geometry / (1 + self.losses.geometry)
+        return (1 - share) * appearance + share * geometry, metrics
 
     def validate(self, trainable: Params, frozen: Params, batch: Batch, directory: Path, step: int) -> Metrics:
         def network(name: str) -> Network:
@@ -232,7 +260,7 @@ class DiTStage(Stage):
             frozen,
             batch,
             directory,
-            loss=lambda stored, no_text: self._validation_loss(trainable, frozen, stored, no_text),
+            losses=lambda stored, no_text: self._validation_losses(trainable, frozen, stored, no_text),
             network=network,
             joint=self.joint,
             shift=self.noise.shift,
@@ -268,16 +296,21 @@ class DiTStage(Stage):
         return tuning.merged(self.tuning, trainable, frozen.get("wan_dit"))
 
     @cached_property
-    def _validation_loss(self) -> Callable[[Params, Params, Batch, Array], Float[Array, ""]]:
-        """(trainable, frozen, what is stored of samples, features of no text) -> the loss with noise of its own."""
+    def _validation_losses(self) -> Callable[[Params, Params, Batch, Array], Metrics]:
+        """(trainable, frozen, what is stored of samples, features of no text) -> losses with noise of their own."""
 
-        def loss(trainable: Params, frozen: Params, stored: Batch, no_text: Array) -> Float[Array, ""]:
+        def losses(trainable: Params, frozen: Params, stored: Batch, no_text: Array) -> Metrics:
             count = len(stored["has_cameras"])
             keys = jax.vmap(jax.random.key)(jnp.arange(count))
-            chosen = dit_inputs.choose(stored, no_text, keys, self.conditions.text_drop)
-            return self.loss(trainable, frozen, {**stored, **chosen, "sample_index": jnp.arange(count)}, keys)[0]
+            chosen = dit_inputs.choose(stored, no_text, keys, self.conditions.text_drop, self.conditions.all_frames)
+            batch = {**stored, **chosen, "sample_index": jnp.arange(count)}
+            metrics: Metrics = {"loss": self.loss(trainable, frozen, batch, keys)[0]}
+            for level in self.losses.levels:
+                found = self._loss_at(jnp.full(count, level), trainable, frozen, batch, keys)[1]
+                metrics |= {f"{name}@{level:g}": found[name] for name in found if name != "sigma"}
+            return metrics
 
-        return jax.jit(loss)
+        return jax.jit(losses)
 
     def levels(self, sample_index: Int[Array, " b"], keys: Key[Array, "b"]) -> Float[Array, " b"]:
         """The noise level sigma of each sample."""
@@ -343,17 +376,17 @@ class DiTStage(Stage):
 
     @cached_property
     def inputs(self) -> Inputs:
-        drop = self.conditions.text_drop
+        drops = {"text_drop": self.conditions.text_drop, "all_frames": self.conditions.all_frames}
         if self.weights.encoded:
             texts = {text: features.astype(np.float32) for text, features in self.header.texts.items()}
-            return StoredInputs(self.networks.configs["wan_dit"], texts, joint=self.joint, text_drop=drop)
+            return StoredInputs(self.networks.configs["wan_dit"], texts, joint=self.joint, **drops)
         return FrameInputs(
             self.networks,
             self._tokenizer,
             joint=self.joint,
             texts=("", self.sampling.negative_prompt),
             chunk_frames=self.model.vae_chunk_frames or None,
-            text_drop=drop,
+            **drops,
         )
 
     @property

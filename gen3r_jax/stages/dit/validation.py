@@ -43,26 +43,26 @@ def validate(
     batch: Mapping[str, Any],
     directory: Path,
     *,
-    loss: Callable[[Batch, Array], Array],
+    losses: Callable[[Batch, Array], Metrics],
     network: Callable[[str], Network],
     joint: bool,
     shift: float,
 ) -> Metrics:
-    """The loss on all clips of `batch`, with the same noise each time; pictures of the first clip.
+    """The losses on all clips of `batch`, with the same noise each time; pictures of the first clip.
 
     Args:
-      loss: (what is stored of the clips, features of no text) -> their loss.
+      losses: (what is stored of the clips, features of no text) -> their losses.
       network: gives a network by its name.
       joint, shift: as of :class:`gen3r_jax.generation.pipeline.Gen3RPipeline`.
 
     Returns:
-      ``loss``; for every sample ``TASK[_cameras]/psnr``, of generated frames against those that the autoencoder makes
+      The losses; for every sample ``TASK[_cameras]/psnr``, of generated frames against those that the autoencoder makes
       of the clip's own latents, in dB, and ``.../latents``, the distance of the generated latents from the clip's own
       as a part of their size.
     """
     stored = inputs.encode_all(frozen, batch)
     no_text, negative = inputs.encode_texts(frozen, ["", options.negative_prompt])
-    metrics: Metrics = {"loss": loss(stored, no_text)}
+    metrics = losses(stored, no_text)
     if not options.num_inference_steps:
         return fetch(metrics)
     pipeline = Gen3RPipeline(network, tokenize=None, text_length=0, shift=shift, joint=joint)

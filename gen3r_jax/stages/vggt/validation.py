@@ -10,10 +10,10 @@ from jaxtyping import Float
 
 from gen3r_jax.errors import UserError
 from gen3r_jax.evaluation.depth import depth_errors
-from gen3r_jax.evaluation.poses import pose_errors
 from gen3r_jax.export.grid import spread, write_grid
 from gen3r_jax.export.video import colorize_depth, depth_limits
 from gen3r_jax.geometry.cameras import decode_pose, invert_se3
+from gen3r_jax.geometry.poses import pose_errors
 from gen3r_jax.training.stage import Batch
 
 SHOWN = 3  # clips in the picture
