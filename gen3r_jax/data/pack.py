@@ -197,6 +197,7 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=1, help="processes; the shards are the same whatever they are")
     group = parser.add_argument_group("procedural scenes")
     group.add_argument("--num_scenes", type=int, default=256)
+    group.add_argument("--first_scene", type=int, default=0, help="number of the first one in the split (default: 0)")
     group.add_argument("--size", type=int, nargs=2, default=(112, 112), metavar=("HEIGHT", "WIDTH"))
     group.add_argument("--difficulty", choices=get_args(Difficulty), default="easy")
     group.add_argument("--kinds", nargs="+", default=KINDS, help=f"some of {' '.join(KINDS)} (default: all)")
@@ -207,7 +208,10 @@ def main() -> int:
         key: value for key, value in sorted(vars(arguments).items()) if key not in ("output", "workers", "most_bad")
     }
     settings |= {"size": list(arguments.size), "kinds": list(arguments.kinds)}
-    for key, least in {"scenes_per_shard": 1, "num_scenes": 1, "num_frames": 0, "workers": 1}.items():
+    if not arguments.first_scene:
+        del settings["first_scene"]  # as shards that were made before there was a choice
+    least_of = {"scenes_per_shard": 1, "num_scenes": 1, "num_frames": 0, "workers": 1, "first_scene": 0}
+    for key, least in least_of.items():
         if getattr(arguments, key) < least:
             raise UserError(f"--{key} must be at least {least}, not {getattr(arguments, key)}")
     source = open_source(
@@ -219,6 +223,7 @@ def main() -> int:
         size=tuple(arguments.size),
         difficulty=arguments.difficulty,
         kinds=tuple(arguments.kinds),
+        first_scene=arguments.first_scene,
     )
     settings["scenes"] = len(source)  # shards of a source that has grown since would hold scenes twice
     summary = pack(source, arguments.output, settings, workers=arguments.workers)

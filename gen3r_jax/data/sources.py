@@ -186,6 +186,7 @@ def open_source(
     size: tuple[int, int] = (112, 112),
     difficulty: Difficulty = "easy",
     kinds: tuple[str, ...] = KINDS,
+    first_scene: int = 0,
     min_frames: int = 0,
     exact: bool = False,
 ) -> Source:
@@ -197,7 +198,8 @@ def open_source(
       split: "train" or "test": which seeds, list files or shards. Where a source has no test scenes, the training
         scenes are taken, with a notice.
       cameras: whether ``transforms.json`` is read; scenes without it then count as damaged.
-      num_scenes, num_frames, size, difficulty, kinds: of procedural scenes.
+      num_scenes, num_frames, size, difficulty, kinds, first_scene: of procedural scenes; the last is the number of the
+        first one within the split.
       min_frames: shorter scenes of shards and of prepared folders are left out.
       exact: no other scenes are taken for test scenes.
 
@@ -205,7 +207,7 @@ def open_source(
     """
     if str(source) == "procedural":
         first = 0 if split == "train" else FIRST_TEST_SEED
-        return Procedural(num_scenes, num_frames, size, difficulty, first, kinds)
+        return Procedural(num_scenes, num_frames, size, difficulty, first + first_scene, kinds)
     path = local_copy(str(source))
     if not path.exists():
         raise UserError(f"{path} does not exist; data.source is `procedural`, a video, or a folder")

@@ -478,3 +478,8 @@ def _run(arguments, folder):
 
     environment = {"PYTHONPATH": str(next(iter(gen3r_jax.__path__)) + "/.."), "JAX_PLATFORMS": "cpu"}
     return subprocess.run([sys.executable, *arguments], cwd=folder, env=environment, capture_output=True, text=True)
+
+
+def test_procedural_scenes_may_begin_anywhere_in_their_split():
+    scenes = {split: open_source("procedural", split=split, first_scene=7) for split in ("train", "test")}
+    assert {split: scenes[split].scene(0).id for split in scenes} == {"train": "7", "test": str(2**31 + 7)}
