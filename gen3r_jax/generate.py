@@ -13,6 +13,7 @@ from gen3r_jax.diffusion.conditioning import TASKS
 from gen3r_jax.diffusion.solvers import SOLVERS
 from gen3r_jax.errors import UserError, main_guard
 from gen3r_jax.export.folder import FORMATS, describe_formats, require_formats
+from gen3r_jax.generation.settings import GEOMETRIES
 from gen3r_jax.geometry.trajectories import EASINGS, PRESETS
 
 
@@ -80,10 +81,8 @@ def _dry_run(options: argparse.Namespace, request: Any) -> int:
     from gen3r_jax.planning.estimate import describe, estimate
 
     weights = find_weights(options.weights, convert=False)
-    guided, mode = request.guidance_scale > 1, options.memory_mode
-    steps, dtype = request.num_inference_steps, default_dtype(options.dtype)
-    costs = estimate(weights, request.size, request.num_frames, steps, guided, dtype, mode)
-    print("\n".join(describe(costs, mode)))
+    costs = estimate(weights, request, default_dtype(options.dtype), options.memory_mode)
+    print("\n".join(describe(costs, options.memory_mode)))
     return 0
 
 
@@ -146,6 +145,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--solver", choices=SOLVERS, help="default: euler, as upstream")
     add("--shift", type=float, metavar="X", help="more steps at high noise (default: shift of the weights; 5 if the "
         "solver is not euler)")  # fmt: skip
+    add("--geometry", choices=GEOMETRIES, help="depth, cameras and points as generated, as VGGT reads them from the "
+        "video, or a mix; with video or both, run.json says how far they agree (default: generated)")  # fmt: skip
     add("--dtype", choices=("float32", "bfloat16"), help="dtype of the weights (default: bfloat16, on CPUs float32)")
     add("--memory_mode", choices=("resident", "staged"), default="resident",
         help="staged: load each network, use it, free it")  # fmt: skip

@@ -19,6 +19,7 @@ class Scene:
       intrinsics: pinhole matrices in pixels of these frames.
       points: world coordinates of what every pixel's centre (+0.5) shows.
       prompt: the text the scene was made from, if any.
+      agreement: at each pixel, from 0 to 1, how far two readings of the depth agree; None where there was one.
 
     Raises:
       ValueError: an array has the wrong type or shape, or the arrays do not belong together.
@@ -31,6 +32,7 @@ class Scene:
     intrinsics: Float32[np.ndarray, "t 3 3"]
     points: Float32[np.ndarray, "t h w 3"]
     prompt: str = ""
+    agreement: Float32[np.ndarray, "t h w"] | None = None
 
     def __post_init__(self):
         if np.ndim(self.rgb) != 4 or np.size(self.rgb) == 0:
@@ -44,6 +46,8 @@ class Scene:
             "intrinsics": (np.float32, (t, 3, 3)),
             "points": (np.float32, (t, h, w, 3)),
         }
+        if self.agreement is not None:
+            wanted["agreement"] = (np.float32, (t, h, w))
         for name, (dtype, shape) in wanted.items():
             array = getattr(self, name)
             if not isinstance(array, np.ndarray) or array.dtype != dtype or array.shape != shape:

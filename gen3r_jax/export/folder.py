@@ -24,7 +24,7 @@ from gen3r_jax.export.pointcloud import DEFAULT_FILTER, CloudFilter, scene_cloud
 from gen3r_jax.export.splat_glb import write_splat_glb
 from gen3r_jax.export.spz import write_spz
 from gen3r_jax.export.usd import write_usd
-from gen3r_jax.export.video import colorize_depth, write_video
+from gen3r_jax.export.video import colorize_agreement, colorize_depth, write_video
 from gen3r_jax.export.viewer_page import write_viewer
 from gen3r_jax.geometry.camera_files.official import write_cameras
 from gen3r_jax.scene import Scene
@@ -68,13 +68,19 @@ def _write_videos(job: _Job) -> None:
 def _write_sheet(job: _Job) -> None:
     times = spread(len(job.scene.rgb))
     depth = colorize_depth(job.scene.depth)
-    write_grid(job.folder / "sheet.png", {"frames": job.scene.rgb[times], "depth": depth[times]})
+    rows = {"frames": job.scene.rgb[times], "depth": depth[times]}
+    if job.scene.agreement is not None:
+        rows["agreement of the depths: dark below a half"] = colorize_agreement(job.scene.agreement[times])
+    write_grid(job.folder / "sheet.png", rows)
 
 
 def _write_maps(job: _Job) -> None:
     # Half precision reaches to 65504, and VGGT's confidence is unbounded.
     confidence = np.minimum(job.scene.confidence, np.finfo(np.float16).max).astype(np.float16)
-    for name, array in (("depth", job.scene.depth), ("confidence", confidence)):
+    maps = {"depth": job.scene.depth, "confidence": confidence}
+    if job.scene.agreement is not None:
+        maps["agreement"] = job.scene.agreement.astype(np.float16)
+    for name, array in maps.items():
         with replacing(job.folder / f"{name}.npz") as temporary:
             np.savez_compressed(temporary, allow_pickle=False, **{name: array})
 
@@ -106,7 +112,7 @@ class Format:
 FORMATS: dict[str, Format] = {
     "video": Format(_write_videos),  # rgb.mp4, depth.mp4
     "sheet": Format(_write_sheet),  # sheet.png
-    "maps": Format(_write_maps),  # depth.npz, confidence.npz
+    "maps": Format(_write_maps),  # depth.npz, confidence.npz, agreement.npz where two readings were compared
     "ply": Format(lambda job: write_ply(job.folder / "points.ply", *job.cloud)),
     "nerfstudio": Format(_write_nerfstudio),  # transforms.json, images/
     "colmap": Format(_write_colmap),  # sparse/0/, images/

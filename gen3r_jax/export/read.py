@@ -19,7 +19,8 @@ NEEDED = ("rgb.mp4", "depth.npz", "confidence.npz", "cameras.json")
 def read_scene(directory: Path | str) -> Scene:
     """The scene of a folder written by :func:`.folder.write_scene` with videos and maps.
 
-    Colours are those of the video, which is compressed; confidence has half precision; the rest is exact.
+    Colours are those of the video, which is compressed; confidence and agreement have half precision; the rest is
+    exact.
     Raises UserError when files are missing, of a newer format, or do not belong together.
     """
     directory = Path(directory)
@@ -32,8 +33,11 @@ def read_scene(directory: Path | str) -> Scene:
     try:
         depth = np.load(directory / "depth.npz")["depth"]
         confidence = np.load(directory / "confidence.npz")["confidence"].astype(np.float32)
+        agreement = None
+        if (directory / "agreement.npz").exists():
+            agreement = np.load(directory / "agreement.npz")["agreement"].astype(np.float32)
     except (OSError, EOFError, BadZipFile, ValueError, KeyError) as error:
-        raise UserError(f"{directory}: depth.npz or confidence.npz is damaged ({error})") from None
+        raise UserError(f"{directory}: depth.npz, confidence.npz or agreement.npz is damaged ({error})") from None
     video = Video(directory / "rgb.mp4")
     frames = [frame for frame in video.read(range(len(video))) if frame is not None]
     if len(frames) < len(video):
@@ -49,6 +53,7 @@ def read_scene(directory: Path | str) -> Scene:
             intrinsics=intrinsics,
             points=unproject_depth(depth, w2c, intrinsics, offset=0.5),
             prompt=read_text(prompt).strip() if prompt.exists() else "",
+            agreement=agreement,
         )
     except ValueError as error:
         raise UserError(f"{directory}: its files do not belong together: {error}") from None

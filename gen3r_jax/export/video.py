@@ -71,6 +71,13 @@ def colorize_depth(
     return matplotlib.colormaps["inferno"](np.clip(brightness, 0, 1), bytes=True)[..., :3]
 
 
+def colorize_agreement(agreement: Float[np.ndarray, "*b h w"]) -> UInt8[np.ndarray, "*b h w 3"]:
+    """How far two depths agree as colours of matplotlib's "viridis": bright where they are equal, dark below a half."""
+    import matplotlib  # half a second, for pictures alone
+
+    return matplotlib.colormaps["viridis"](np.clip(2 * agreement - 1, 0, 1), bytes=True)[..., :3]
+
+
 def depth_limits(depth: Float[np.ndarray, "*b h w"]) -> tuple[float, float]:
     """The 2nd and 98th percentile of the valid (positive, finite) depths; (1, 2) if there are none."""
     valid = depth[np.isfinite(depth) & (depth > 0)]

@@ -12,6 +12,7 @@ from PIL import Image
 
 from gen3r_jax.export.glb import frusta, frustum_size
 from gen3r_jax.export.pointcloud import at_most, median_depth
+from gen3r_jax.export.video import colorize_agreement
 from gen3r_jax.geometry.cameras import OPENGL_AXES, invert_se3
 from gen3r_jax.scene import Scene
 from gen3r_jax.storage.files import read_text, write_text
@@ -32,13 +33,16 @@ def write_viewer(
 ) -> None:
     """Writes the page: trimesh's self-contained three.js viewer with the panel of ``viewer_panel.html``.
 
-    The camera of the frame in the panel is marked; frames are played at `fps`.
+    The camera of the frame in the panel is marked; frames are played at `fps`. Where two readings of the depth were
+    compared, the panel can show the map of their agreement in the frame's place.
     """
     from trimesh.viewer.notebook import scene_to_html
 
     views = _views(scene)
+    maps = () if scene.agreement is None else scene.agreement
     data = {
         "frames": [_data_uri(frame) for frame in scene.rgb],
+        "agreement": [_data_uri(colorize_agreement(frame)) for frame in maps],
         "edges": _frustum_edges(scene),
         "views": views,
         "first": views[0] | _behind(scene),

@@ -311,3 +311,10 @@ def tell_other_sizes(size: Size, num_frames: int, made_for: tuple[Size, int]) ->
             f"the weights were made for {frames} frames of {width} x {height}; {num_frames} frames of "
             f"{size[1]} x {size[0]} may look worse"
         )
+
+
+def fill_clip(images: np.ndarray, given: Sequence[int], num_frames: int) -> Float[np.ndarray, "b t h w 3"]:
+    """The whole clip, black where nothing is given."""
+    clip = np.zeros((images.shape[0], num_frames, *images.shape[2:]), np.float32)
+    clip[:, list(given)] = images
+    return clip

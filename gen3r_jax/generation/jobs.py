@@ -114,6 +114,7 @@ def _generate(pipeline: Gen3RPipeline, request: Request, options: argparse.Names
         "solver": request.solver,
         "shift": request.shift,
         "seed": request.seed,
+        "geometry": request.geometry,
         **(request.camera_options if cameras != "free" else {}),
     }
     folder = _scene_folder(request, options)

@@ -13,6 +13,7 @@ from gen3r_jax.errors import UserError
 from gen3r_jax.export.folder import scene_folder, write_scene
 from gen3r_jax.export.pointcloud import DEFAULT_FILTER, CloudFilter
 from gen3r_jax.export.run_report import RunReport
+from gen3r_jax.geometry.agreement import Agreement
 from gen3r_jax.geometry.cameras import homogeneous
 from gen3r_jax.geometry.points import unproject_depth
 from gen3r_jax.scene import Scene
@@ -26,13 +27,15 @@ class Gen3RPipelineOutput:
       rgbs: frames in [0, 1].
       depth_maps: along each camera's optical axis.
       depth_confidence: of the depth, at least 1; 0 where a given picture was transparent.
-      point_maps: world points of VGGT's point head; None if it has none.
+      point_maps: world points of VGGT's point head, of the generated geometry; None if it has none.
       pcds: world points of the depth, unprojected with the cameras.
       point_masks: pixels whose depth is plausible (percentiles of the frame with ``min_max_depth_mask``), and that were
         not transparent.
       cameras: world-to-camera matrices (OpenCV axes) and intrinsics in pixels.
       latents: the sample Z itself.
       evaluations: how many steps ran the transformer; fewer than there were with a step cache.
+      agreement: of every sample, how far the generated geometry and that of the video agree; None where the generated
+        one was taken as it is.
       prompts: text of every sample.
       report: what the generation was asked for and how long it took; None for latents that were only decoded.
     """
@@ -46,6 +49,7 @@ class Gen3RPipelineOutput:
     cameras: tuple[Float[np.ndarray, "b t 3 4"], Float[np.ndarray, "b t 3 3"]]
     latents: Float[np.ndarray, "b f h w 16"]
     evaluations: int = 0
+    agreement: tuple[Agreement, ...] | None = None
     prompts: tuple[str, ...] = ()
     report: RunReport | None = None
 
@@ -71,6 +75,7 @@ class Gen3RPipelineOutput:
             intrinsics=intrinsics,
             points=unproject_depth(depth, w2c, intrinsics, offset=0.5),
             prompt=prompt or (self.prompts[sample] if self.prompts else ""),
+            agreement=self.agreement[sample].map if self.agreement else None,
         )
 
     def save(self, folder: Path | str, **how: Any) -> Path:
@@ -107,4 +112,10 @@ class Gen3RPipelineOutput:
         report = self.report or RunReport({}, quiet=True)
         with report.stage("Writing files"):
             write_scene(self.scene(sample), folder, fps, cloud, formats)
+        if self.agreement is not None:
+            found = self.agreement[sample]
+            report.results |= {
+                "agreement": found.score,
+                "agreement_by_part": {"depth": found.depth, "poses": found.poses},
+            }
         report.write(folder / "run.json")

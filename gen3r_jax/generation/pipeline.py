@@ -33,12 +33,14 @@ from gen3r_jax.generation.inputs import (
     camera_maps,
     camera_poses,
     check_batch,
+    fill_clip,
     given_images,
     refuse_other_options,
     tell_other_sizes,
 )
 from gen3r_jax.generation.networks import Network, finite
 from gen3r_jax.generation.output import Gen3RPipelineOutput
+from gen3r_jax.generation.rereading import require_source, reread
 from gen3r_jax.generation.settings import GenerationSettings, read_settings, read_shift
 from gen3r_jax.generation.weights import Weights
 from gen3r_jax.geometry.cameras import Cameras, Size, decode_pose
@@ -173,6 +175,7 @@ class Gen3RPipeline:
         solver: str | None = None,
         shift: float | None = None,
         seed: int | None = None,
+        geometry: str | None = None,
         latents: Float[np.ndarray, "b f h w2 16"] | None = None,
         posterior_noise: Float[np.ndarray, "b f h w 16"] | None = None,
         callback_on_step_end: Callback | None = None,
@@ -193,7 +196,7 @@ class Gen3RPipeline:
             :func:`gen3r_jax.generation.inputs.camera_poses`.
           size: side, or (height, width), in pixels; multiples of 112.
           num_frames: 4k+1.
-          negative_prompt, num_inference_steps, guidance_scale, step_cache, solver, shift, seed: see
+          negative_prompt, num_inference_steps, guidance_scale, step_cache, solver, shift, seed, geometry: see
             :class:`gen3r_jax.generation.settings.GenerationSettings`; `cfg_skip_ratio` is its `guidance_skip`.
           latents: standard normal noise to start from, instead of that of the seed; w2 is 2 w for [A ; G] side by side.
           posterior_noise: standard normal noise ``b f h w 16`` that draws the latents of the given frames.
@@ -215,7 +218,9 @@ class Gen3RPipeline:
             solver=solver,
             shift=shift,
             seed=seed,
+            geometry=geometry,
         )
+        require_source(settings.geometry, self.joint)
         camera_options = {"camera_format": camera_format, "camera_angle": camera_angle, "camera_scale": camera_scale}
         camera_options |= {"camera_distance": camera_distance, "camera_easing": camera_easing}
         told = {"images": images, "cameras": cameras, **camera_options, "control_frames": control_frames}
@@ -236,11 +241,12 @@ class Gen3RPipeline:
                 **camera_options,
             )
             report.options |= {"height": inputs.images.shape[2], "width": inputs.images.shape[3]}
-            steps, callback = settings.num_inference_steps, callback_on_step_end
-            if progress:
-                callback = _told(callback, steps)
+            callback = _told(callback_on_step_end, settings.num_inference_steps) if progress else callback_on_step_end
             z, evaluations = self._generate(inputs, settings, latents, posterior_noise, callback)
             output = self.decode(z, min_max_depth_mask)
+            if settings.geometry != "generated":
+                how = {"free_cameras": inputs.maps is None, "min_max_depth_mask": min_max_depth_mask}
+                output = self.reread(output, settings.geometry, **how)
             if inputs.known is not None:
                 output = output.without(~inputs.known, inputs.given)
         return dataclasses.replace(output, evaluations=evaluations, prompts=prompts, report=report)
@@ -307,7 +313,7 @@ class Gen3RPipeline:
         mask = np.broadcast_to(frame_mask(inputs.given, inputs.num_frames), (b, inputs.num_frames))
         with self._network("wan_vae", "Encoding the given frames") as wan_vae:
             noise = programs.noise(keys, 1, shape) if posterior_noise is None else posterior_noise
-            clip = _fill(inputs.images, inputs.given, inputs.num_frames)
+            clip = fill_clip(inputs.images, inputs.given, inputs.num_frames)
             given_latents = finite("wan_vae", programs.encode_given(wan_vae, clip, mask, noise, joint=self.joint))
         return self.sample(
             programs.noise(keys, 0, wide) if latents is None else latents,
@@ -403,6 +409,12 @@ class Gen3RPipeline:
             latents=fetch(latents),
         )
 
+    def reread(self, generated: Gen3RPipelineOutput, source: str, **how: Any) -> Gen3RPipelineOutput:
+        """A generated scene with the geometry of another source; see :func:`gen3r_jax.generation.rereading.reread`."""
+        with self._network("vggt", "Reading the geometry of the video") as vggt:
+            video = finite("vggt", fetch(programs.reconstruct(vggt, generated.rgbs)))
+        return reread(generated, video, source, **how)
+
     def _denoise(
         self,
         dit: Network,
@@ -486,10 +498,3 @@ def _told(callback: Callback | None, steps: int) -> Callback:
             callback(i, timestep, latents)
 
     return advance
-
-
-def _fill(images: np.ndarray, given: Sequence[int], num_frames: int) -> Float[np.ndarray, "b t h w 3"]:
-    """The whole clip, black where nothing is given."""
-    clip = np.zeros((images.shape[0], num_frames, *images.shape[2:]), np.float32)
-    clip[:, list(given)] = images
-    return clip

@@ -16,6 +16,9 @@ from gen3r_jax.options import read_options
 from gen3r_jax.storage.files import read_json
 from gen3r_jax.storage.hashes import require_whole
 
+GEOMETRIES = ("generated", "video", "both")
+"""Where the geometry of a scene may come from."""
+
 MOST_FRAMES = 49
 """Frames of the clips that the released weights were trained on."""
 
@@ -43,6 +46,7 @@ class SamplingOptions:
     solver: str | None = None
     shift: float | None = None
     seed: int | None = None
+    geometry: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +64,8 @@ class GenerationSettings:
       solver: "euler" (the official choice), "unipc" or "dpm++".
       shift: shift of the noise schedule towards noise; None is that of the weights, or 5 for solvers other than euler.
       seed: sample i of a batch depends on the seed and i alone.
+      geometry: depth, cameras and points are those that were "generated" with the video, those that VGGT reads from the
+        generated "video", or a mix of "both".
     """
 
     num_frames: int = MOST_FRAMES
@@ -73,6 +79,7 @@ class GenerationSettings:
     solver: str = "euler"
     shift: float | None = None
     seed: int = 42
+    geometry: str = "generated"
 
     def __post_init__(self) -> None:
         require_text("negative_prompt", self.negative_prompt)
@@ -88,6 +95,8 @@ class GenerationSettings:
             raise UserError(f"step_cache {self.step_cache} is negative or not finite; 0 means none, 0.1 is moderate")
         if self.solver not in SOLVERS:
             raise UserError(f"solver {self.solver!r} is none of {', '.join(SOLVERS)}")
+        if self.geometry not in GEOMETRIES:
+            raise UserError(f"geometry {self.geometry!r} is none of {', '.join(GEOMETRIES)}")
         if self.shift is not None and not 0 < self.shift < math.inf:
             raise UserError(f"shift {self.shift} is not a positive, finite number")
         if not 0 <= self.seed < 2**32:  # JAX takes no more of it

@@ -46,7 +46,7 @@ class PoseErrors(NamedTuple):
         return float(np.mean(np.cumsum(counts)) / len(worst))
 
 
-def pose_errors(predicted_c2w: Float[np.ndarray, "t r 4"], target_c2w: Float[np.ndarray, "t r 4"]) -> PoseErrors:
+def pose_errors(predicted_c2w: Float[np.ndarray, "t r 4"], target_c2w: Float[np.ndarray, "t s 4"]) -> PoseErrors:
     """Compares the relative poses of all unordered pairs of cameras (OpenCV axes, ``[t, 3, 4]`` or ``[t, 4, 4]``)."""
     if len(predicted_c2w) != len(target_c2w) or len(target_c2w) < 2:
         raise ValueError(

@@ -18,6 +18,7 @@ from gen3r_jax.diffusion.solvers import init_state
 from gen3r_jax.generation import programs
 from gen3r_jax.generation.networks import Network
 from gen3r_jax.generation.pipeline import MemoryMode
+from gen3r_jax.generation.settings import GenerationSettings
 from gen3r_jax.models.registry import EXACT, NETWORKS
 from gen3r_jax.models.sizes import PIXELS_PER_LATENT, latent_frames
 from gen3r_jax.models.wan_dit import WanDiTConfig
@@ -41,13 +42,11 @@ class StageCost:
     flops: int
 
 
-def estimate(
-    weights: Path, size: tuple[int, int], num_frames: int, num_steps: int, guided: bool, dtype: Any, mode: MemoryMode
-) -> list[StageCost]:
+def estimate(weights: Path, settings: GenerationSettings, dtype: Any, mode: MemoryMode) -> list[StageCost]:
     """Costs of the stages of one scene on the default device, from the configs in the folder `weights`."""
     networks = {name: _abstract(weights / name, name, dtype) for name in NETWORKS}
     configs = {name: read_config(weights / name, network) for name, network in NETWORKS.items()}
-    runs = generation_runs(networks, configs["wan_dit"], size, num_frames, num_steps, guided, mode)
+    runs = generation_runs(networks, configs["wan_dit"], settings, mode)
     return [_cost(run, networks[run.network]) for run in runs]
 
 
@@ -63,16 +62,11 @@ class Run:
 
 
 def generation_runs(
-    networks: dict[str, Network],
-    dit: WanDiTConfig,
-    size: tuple[int, int],
-    num_frames: int,
-    num_steps: int,
-    guided: bool,
-    mode: MemoryMode,
+    networks: dict[str, Network], dit: WanDiTConfig, settings: GenerationSettings, mode: MemoryMode
 ) -> list[Run]:
-    """The programs of one scene of (height, width) pixels, in their order. Networks may be abstract."""
-    height, width = size
+    """The programs of one scene, in their order. Networks may be abstract."""
+    (height, width), num_frames, num_steps = settings.size, settings.num_frames, max(1, settings.num_inference_steps)
+    guided = settings.guidance_scale > 1
     f, h, w = latent_frames(num_frames), height // PIXELS_PER_LATENT, width // PIXELS_PER_LATENT
     texts = 1 + guided
     passes = ("in turn" if mode == "staged" else "batched") if guided else "one"
@@ -98,6 +92,8 @@ def generation_runs(
             Run("Decoding the geometry", "geometry_adapter", programs.decode_adapter, (latents,), 1),
             Run("Reading depth and cameras", "vggt", programs.read_geometry, (packed,), 1),
         ]
+    if settings.geometry != "generated":
+        read.append(Run("Reading the geometry of the video", "vggt", programs.reconstruct, (clip[0],), 1))
     return [
         Run("Encoding the text", "umt5", programs.encode_text, ids, texts),
         Run("Encoding the image", "clip_vision", programs.encode_image, (_array(1, height, width, 3),), 1),
@@ -112,10 +108,10 @@ def generation_runs(
 def describe(costs: list[StageCost], mode: MemoryMode) -> list[str]:
     """The costs as a table, with the whole."""
     kind = jax.devices()[0].device_kind
-    lines = [f"{'stage':28} {'network':18} {'weights':>9} {'working':>9} {'TFLOP':>10}"]
+    lines = [f"{'stage':33} {'network':18} {'weights':>9} {'working':>9} {'TFLOP':>10}"]
     for cost in costs:
         sizes = f"{cost.weights / 1e9:6.2f} GB {cost.working / 1e9:6.2f} GB"
-        lines.append(f"{cost.name:28} {cost.network:18} {sizes} {cost.flops / 1e12:10.2f}")
+        lines.append(f"{cost.name:33} {cost.network:18} {sizes} {cost.flops / 1e12:10.2f}")
     if mode == "staged":
         peak = max(cost.weights + cost.working for cost in costs)
     else:

@@ -2,6 +2,7 @@
 
 import io
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -50,6 +51,15 @@ def test_the_page_is_small_and_needs_nothing_else(tmp_path):
     assert page.count("data:image/jpeg;base64,") == 49
     for fetched in ('src="http', 'href="http', "url(http", 'src="//'):
         assert fetched not in page
+
+
+@pytest.mark.parametrize("agrees", [True, False])
+def test_the_agreement_of_two_readings_is_in_the_page_where_there_is_one(tmp_path, agrees):
+    scene = _scene(2, 56)
+    scene = replace(scene, agreement=np.full_like(scene.depth, 0.9)) if agrees else scene
+    write_viewer(tmp_path / "viewer.html", scene, scene.points.reshape(-1, 3)[::10], scene.rgb.reshape(-1, 3)[::10])
+    page = (tmp_path / "viewer.html").read_text(encoding="utf-8")
+    assert page.count("data:image/jpeg;base64,") == 2 * (1 + agrees)
 
 
 @pytest.fixture(scope="module")

@@ -101,6 +101,35 @@ def test_a_saved_scene_is_whole(result, tmp_path):
         result.save(tmp_path / "other", sample=1)
 
 
+def test_the_geometry_may_be_that_of_the_video(pipeline, photo, result, tmp_path):
+    both = pipeline(PROMPT, str(photo), "orbit_left", camera_angle=20.0, geometry="both", progress=False, **QUICK)
+    np.testing.assert_array_equal(both.rgbs, result.rgbs)
+    video = pipeline.reread(result, "video", free_cameras=False)
+    for output in (both, video):  # cameras that were asked for stay as they were generated
+        np.testing.assert_array_equal(output.cameras[0], result.cameras[0])
+    assert np.median(video.depth_maps / result.depth_maps) == pytest.approx(1, abs=1e-3)
+    near, far = (choose(video.depth_maps, result.depth_maps) for choose in (np.minimum, np.maximum))
+    assert (both.depth_maps >= 0.9999 * near).all() and (both.depth_maps <= 1.0001 * far).all()
+    assert np.abs(video.depth_maps - result.depth_maps).max() > 0.01
+
+    w2c = pipeline.reread(result, "video", free_cameras=True).cameras[0]
+    assert not np.allclose(w2c, result.cameras[0], atol=1e-3)
+    lengths = [np.linalg.norm(poses[0, :, :, 3], axis=1).mean() for poses in (w2c, result.cameras[0])]
+    assert 0.2 < lengths[0] / lengths[1] < 5  # in the same unit
+
+    assert both.agreement is not None
+    both.save(tmp_path / "out", formats=("video", "maps", "sheet"))
+    run = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert run["results"]["agreement"] == both.agreement[0].score and run["options"]["geometry"] == "both"
+    np.testing.assert_allclose(read_scene(tmp_path / "out").agreement, both.agreement[0].map, atol=1e-3)
+
+
+def test_a_video_without_geometry_has_one_reading_alone():
+    appearance = Gen3RPipeline(lambda name: None, None, text_length=0, shift=2.0, joint=False)
+    with pytest.raises(UserError, match=r"geometry 'both': these weights generate the video alone"):
+        appearance(PROMPT, np.zeros((1, 1, 112, 112, 3), np.float32), geometry="both")
+
+
 def test_cameras_may_be_given_as_such(pipeline, photo):
     c2w = np.tile(np.eye(4), (5, 1, 1))
     c2w[:, 0, 3] = np.linspace(0, 1, 5)

@@ -6,6 +6,7 @@ import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from gen3r_jax.generation.networks import Network
+from gen3r_jax.generation.settings import GenerationSettings
 from gen3r_jax.models.registry import NETWORKS
 from gen3r_jax.planning.estimate import Run, generation_runs
 from gen3r_jax.sharding import param_shardings
@@ -13,15 +14,8 @@ from gen3r_jax.stages.networks import Networks
 from gen3r_jax.training.program import Program
 
 
-def generation_programs(
-    networks: Networks, dtype: str, num_frames: int, side: int, guided: bool, steps: int, mesh: Mesh
-) -> list[Program]:
-    """Programs over a mesh; the solver's step is run `steps` times.
-
-    Args:
-      dtype: of the weights.
-      guided: whether there is classifier-free guidance.
-    """
+def generation_programs(networks: Networks, dtype: str, settings: GenerationSettings, mesh: Mesh) -> list[Program]:
+    """Programs over a mesh; the solver's step is run as often as it has steps. `dtype`: of the weights."""
     everywhere = NamedSharding(mesh, PartitionSpec())
 
     def network(name: str) -> Network:
@@ -30,8 +24,7 @@ def generation_programs(
 
     abstract = {name: network(name) for name in NETWORKS}
     with jax.set_mesh(mesh):
-        dit = networks.configs["wan_dit"]
-        runs = generation_runs(abstract, dit, (side, side), num_frames, steps, guided, "resident")
+        runs = generation_runs(abstract, networks.configs["wan_dit"], settings, "resident")
 
     def program(run: Run) -> Program:
         arguments = _placed(run.arguments, jax.tree.map(lambda _: everywhere, run.arguments))

@@ -288,8 +288,8 @@ class DiTStage(Stage):
         return super().sample_encoder() if self.encoded else self.inputs
 
     def generation_programs(self, num_frames: int, side: int, mesh: Mesh) -> list[Program]:
-        guided, steps = self.sampling.guidance_scale > 1, max(1, self.sampling.num_inference_steps)
-        return generation_programs(self.networks, self.model.frozen_dtype, num_frames, side, guided, steps, mesh)
+        settings = self.sampling.take(num_frames=num_frames, height=side, width=side)
+        return generation_programs(self.networks, self.model.frozen_dtype, settings, mesh)
 
     def whole(self, trainable: Params, frozen: Params) -> Params:
         """All weights of the transformer."""
