@@ -27,11 +27,13 @@ def depth_errors(
     predicted: Float[np.ndarray, "t h w"],
     target: Float[np.ndarray, "t h w"],
     mask: Bool[np.ndarray, "t h w"] | None = None,
+    scale: float | None = None,
 ) -> DepthErrors:
     """Compares depth maps of a clip under one scale for all of its frames: the true median over the predicted one.
 
     Args:
       mask: pixels with a true depth; by default those where it is finite and above 0.
+      scale: by which the prediction is multiplied instead, where `mask` is a part of the clip.
 
     There is no shift: it would bend the points that depth stands for. A prediction that is not finite or not above 0
     counts as 0 depth: an error of 1, and no inlier.
@@ -46,8 +48,8 @@ def depth_errors(
     predicted, target = predicted[valid], target[valid]
     positive = np.isfinite(predicted) & (predicted > 0)
     predicted = np.where(positive, predicted, 0.0)
-    factor = 1.0
-    if positive.any():
+    factor = 1.0 if scale is None else scale
+    if scale is None and positive.any():
         factor = float(np.median(target[positive]) / np.median(predicted[positive]))
     predicted = factor * predicted
     inlier = (predicted < 1.25 * target) & (target < 1.25 * predicted)

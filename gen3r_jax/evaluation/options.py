@@ -9,7 +9,7 @@ from ml_collections.config_dict import placeholder
 
 from gen3r_jax.data.procedural import Difficulty
 from gen3r_jax.evaluation.protocol import MetricOptions
-from gen3r_jax.evaluation.rows import RowOptions
+from gen3r_jax.evaluation.rows import RowOptions, SweepOptions
 from gen3r_jax.generation.settings import GenerationSettings, SamplingOptions
 from gen3r_jax.models.sizes import require_clip_length, require_side
 from gen3r_jax.options import Count, Natural, Range, read_options, to_config
@@ -24,7 +24,8 @@ class DataOptions:
     num_frames, side: length and size of the clips. num_scenes: at most; by default as many as the longest list of a
     set has. cameras: whether they are read; then each scene must have them. normalize: whether the unit of lengths is
     VGGT's (the mean distance of the points) instead of the data's own (where there is depth), as it was when the
-    weights were trained. difficulty: of procedural scenes.
+    weights were trained. difficulty: of procedural scenes. first_scene: number of the first of these, so that settings
+    can be chosen on other scenes than those of a report.
     """
 
     split: Literal["eval", "test"] = "eval"
@@ -34,6 +35,7 @@ class DataOptions:
     cameras: bool = True
     normalize: bool = False
     difficulty: Difficulty = "easy"
+    first_scene: Natural = 0
 
     def __post_init__(self) -> None:
         require_side(self.side)
@@ -53,6 +55,7 @@ class EvaluationOptions:
     data: DataOptions = DataOptions()
     rows: RowOptions = RowOptions()
     sampling: GenerationSettings = GenerationSettings()
+    sweep: SweepOptions = SweepOptions()
     metrics: MetricOptions = MetricOptions()
     output: OutputOptions = OutputOptions()
 

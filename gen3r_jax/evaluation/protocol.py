@@ -6,7 +6,7 @@ from functools import lru_cache
 from typing import Literal, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Float32, UInt8
+from jaxtyping import Bool, Float, Float32, UInt8
 
 from gen3r_jax.evaluation.appearance import Lpips, psnr, ssim
 from gen3r_jax.evaluation.depth import depth_errors
@@ -20,6 +20,9 @@ APPEARANCE = ("psnr", "ssim", "lpips")
 GEOMETRY = ("accuracy", "completeness", "chamfer", "relative_percent")
 POSES = ("auc_30", "rra_15", "rta_15")
 DEPTH = ("abs_rel", "delta_1_25")
+
+SAME_DEPTH = 0.05
+"""Two cameras see the same point where its depths differ by less than this part."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,7 @@ class Prediction:
     """What a row says of a clip; None where it says nothing.
 
     frames: all of the clip, in [0, 1]. given: which of them were known. seen: which frames the geometry is of, which is
-    depth and cameras, or points alone.
+    depth and cameras, or points alone. agreement: of two readings of the geometry, from 0 to 1.
     """
 
     frames: Float32[np.ndarray, "t h w 3"] | None = None
@@ -65,6 +68,7 @@ class Prediction:
     w2c: Float[np.ndarray, "k r 4"] | None = None
     intrinsics: Float[np.ndarray, "k 3 3"] | None = None
     points: Float[np.ndarray, "k h w 3"] | None = None
+    agreement: float | None = None
 
     @property
     def views(self) -> tuple[Float[np.ndarray, "k h w"], Float[np.ndarray, "k r 4"], Float[np.ndarray, "k 3 3"]]:
@@ -128,9 +132,64 @@ def score(prediction: Prediction, truth: Truth, options: MetricOptions, lpips: L
             values |= scores
             if np.isnan(scores["rta_15"]):
                 not_available(("rta_15",), "the true cameras stand still")
+    if prediction.agreement is not None:
+        values["agreement"] = prediction.agreement
     not_finite = [name for name, value in values.items() if value is not None and not np.isfinite(value)]
     not_available(not_finite, "the prediction is not finite")
     return Scores(values, reasons)
+
+
+def score_parts(prediction: Prediction, truth: Truth) -> dict[str, Scores]:
+    """PSNR and depth of the pixels of new frames that a given frame shows, too ("seen"), and of the others ("unseen").
+
+    Nothing where no frame or every frame is given, and where the truth has no depth or no cameras.
+    """
+    new = np.setdiff1d(np.arange(len(truth.frames)), prediction.given)
+    if truth.depth is None or truth.c2w is None or not 0 < len(new) < len(truth.frames):
+        return {}
+    known = truth.depth[new] > 0
+    seen = seen_pixels(truth, prediction.given)[new]
+    parts = {"seen": seen, "unseen": known & ~seen}
+    return {part: _score_pixels(prediction, truth, new, mask, float(mask.sum() / max(1, known.sum())))
+            for part, mask in parts.items() if mask.any()}  # fmt: skip
+
+
+def seen_pixels(truth: Truth, given: Sequence[int]) -> Bool[np.ndarray, "t h w"]:
+    """Where the point that a pixel shows is visible in a given frame: it lies inside, and at its depth.
+
+    Depths that differ by less than SAME_DEPTH of the nearer count as equal.
+    """
+    assert truth.depth is not None and truth.c2w is not None
+    w2c, (height, width) = invert_se3(truth.c2w), truth.depth.shape[1:]
+    intrinsics = truth.intrinsics.copy()
+    intrinsics[:, :2, 2] -= 0.5  # pixels are counted from their centres
+    points = unproject_depth(truth.depth, w2c, intrinsics)
+    seen = np.zeros(truth.depth.shape, bool)
+    for frame in given:
+        camera = points @ w2c[frame, :3, :3].T + w2c[frame, :3, 3]
+        z = camera[..., 2]
+        ahead = np.maximum(z, 1e-6)
+        x, y = (np.rint(intrinsics[frame, i, i] * camera[..., i] / ahead + intrinsics[frame, i, 2]) for i in (0, 1))
+        inside = (z > 0) & (x >= 0) & (x < width) & (y >= 0) & (y < height)
+        there = truth.depth[frame, np.where(inside, y, 0).astype(int), np.where(inside, x, 0).astype(int)]
+        seen |= inside & (there > 0) & (np.abs(there - z) < SAME_DEPTH * np.minimum(there, ahead))
+    return seen & (truth.depth > 0)
+
+
+def _score_pixels(
+    prediction: Prediction, truth: Truth, new: np.ndarray, mask: Bool[np.ndarray, "n h w"], share: float
+) -> Scores:
+    """Scores of some pixels of the frames `new`; depth under the scale of the whole clip."""
+    values: dict[str, float | None] = {"pixels": share}
+    if prediction.frames is not None:
+        error = prediction.frames[new][mask] - truth.frames[new][mask].astype(np.float32) / 255
+        values["psnr_new"] = float(-10 * np.log10(max(np.mean(np.square(error, dtype=np.float64)), 1e-10)))
+    if prediction.depth is not None and len(prediction.seen) == len(truth.frames):
+        assert truth.depth is not None
+        scale = depth_errors(prediction.depth, truth.depth, truth.depth > 0).scale
+        errors = depth_errors(prediction.depth[new], truth.depth[new], mask, scale)
+        values |= {"abs_rel": errors.abs_rel, "delta_1_25": errors.delta}
+    return Scores(values, {})
 
 
 def _score_depth(prediction: Prediction, truth: Truth) -> dict[str, float]:

@@ -3,15 +3,21 @@
 import statistics
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
+from scipy.stats import spearmanr
 
 from gen3r_jax.errors import UserError
+from gen3r_jax.evaluation.curves import plot_curves, sweep_points
 from gen3r_jax.evaluation.paper import reported
-from gen3r_jax.evaluation.tables import Record, summarise, to_csv, to_json, to_markdown
+from gen3r_jax.evaluation.tables import METRICS, Record, summarise, to_csv, to_json, to_markdown
 from gen3r_jax.storage.files import read_json, replacing, write_json, write_text
 
 JPEG_SIDE = 65_000  # pixels, a little less than the format can hold
 LENGTHS = ("accuracy", "completeness", "chamfer")
+AGREED = {"abs_rel": -1, "chamfer": -1, "auc_30": 1}
+"""Metrics that the agreement of two readings should predict, and the sign with which they grow with it."""
+
 UNITS = {
     False: "the unit of the data's cameras",
     True: "the mean distance of each scene's points from its first camera",
@@ -51,8 +57,14 @@ def write_report(output: Path) -> str:
         "Rows are `method/task`; `+cameras`: the cameras were given. `gen3r` generates; `vae_only` decodes the clip's "
         "own latents; `wvd_vae_only` sends VGGT's points through the video's VAE; `rgb_head` reads colours from VGGT's "
         "tokens; `vggt` sees the true frames that the task gives; `baseline` repeats the first, stands still, and has "
-        f"one depth everywhere. Lengths are in {UNITS[config['data']['normalize']]}{_limits(config)}.",
+        "one depth everywhere. `gen3r_video` is `gen3r` with the geometry that VGGT reads from the generated video, "
+        "`gen3r_both` with the mix. `seen` are the pixels of new frames whose points a given frame shows, `unseen` the "
+        f"others. Lengths are in {UNITS[config['data']['normalize']]}{_limits(config)}.",
     ]
+    lines += _agreement_lines(judged)
+    if points := sweep_points(summary):
+        plot_curves(output / "curves.png", summary, points)
+        lines.append("\n![The sweep over solvers and steps](curves.png)")
     wanted = min(config["scenes"], config["data"]["num_scenes"])
     if len(scenes) < wanted:
         lines.append(f"\n{wanted - len(scenes)} of {wanted} scenes are still to be judged.")
@@ -66,6 +78,35 @@ def write_report(output: Path) -> str:
     write_json(output / "report.json", document)
     _write_sheet(output)
     return text
+
+
+def _agreement_lines(scenes: list[dict]) -> list[str]:
+    """Tells how well the agreement of two readings of the geometry predicts the error of each."""
+    lines = []
+    for row in dict.fromkeys(row for scene in scenes for row in scene["rows"]):
+        method, _, task = row.partition("/")
+        if not method.startswith("gen3r") or ", " in task:
+            continue
+        for metric, sign in AGREED.items():
+            rows = [scene["rows"] for scene in scenes if row in scene["rows"]]
+            found = [(_agreement(scores, task), scores[row]["values"].get(metric)) for scores in rows]
+            pairs = [(agreement, sign * value) for agreement, value in found if None not in (agreement, value)]
+            if len(pairs) > 2:
+                correlation = spearmanr(np.array(pairs))[0]
+                lines.append(f"| {row} | {METRICS[metric].title} | {correlation:.2f} | {len(pairs)} |")
+    if not lines:
+        return []
+    return [
+        "\nHow well the agreement of the generated geometry with that of the video predicts errors (1: always):\n",
+        "| row | metric | rank correlation | scenes |\n|---|---|---:|---:|",
+        *lines,
+    ]
+
+
+def _agreement(rows: dict, task: str) -> float | None:
+    """That of a scene's two readings, which every row that compares them has."""
+    readings = (rows.get(f"gen3r_{source}/{task}") for source in ("video", "both"))
+    return next((reading["values"]["agreement"] for reading in readings if reading), None)
 
 
 def _limits(config: dict) -> str:

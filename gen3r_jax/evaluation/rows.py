@@ -8,11 +8,15 @@ Names of rows are ``METHOD/TASK`` or ``METHOD/TASK+cameras``:
     rgb_head/allview      colours that a head reads from VGGT's tokens (Table 9), where there is such a head
     vggt/allview          VGGT on all true frames; vggt/1view, vggt/2view on the given ones alone
     baseline/1view        the first frame repeated, a camera that stands still, one depth everywhere
+
+With `rows.geometry` there are ``gen3r_video/...`` and ``gen3r_both/...``: the same scenes with the geometry that VGGT
+reads from the generated video, and with the mix of both. ``gen3r/1view+cameras, euler 8`` is a point of a sweep.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
+from itertools import product
 
 import jax
 import jax.numpy as jnp
@@ -20,12 +24,13 @@ import numpy as np
 
 from gen3r_jax import module
 from gen3r_jax.diffusion.conditioning import TASKS, given_frames
+from gen3r_jax.diffusion.solvers import SOLVERS
 from gen3r_jax.errors import UserError
 from gen3r_jax.evaluation.protocol import Prediction, Truth
 from gen3r_jax.generation import programs
 from gen3r_jax.generation.networks import Network, encode_tokens, encode_video, finite
 from gen3r_jax.generation.pipeline import Gen3RPipeline, Gen3RPipelineOutput
-from gen3r_jax.generation.settings import GenerationSettings
+from gen3r_jax.generation.settings import GEOMETRIES, GenerationSettings
 from gen3r_jax.geometry.cameras import decode_pose, plucker_map
 from gen3r_jax.geometry.points import unproject_depth
 from gen3r_jax.models.vggt import SPECIAL_TOKENS
@@ -39,6 +44,7 @@ class RowOptions:
     tasks, cameras: which generations; whether their cameras are given, which reconstruction ("allview") never gets.
     autoencoders: the rows "VAE only". vggt: VGGT, of all frames and of the given ones alone.
     baselines: the first frame repeated, cameras that stand still, one depth everywhere.
+    geometry: sources of the geometry of generated scenes, each judged in a row of its own; empty: that of the sampling.
     """
 
     tasks: tuple[str, ...] = TASKS
@@ -46,10 +52,35 @@ class RowOptions:
     autoencoders: bool = True
     vggt: bool = True
     baselines: bool = True
+    geometry: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        if unknown := [str(source) for source in self.geometry if source not in GEOMETRIES]:
+            raise UserError(f"rows.geometry: {', '.join(unknown)}; they are some of {', '.join(GEOMETRIES)}")
         if unknown := [str(task) for task in self.tasks if task not in TASKS]:
             raise UserError(f"rows.tasks: {', '.join(unknown)}; they are some of {', '.join(TASKS)}")
+
+
+@dataclass(frozen=True)
+class SweepOptions:
+    """The config group ``sweep``: generations once more with every number of steps and every solver.
+
+    steps: numbers of steps; empty: no sweep. solvers: empty: that of the sampling.
+    """
+
+    steps: tuple[int, ...] = ()
+    solvers: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if any(steps < 1 for steps in self.steps):
+            raise UserError(f"sweep.steps {self.steps}: numbers of steps must be at least 1")
+        if unknown := [str(solver) for solver in self.solvers if solver not in SOLVERS]:
+            raise UserError(f"sweep.solvers: {', '.join(unknown)}; they are some of {', '.join(SOLVERS)}")
+
+    def points(self, sampling: GenerationSettings) -> Iterator[tuple[str, GenerationSettings]]:
+        """What stands behind the row's name, and how it is sampled."""
+        for solver, steps in product(self.solvers or (sampling.solver,), self.steps):
+            yield f", {solver} {steps}", sampling.take(solver=solver, num_inference_steps=steps)
 
 
 def predict(
@@ -58,6 +89,7 @@ def predict(
     caption: str,
     rows: RowOptions,
     sampling: GenerationSettings,
+    sweep: SweepOptions = SweepOptions(),
     rgb_head: Network | None = None,
 ) -> Iterator[tuple[str, Prediction]]:
     """All rows of one clip, one after the other; those that need cameras are left out where the truth has none."""
@@ -69,8 +101,13 @@ def predict(
         for cameras in rows.cameras:
             if cameras and (truth.c2w is None or task == "allview"):
                 continue
+            name = f"{task}{'+cameras' * cameras}"
             output = _generate(pipeline, truth, frames, given, caption, cameras, sampling)
-            yield f"gen3r/{task}{'+cameras' * cameras}", _of_output(output, given)
+            for source in rows.geometry or (sampling.geometry,):
+                yield _judged(pipeline, output, source, name, given, cameras)
+            for point, settings in sweep.points(sampling):
+                again = _generate(pipeline, truth, frames, given, caption, cameras, settings)
+                yield f"gen3r/{name}{point}", _of_output(again, given)
         if rows.vggt:
             yield f"vggt/{task}", reconstruct(given)
     if rows.autoencoders and pipeline.joint:
@@ -102,8 +139,21 @@ def _generate(pipeline, truth, frames, given, caption, cameras, sampling) -> Gen
         solver=sampling.solver,
         shift=sampling.shift,
         seed=sampling.seed,
+        geometry="generated",
         progress=False,
     )
+
+
+def _judged(
+    pipeline: Gen3RPipeline, output: Gen3RPipelineOutput, source: str, name: str, given: tuple[int, ...], cameras: bool
+) -> tuple[str, Prediction]:
+    """A row of a generated scene with one source of its geometry; its frames are judged with the generated one."""
+    if source == "generated":
+        return f"gen3r/{name}", _of_output(output, given)
+    output = pipeline.reread(output, source, free_cameras=not cameras)
+    assert output.agreement is not None
+    prediction = replace(_of_output(output, given), frames=None, agreement=output.agreement[0].score)
+    return f"gen3r_{source}/{name}", prediction
 
 
 def _of_output(output: Gen3RPipelineOutput, given: tuple[int, ...]) -> Prediction:

@@ -19,8 +19,9 @@ from gen3r_jax.data.clip_maker import ClipMaker
 from gen3r_jax.data.sources import NoScenes, Source, open_source
 from gen3r_jax.errors import UserError
 from gen3r_jax.evaluation.appearance import Lpips
+from gen3r_jax.evaluation.curves import sweep_points
 from gen3r_jax.evaluation.options import DataOptions, EvaluationOptions
-from gen3r_jax.evaluation.protocol import Truth, score
+from gen3r_jax.evaluation.protocol import Truth, score, score_parts
 from gen3r_jax.evaluation.rows import predict
 from gen3r_jax.export.grid import spread, write_grid
 from gen3r_jax.generation.networks import Network
@@ -66,8 +67,13 @@ def evaluate(
                 pictures = {"truth": truth.frames}
                 result["rows"] = {}
                 try:
-                    for row, prediction in predict(pipeline, truth, caption, options.rows, options.sampling, rgb_head):
+                    rows = predict(pipeline, truth, caption, options.rows, options.sampling, options.sweep, rgb_head)
+                    for row, prediction in rows:
                         result["rows"][row] = score(prediction, truth, options.metrics, lpips)._asdict()
+                        if sweep_points([row]):
+                            continue
+                        for pixels, scores in score_parts(prediction, truth).items():
+                            result["rows"][f"{row}, {pixels}"] = scores._asdict()
                         if prediction.frames is not None:
                             pictures[row] = np.rint(255 * prediction.frames).astype(np.uint8)
                 except module.NotFinite as error:
@@ -114,7 +120,7 @@ def _read(maker: ClipMaker, source: Source, number: int, farthest: float) -> tup
 def open_data(name: str, data: DataOptions) -> tuple[Source, str]:
     """The scenes, and of which split they are."""
     options = {"num_scenes": data.num_scenes, "num_frames": data.num_frames, "size": (data.side, data.side)}
-    options |= {"cameras": data.cameras, "difficulty": data.difficulty}
+    options |= {"cameras": data.cameras, "difficulty": data.difficulty, "first_scene": data.first_scene}
     split = "test" if name == "procedural" else data.split
     while True:
         try:

@@ -18,7 +18,15 @@ from gen3r_jax.evaluation import rows
 from gen3r_jax.evaluation import run as evaluation
 from gen3r_jax.evaluation.options import EvaluationOptions, read_evaluation
 from gen3r_jax.evaluation.paper import reported
-from gen3r_jax.evaluation.protocol import GEOMETRY, MetricOptions, Prediction, Truth, score
+from gen3r_jax.evaluation.protocol import (
+    GEOMETRY,
+    MetricOptions,
+    Prediction,
+    Truth,
+    score,
+    score_parts,
+    seen_pixels,
+)
 from gen3r_jax.evaluation.report import write_report
 from gen3r_jax.generation import programs
 from gen3r_jax.generation.settings import GenerationSettings
@@ -78,6 +86,38 @@ def test_repeating_a_frame_is_judged_where_it_is_new(truth):
     assert set(values) == {"psnr", "psnr_new", "ssim", "lpips"}, "no more is claimed"
 
 
+def test_pixels_are_seen_where_a_given_frame_shows_their_point():
+    """A wall with a box before it: the second camera, to the right, sees what the box hid, and beyond the edge."""
+    depth = np.full((2, 20, 20), 2.0, np.float32)
+    depth[0, :, 8:12] = 1.0
+    depth[1, :, 4:8] = 1.0  # the box moves by four pixels, the wall by two
+    intrinsics = np.tile(np.array([[20.0, 0, 10], [0, 20, 10], [0, 0, 1]]), (2, 1, 1))
+    c2w = np.tile(np.eye(4), (2, 1, 1))
+    c2w[1, 0, 3] = 0.2
+    frames = np.zeros((2, 20, 20, 3), np.uint8)
+    frames[1, :, 18:] = 51
+    wall = Truth(frames, intrinsics, c2w, depth)
+    seen = seen_pixels(wall, (0,))
+    assert seen[0].all()
+    hidden = np.zeros(20, bool)
+    hidden[[8, 9, 18, 19]] = True  # behind the box at first, and beyond the right edge
+    np.testing.assert_array_equal(~seen[1], np.tile(hidden, (20, 1)))
+    assert seen_pixels(wall, (0, 1)).all()
+
+    w2c = invert_se3(c2w)
+    intrinsics = intrinsics - np.array([[0, 0, 0.5], [0, 0, 0.5], [0, 0, 0]])
+    predicted = depth.copy()
+    predicted[1][:, hidden] *= 1.5
+    black = Prediction(np.zeros((2, 20, 20, 3), np.float32), (0,), (0, 1), 3 * predicted, w2c, intrinsics)
+    parts = score_parts(black, wall)
+    assert parts["seen"].values["psnr_new"] == 100 and parts["seen"].values["abs_rel"] == pytest.approx(0, abs=1e-6)
+    unseen = parts["unseen"].values
+    assert unseen["psnr_new"] == pytest.approx(-10 * np.log10(0.04 / 2), rel=1e-3)
+    assert (unseen["abs_rel"], unseen["delta_1_25"]) == (pytest.approx(0.5), 0)
+    assert unseen["pixels"] == pytest.approx(0.2) and parts["seen"].values["pixels"] == pytest.approx(0.8)
+    assert score_parts(replace(black, given=(0, 1)), wall) == {} == score_parts(black, replace(wall, c2w=None))
+
+
 def test_predictions_that_are_not_finite(truth):
     """A few pixels count as missed, a broken network as not available; neither ends the evaluation."""
     good = perfect(truth)
@@ -104,6 +144,9 @@ def test_true_cameras_that_stand_still(truth):
     ("group", "key", "value", "message"),
     [
         ("rows", "tasks", ("3view",), "3view; they are some of 1view, 2view, allview"),
+        ("rows", "geometry", ("depth",), "rows.geometry: depth; they are some of generated, video, both"),
+        ("sweep", "solvers", ("heun",), "sweep.solvers: heun; they are some of euler"),
+        ("sweep", "steps", (0,), "must be at least 1"),
         ("output", "dtype", "foo", "must be one of '', 'bfloat16'"),
         ("metrics", "num_points", 0, "num_points must be at least 1"),
         ("sampling", "solver", "heun", "none of euler"),
@@ -321,6 +364,28 @@ def test_a_report_says_what_it_is_of(tmp_path):
         assert "1 of the 9 scenes of `x/co3d` (split test)" in text and "3 of 4 scenes are still to be judged" in text
         assert f"{published['psnr'].value:.2f} (T" in text
         assert (f"{published['chamfer'].value:.4f} (T" in text) != normalize
+
+
+def test_a_report_draws_a_sweep_and_says_how_well_agreement_predicts_errors(tmp_path):
+    options = asdict(read_evaluation(get_config("nano").to_dict(), SETTINGS))
+    config = options | {"weights": "w", "data_source": "procedural", "split": "test", "scenes": 4, "lpips_backbone": ""}
+    (tmp_path / "scenes").mkdir()
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    for number, (agreement, error) in enumerate([(0.9, 0.1), (0.8, 0.2), (0.6, 0.4), (0.7, 0.5)]):
+        values = {
+            "gen3r/1view+cameras": {"abs_rel": error},
+            "gen3r_video/1view+cameras": {"abs_rel": 0.5 - error, "agreement": agreement},
+            "gen3r/1view+cameras, euler 1": {"psnr_new": 20.0, "abs_rel": error},
+            "gen3r/1view+cameras, euler 4": {"psnr_new": 21.0, "abs_rel": error},
+            "gen3r/1view+cameras, unseen": {"psnr_new": 15.0},
+        }
+        rows = {row: {"values": scores, "reasons": {}} for row, scores in values.items()}
+        scene = {"number": number, "scene": str(number), "seconds": 1.0, "rows": rows}
+        (tmp_path / "scenes" / f"00000{number}.json").write_text(json.dumps(scene))
+    text = write_report(tmp_path)
+    assert "| gen3r/1view+cameras | AbsRel | 0.80 | 4 |" in text
+    assert "| gen3r_video/1view+cameras | AbsRel | -0.80 | 4 |" in text
+    assert "(curves.png)" in text and (tmp_path / "curves.png").stat().st_size > 1000
 
 
 def test_a_report_of_nothing(tmp_path):
