@@ -41,6 +41,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--through_adapter", action="store_true", help="pass VGGT's tokens through the geometry adapter's latents")
     add("--num_frames", type=int, metavar="N", help="frames to use, spread evenly over all there are (default: all, at "
         f"most {MOST_FRAMES})")  # fmt: skip
+    add("--window", type=int, metavar="N", help="use all frames, N at a time: clips of any length in the memory of N "
+        f"frames, joined on frames that windows share (default: {MOST_FRAMES} at a time)")  # fmt: skip
     add("--stride", type=int, metavar="N", help="use every N-th frame instead of an even spread")
     add("--first", type=int, metavar="N", help="number of the first frame to use, from 0; without --stride every one")
     add("--size", "--side", nargs="+", type=int, action=Size, metavar="PIXELS", help="side of the frames, or height "

@@ -21,6 +21,7 @@ from gen3r_jax.generation.inputs import as_size, fit_mask
 from gen3r_jax.generation.pipeline import default_dtype
 from gen3r_jax.generation.settings import MOST_FRAMES, read_settings
 from gen3r_jax.generation.vggt import vggt_folder
+from gen3r_jax.generation.windows import SHORTEST_WINDOW, reconstruct_in_windows
 from gen3r_jax.geometry.cameras import Size
 from gen3r_jax.models.geometry_adapter import GeometryAdapter
 from gen3r_jax.models.registry import EXACT
@@ -49,12 +50,15 @@ def _reconstruct(options: argparse.Namespace, weights: Path, size: Size, folder:
     if licence := read_licence(weights):
         report.results["licence"] = licence
     with report.stage("Reading frames"):
+        at_most = None if options.window else MOST_FRAMES
         clip = read_clip(
-            options.images, options.num_frames, stride=options.stride, first=options.first, at_most=MOST_FRAMES
+            options.images, options.num_frames, stride=options.stride, first=options.first, at_most=at_most
         )
         pictures = clip.frames
-        if options.through_adapter and (below := longest_clip(len(pictures))) < len(pictures):
-            raise UserError(f"--through_adapter takes 4k+1 frames, not {len(pictures)}; add --num_frames {below}")
+        window = min(options.window or MOST_FRAMES, len(pictures))
+        if options.through_adapter and (below := longest_clip(window)) < window:
+            more = f"--num_frames {below}" if window == len(pictures) else f"--window {max(below, 5)}"
+            raise UserError(f"--through_adapter takes 4k+1 frames, not {window}; add {more}")
         tell_fit(pictures[0].shape[:2], size)
         frames = np.stack([quantize(resize_crop(picture, size)) for picture in pictures])
         known = np.stack([fit_mask(mask, size) for mask in clip.masks])
@@ -67,7 +71,8 @@ def _reconstruct(options: argparse.Namespace, weights: Path, size: Size, folder:
             adapter = load_network(weights / "geometry_adapter", GeometryAdapter, dtype=dtype)
     through = " through the adapter" if options.through_adapter else ""
     with report.stage(f"Reconstructing {len(frames)} frames of {size[1]} x {size[0]}{through}"):
-        scene = networks.reconstruct(frames, vggt, adapter)
+        scene, joined = reconstruct_in_windows(frames, window, lambda some: networks.reconstruct(some, vggt, adapter))
+        report.results.update(joined)
         if not known.all():
             scene = dataclasses.replace(scene, confidence=np.where(known, scene.confidence, np.float32(0)))
     with report.stage(f"Writing {options.output}"):
@@ -83,6 +88,8 @@ def _check(options: argparse.Namespace, size: Size, weights: Path) -> None:
         require_side(side)
     if options.num_frames is not None and options.num_frames < 1:
         raise UserError(f"--num_frames {options.num_frames} is not a positive number")
+    if options.window is not None and options.window < SHORTEST_WINDOW:
+        raise UserError(f"--window {options.window} is too short to share frames; give at least {SHORTEST_WINDOW}")
     require_choice(options.stride, options.first)
     if options.fps is not None:
         require_fps(options.fps)

@@ -147,6 +147,19 @@ def test_of_long_clips_49_frames_are_used_and_told(weights, tmp_path, network_in
     np.testing.assert_allclose(network_input["frames"].mean(axis=(1, 2, 3)), 80 + 2 * np.arange(5), atol=1)
 
 
+def test_with_a_window_all_frames_are_used(weights, tmp_path, monkeypatch):
+    """Three windows and a fourth that looks for a loop; of a still clip of one depth, the last sees the first."""
+    sizes = []
+    monkeypatch.setattr(networks, "reconstruct", lambda frames, *_: sizes.append(len(frames)) or _flat_scene(frames))
+    write_video(tmp_path / "clip.mp4", np.zeros((60, 32, 32, 3), np.uint8))
+    assert run(weights, tmp_path / "out", "--frames", tmp_path / "clip.mp4", "--window", 25, "--format", "maps") == 0
+    assert sizes == [25] * 5
+    assert np.load(tmp_path / "out" / "depth.npz")["depth"].shape == (60, 112, 112)
+    results = json.loads((tmp_path / "out" / "run.json").read_text())["results"]
+    assert results["window"] == 25 and not results["loop"]["closed"]  # nothing in it can be told apart
+    assert [join["frames"] for join in results["joins"]] == [[13, 37], [26, 50], [35, 59]]
+
+
 def test_transparent_pixels_have_no_confidence_and_a_video_keeps_its_speed(weights, tmp_path, monkeypatch):
     """From what the networks give to what is written."""
     written = []
@@ -171,7 +184,8 @@ def _flat_scene(frames):
     shape = frames.shape[:3]
     c2w = np.tile(np.eye(4, dtype=np.float32), (len(frames), 1, 1))
     ones = np.ones(shape, np.float32)
-    return Scene(frames, ones, 2 * ones, c2w, c2w[:, :3, :3], np.ones((*shape, 3), np.float32))
+    intrinsics = np.tile(np.float32([[56, 0, 56], [0, 56, 56], [0, 0, 1]]), (len(frames), 1, 1))
+    return Scene(frames, ones, 2 * ones, c2w, intrinsics, np.ones((*shape, 3), np.float32))
 
 
 @pytest.mark.parametrize(
@@ -183,6 +197,8 @@ def _flat_scene(frames):
         (["--stride", "-1"], "--stride -1 is not a positive number"),
         (["--fps", "0"], "--fps 0 is not a number of frames a second"),
         (["--num_frames", "9"], "has 5 frames, 9 are needed"),
+        (["--window", "3"], "--window 3 is too short to share frames; give at least 4"),
+        (["--window", "4", "--through_adapter"], "takes 4k+1 frames, not 4; add --window 5"),
         (["--num_frames", "4", "--through_adapter"], "takes 4k+1 frames, not 4; add --num_frames 1"),
     ],
 )
