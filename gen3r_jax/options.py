@@ -17,6 +17,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar, cast
 
+import numpy as np
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
@@ -27,7 +28,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Range:
-    """Bounds of a number; None: there is none."""
+    """Bounds of a number, or of each of a tuple; None: there is none."""
 
     at_least: float | None = None
     above: float | None = None
@@ -75,7 +76,7 @@ def read_options(options: type[T], values: Mapping[str, Any], name: str = "confi
         raise UserError(f"{'; '.join(problems)} (allowed in {name}: {', '.join(fields)})")
     filled = {}
     for key, value in values.items():
-        path = f"{name}.{key}"
+        path = f"{name}.{key}" if name else key
         if dataclasses.is_dataclass(hints[key]):
             if not isinstance(value, Mapping):
                 raise UserError(f"{path} must be a group of keys, not {value!r}")
@@ -143,6 +144,8 @@ def _default(field: dataclasses.Field) -> Any:
 def _coerce(value: Any, wanted: Any, path: str) -> Any:
     """Checks the type; lists become tuples so that options stay hashable, an int is welcome where a float is wanted."""
     bounds = None
+    if isinstance(value, np.generic):
+        value = value.item()
     if typing.get_origin(wanted) is Annotated:
         wanted, bounds = typing.get_args(wanted)
     if isinstance(value, list | tuple):
@@ -154,7 +157,8 @@ def _coerce(value: Any, wanted: Any, path: str) -> Any:
         raise UserError(f"{path} must be {_describe(wanted)}, not {value!r}")
     if isinstance(value, float) and not math.isfinite(value):
         raise UserError(f"{path} must be a finite number, not {value!r}")
-    if bounds is not None and not bounds.holds(value):
+    numbers = [number for number in (value if isinstance(value, tuple) else (value,)) if number is not None]
+    if bounds is not None and not all(map(bounds.holds, numbers)):
         raise UserError(f"{path} must be {bounds}, not {value!r}")
     return value
 
@@ -172,7 +176,24 @@ def _fits(value: Any, wanted: Any) -> bool:
     return isinstance(value, kind) and not (kind is int and isinstance(value, bool))
 
 
+_WORDS = {
+    int: ("a whole number", "whole numbers"),
+    float: ("a number", "numbers"),
+    bool: ("true or false", "true or false"),
+    str: ("a text", "texts"),
+    tuple: ("a list", "lists"),
+    types.NoneType: ("null", "null"),
+}
+"""Types in words: one, and many."""
+
+
 def _describe(wanted: Any) -> str:
-    if typing.get_origin(wanted) is typing.Literal:
-        return "one of " + ", ".join(map(repr, typing.get_args(wanted)))
-    return wanted.__name__ if isinstance(wanted, type) and not typing.get_args(wanted) else str(wanted)
+    kind, parts = typing.get_origin(wanted) or wanted, typing.get_args(wanted)
+    if kind is typing.Literal:
+        return "one of " + ", ".join(map(repr, parts))
+    if kind in (typing.Union, types.UnionType):
+        return " or ".join(map(_describe, parts))
+    if kind is tuple and parts:
+        count = "" if parts[-1] is ... else f"{len(parts)} "
+        return f"a list of {count}{_WORDS[typing.get_origin(parts[0]) or parts[0]][1]}"
+    return _WORDS[kind][0] if kind in _WORDS else getattr(kind, "__name__", str(wanted))

@@ -12,7 +12,9 @@ from jaxtyping import Array, Float
 from gen3r_jax import module
 from gen3r_jax.arrays import AnyArray
 from gen3r_jax.models.dinov2 import MLP, Attention, layer_norm
+from gen3r_jax.models.sizes import require_heads
 from gen3r_jax.ops.shared import Conv, add, spread
+from gen3r_jax.options import Count
 from gen3r_jax.sharding import shard
 
 EPSILON = 1e-5
@@ -24,11 +26,14 @@ IMAGE_STD = (0.26862954, 0.26130258, 0.27577711)
 class CLIPVisionConfig:
     """depth: blocks of the official network; one less is run."""
 
-    image_size: int = 224
-    patch_size: int = 14
-    dim: int = 1280
-    num_heads: int = 16
-    depth: int = 32
+    image_size: Count = 224
+    patch_size: Count = 14
+    dim: Count = 1280
+    num_heads: Count = 16
+    depth: Count = 32
+
+    def __post_init__(self) -> None:
+        require_heads("clip_vision.dim", self.dim, self.num_heads)
 
     @classmethod
     def vit_h14(cls) -> Self:

@@ -6,7 +6,7 @@ cell). Time is compressed by 4 as in the VAE, space is not.
 """
 
 from dataclasses import dataclass
-from typing import Self
+from typing import Annotated, Self
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,7 @@ from gen3r_jax.module import Remat
 from gen3r_jax.ops.causal_conv import conv2d
 from gen3r_jax.ops.groups import map_groups
 from gen3r_jax.ops.resized_conv import EnlargingConv, ReducingConv
+from gen3r_jax.options import Count, Range
 from gen3r_jax.sharding import shard
 
 FRAMES_AT_ONCE = 8  # in the input and output block, whose intermediate maps have nine times the channels
@@ -50,12 +51,12 @@ class GeometryAdapterConfig:
       remat: what is computed again for the gradient, see :func:`gen3r_jax.module.rematerialised`.
     """
 
-    latent_channels: int = 16
-    hidden_dim: int = 128
-    input_dim: int = 10240
-    resample_scale: int = 10
+    latent_channels: Count = 16
+    hidden_dim: Count = 128
+    input_dim: Count = 10240
+    resample_scale: Count = 10
     latent_mean: tuple[float, ...] = LATENT_MEAN
-    latent_std: tuple[float, ...] = LATENT_STD
+    latent_std: Annotated[tuple[float, ...], Range(above=0)] = LATENT_STD
     remat: Remat = "none"
 
     @classmethod

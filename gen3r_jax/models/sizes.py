@@ -22,6 +22,15 @@ def require_multiple(name: str, value: int, divisor: int) -> None:
         raise UserError(f"{name} {value} is not a multiple of {divisor}; nearest: {nearest}")
 
 
+def require_heads(name: str, width: int, heads: int, multiple: int = 1) -> None:
+    """Raises UserError, with the nearest widths, where `width` does not split into `heads` of a `multiple` each."""
+    if rest := width % (heads * multiple):
+        low, step = width - rest, heads * multiple
+        nearest = ", ".join(str(value) for value in (low, low + step) if value)
+        each = f" whose width is a multiple of {multiple}" if multiple > 1 else ""
+        raise UserError(f"{name} {width} does not split into {heads} heads{each}; nearest: {nearest}")
+
+
 def require_clip_length(num_frames: int) -> None:
     """Raises UserError, with the nearest lengths, where `num_frames` is not 4 k + 1 (the video autoencoder's steps)."""
     if num_frames < 1 or num_frames != longest_clip(num_frames):

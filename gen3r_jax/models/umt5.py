@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float, Int
 from gen3r_jax import module
 from gen3r_jax.arrays import AnyArray
 from gen3r_jax.ops.shared import Linear, scale
+from gen3r_jax.options import Count
 from gen3r_jax.sharding import shard
 
 EPSILON = 1e-6
@@ -25,14 +26,14 @@ class UMT5Config:
     max_distance: from here on all distances share a class.
     """
 
-    vocab_size: int = 256384
-    dim: int = 4096
-    head_dim: int = 64
-    num_heads: int = 64
-    mlp_dim: int = 10240
-    depth: int = 24
-    num_buckets: int = 32
-    max_distance: int = 128
+    vocab_size: Count = 256384
+    dim: Count = 4096
+    head_dim: Count = 64
+    num_heads: Count = 64
+    mlp_dim: Count = 10240
+    depth: Count = 24
+    num_buckets: Count = 32
+    max_distance: Count = 128
 
     @classmethod
     def xxl(cls) -> Self:

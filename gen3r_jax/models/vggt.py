@@ -5,7 +5,7 @@ the whole clip in turn. Heads read the tokens of four layers; the same tokens ar
 """
 
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import Annotated, ClassVar, Self
 
 import jax
 import jax.numpy as jnp
@@ -16,10 +16,12 @@ from jaxtyping import Array, Float
 from gen3r_jax import module
 from gen3r_jax.arrays import AnyArray, Leaf, picture_size
 from gen3r_jax.models.dinov2 import REGISTERS, Block, DINOv2, patch_grid
+from gen3r_jax.models.sizes import require_heads
 from gen3r_jax.models.vggt_heads import CameraHead, DPTHead, inverse_log
 from gen3r_jax.module import Remat
 from gen3r_jax.ops.rope import rotation_2d
 from gen3r_jax.ops.shared import spread
+from gen3r_jax.options import Count, Range
 from gen3r_jax.sharding import shard, shortfall
 
 SPECIAL_TOKENS = 1 + REGISTERS  # camera, registers
@@ -42,20 +44,25 @@ class VGGTConfig:
     RETIRED: ClassVar = ("branch_scale", "token_std", "position_waves", "matching")
     """Keys of older folders, which said how their training began."""
 
-    image_size: int = 518
-    patch_size: int = 14
-    embed_dim: int = 1024
-    dino_depth: int = 24
-    dino_heads: int = 16
-    depth: int = 24
-    num_heads: int = 16
-    layers: tuple[int, ...] = (4, 11, 17, 23)
-    camera_depth: int = 4
-    camera_heads: int = 16
-    dpt_features: int = 256
-    dpt_channels: tuple[int, int, int, int] = (256, 512, 1024, 1024)
+    image_size: Count = 518
+    patch_size: Count = 14
+    embed_dim: Count = 1024
+    dino_depth: Count = 24
+    dino_heads: Count = 16
+    depth: Count = 24
+    num_heads: Count = 16
+    layers: Annotated[tuple[int, ...], Range(at_least=0)] = (4, 11, 17, 23)
+    camera_depth: Count = 4
+    camera_heads: Count = 16
+    dpt_features: Count = 256
+    dpt_channels: Annotated[tuple[int, int, int, int], Range(at_least=1)] = (256, 512, 1024, 1024)
     point_head: bool = True
     remat: Remat = "none"
+
+    def __post_init__(self) -> None:
+        require_heads("vggt.embed_dim", self.embed_dim, self.dino_heads)
+        require_heads("vggt.embed_dim", self.embed_dim, self.num_heads, 4)
+        require_heads("twice vggt.embed_dim", 2 * self.embed_dim, self.camera_heads)
 
     @classmethod
     def vggt_1b(cls) -> Self:

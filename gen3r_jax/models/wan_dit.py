@@ -8,7 +8,7 @@ flow (noise minus clean latents) for both. What does not depend on the noise is 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 import jax
 import jax.numpy as jnp
@@ -20,11 +20,13 @@ from gen3r_jax import module
 from gen3r_jax.arrays import Leaf, picture_size
 from gen3r_jax.errors import UserError
 from gen3r_jax.models.camera_adapter import CameraAdapter
+from gen3r_jax.models.sizes import require_heads, require_multiple
 from gen3r_jax.module import Remat
 from gen3r_jax.ops.attention import attend
 from gen3r_jax.ops.patches import from_patches, to_patches
 from gen3r_jax.ops.rope import PairRotation, rotate_pairs, rotation_3d
 from gen3r_jax.ops.shared import Linear
+from gen3r_jax.options import Count, Range
 from gen3r_jax.sharding import shard, shortfall
 
 PATCH = 2  # side of a token in latents
@@ -43,19 +45,23 @@ class WanDiTConfig:
     shared_halves: tokens of the left and the right half have the same positions.
     """
 
-    in_channels: int = 36
-    out_channels: int = 16
-    dim: int = 1536
-    mlp_dim: int = 8960
-    depth: int = 30
-    num_heads: int = 12
-    time_dim: int = 256
-    text_dim: int = 4096
-    text_len: int = 512
-    image_dim: int | None = 1280
-    camera_channels: int | None = 24
+    in_channels: Count = 36
+    out_channels: Count = 16
+    dim: Count = 1536
+    mlp_dim: Count = 8960
+    depth: Count = 30
+    num_heads: Count = 12
+    time_dim: Count = 256
+    text_dim: Count = 4096
+    text_len: Count = 512
+    image_dim: Annotated[int | None, Range(at_least=1)] = 1280
+    camera_channels: Annotated[int | None, Range(at_least=1)] = 24
     shared_halves: bool = True
     remat: Remat = "none"
+
+    def __post_init__(self) -> None:
+        require_heads("wan_dit.dim", self.dim, self.num_heads, 2)
+        require_multiple("wan_dit.time_dim", self.time_dim, 2)
 
     @classmethod
     def fun_1_3b(cls) -> Self:

@@ -1,7 +1,7 @@
 """Wan 2.1 causal VAE: videos of 4k+1 frames <-> latents at 1/4 of the frame rate and 1/8 of the side."""
 
 from dataclasses import dataclass
-from typing import Self
+from typing import Annotated, Self
 
 import jax.numpy as jnp
 from flax import nnx
@@ -14,6 +14,7 @@ from gen3r_jax.module import Remat
 from gen3r_jax.ops.causal_conv import BlockDown, BlockUp, conv2d
 from gen3r_jax.ops.patches import from_patches, to_patches
 from gen3r_jax.ops.resized_conv import DoublingConv
+from gen3r_jax.options import Count, Range
 
 # fmt: off
 LATENT_MEAN = (
@@ -42,14 +43,14 @@ class WanVAEConfig:
       remat: what is computed again for the gradient, see :func:`gen3r_jax.module.rematerialised`.
     """
 
-    width: int = 96
-    factors: tuple[int, ...] = (1, 2, 4, 4)
-    blocks: int = 2
-    patch: int = 1
+    width: Count = 96
+    factors: Annotated[tuple[int, ...], Range(at_least=1)] = (1, 2, 4, 4)
+    blocks: Count = 2
+    patch: Count = 1
     shortcut: bool = False
-    latent_channels: int = 16
+    latent_channels: Count = 16
     latent_mean: tuple[float, ...] = LATENT_MEAN
-    latent_std: tuple[float, ...] = LATENT_STD
+    latent_std: Annotated[tuple[float, ...], Range(above=0)] = LATENT_STD
     remat: Remat = "none"
 
     @classmethod

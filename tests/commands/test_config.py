@@ -127,7 +127,15 @@ def test_unknown_keys_are_told_with_the_nearest():
 CHANGES = [
     ({"wan_dit": {"dim": 192, "num_heads": 6}}, None),
     ({"wan_dit": {"dims": 192}}, r"unknown key config.model.changes.wan_dit.dims \(did you mean dim\?\)"),
-    ({"wan_dit": {"dim": "wide"}}, "config.model.changes.wan_dit.dim must be int, not 'wide'"),
+    ({"wan_dit": {"dim": "wide"}}, "config.model.changes.wan_dit.dim must be a whole number, not 'wide'"),
+    ({"wan_dit": {"dim": -4}}, "config.model.changes.wan_dit.dim must be at least 1, not -4"),
+    ({"wan_dit": {"num_heads": 0}}, "config.model.changes.wan_dit.num_heads must be at least 1, not 0"),
+    ({"vggt": {"dpt_channels": (8, 8, 8, 0)}}, "config.model.changes.vggt.dpt_channels must be at least 1"),
+    (
+        {"wan_dit": {"dim": 5121, "num_heads": 12}},
+        "wan_dit.dim 5121 does not split .* nearest: 5112, 5136",
+    ),
+    ({"vggt": {"embed_dim": 30}}, "vggt.embed_dim 30 does not split into 2 heads .* nearest: 24, 32"),
     ({"wan_dot": {"dim": 192}}, r"unknown key config.model.changes.wan_dot \(did you mean wan_dit\?\)"),
 ]
 
@@ -189,12 +197,12 @@ def test_plain_types_are_checked_and_made_hashable():
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("count", 2.5, "config.count must be int, not 2.5"),
-        ("count", True, "config.count must be int, not True"),
-        ("rate", "fast", "config.rate must be float, not 'fast'"),
+        ("count", 2.5, "config.count must be a whole number, not 2.5"),
+        ("count", True, "config.count must be a whole number, not True"),
+        ("rate", "fast", "config.rate must be a number, not 'fast'"),
         ("mode", "c", "config.mode must be one of 'a', 'b', not 'c'"),
-        ("names", ("a", 1), "config.names must be tuple[str, ...], not ('a', 1)"),
-        ("limit", "none", "config.limit must be float | None, not 'none'"),
+        ("names", ("a", 1), "config.names must be a list of texts, not ('a', 1)"),
+        ("limit", "none", "config.limit must be a number or null, not 'none'"),
     ],
 )
 def test_a_wrong_type_says_what_is_allowed(key, value, message):
