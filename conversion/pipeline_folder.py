@@ -106,8 +106,9 @@ def locate_weights(name: os.PathLike | str, *, fetch: bool = True) -> Path:
         return folder
     if is_hub_id(os.fspath(name)):
         return download(os.fspath(name), fetch=fetch)
+    told = f"{os.fspath(name)} is a file" if Path(name).is_file() else f"no weights at {os.fspath(name)}"
     raise UserError(
-        f"no weights at {os.fspath(name)}: give a folder of converted or official weights, JaceyH919/Gen3R, which are "
+        f"{told}: give a folder of converted or official weights, JaceyH919/Gen3R, which are "
         "the official ones and are downloaded, or pretrained/nano, the small model that is part of gen3r_jax"
     )
 

@@ -35,6 +35,9 @@ __all__ = ["Cameras", "Gen3RPipeline", "Gen3RPipelineOutput", "Scene", "VGGT", "
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from gen3r_jax.errors import require_platform
+
+    require_platform()
     return getattr(importlib.import_module(_HOMES[name]), name)
 
 

@@ -5,7 +5,7 @@ import runpy
 import sys
 
 from gen3r_jax import __version__
-from gen3r_jax.errors import UserError, main_guard
+from gen3r_jax.errors import UserError, main_guard, require_platform
 
 # Command -> the module that is it, and what it does.
 COMMANDS = {
@@ -29,8 +29,7 @@ COMMANDS = {
 
 
 def main() -> int:
-    if sys.platform == "win32":
-        raise UserError("gen3r runs on Linux and macOS; on Windows use it in the Windows Subsystem for Linux")
+    require_platform()
     if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help"):
         width = max(map(len, COMMANDS))
         lines = (f"  {name:{width}}  {summary}" for name, (_, summary) in COMMANDS.items())

@@ -1,4 +1,5 @@
-"""Files that come with the package: the configs and the nano model, by the names that they have in the repository."""
+"""Files by the names that users give them; among them those that come with the package, the configs and the nano model,
+by the names that they have in the repository."""
 
 import os
 from pathlib import Path
@@ -10,9 +11,24 @@ ROOT = _PACKAGE if (_PACKAGE / "configs").is_dir() else _PACKAGE.parent
 """Folder of ``configs/`` and ``pretrained/``: the package as a wheel installs it, else the checkout."""
 
 
+def user_path(given: object, name: str) -> Path:
+    """The path that a caller of the library gives, ``~`` being the home folder.
+
+    Raises UserError, which calls it `name`, for what is no path, and for an empty one, which would be the current
+    folder.
+    """
+    if not isinstance(given, (str, os.PathLike)):
+        raise UserError(f"{name} must be a path, not {type(given).__name__} {str(given)[:60]!r}")
+    path = os.fsdecode(given)
+    if not path.strip() or "\0" in path:
+        raise UserError(f"{name} {path!r} is no path; the current folder is '.'")
+    return Path(os.path.expanduser(path))
+
+
 def find_folder(name: os.PathLike | str) -> Path | None:
     """The folder that `name` means: a path that exists, else one such as ``pretrained/nano`` that is carried."""
-    return next((place for place in (Path(name), ROOT / name) if place.is_dir()), None)
+    path = user_path(name, "a folder of weights")
+    return next((place for place in (path, ROOT / path) if place.is_dir()), None)
 
 
 def find_config(name: str) -> str:

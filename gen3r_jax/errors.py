@@ -25,6 +25,12 @@ class UserError(ValueError):
     """Bad input, a missing file or a wrong setting. The message stands alone on one line."""
 
 
+def require_platform() -> None:
+    """Raises UserError on Windows, which lacks modules that everything here needs."""
+    if sys.platform == "win32":
+        raise UserError("gen3r runs on Linux and macOS; on Windows use it in the Windows Subsystem for Linux")
+
+
 _TOLD: set[str] = set()
 
 

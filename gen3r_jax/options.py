@@ -83,7 +83,7 @@ def read_options(options: type[T], values: Mapping[str, Any], name: str = "confi
             group = _default(fields[key]) if base is None else getattr(base, key)
             filled[key] = read_options(hints[key], value, path, None if group is dataclasses.MISSING else group)
         else:
-            filled[key] = _coerce(value, hints[key], path)
+            filled[key] = read_value(value, hints[key], path)
     return options(**filled) if base is None else dataclasses.replace(cast(Any, base), **filled)
 
 
@@ -141,8 +141,18 @@ def _default(field: dataclasses.Field) -> Any:
     return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
 
 
-def _coerce(value: Any, wanted: Any, path: str) -> Any:
-    """Checks the type; lists become tuples so that options stay hashable, an int is welcome where a float is wanted."""
+def check_fields(options: Any) -> None:
+    """Brings the fields of a frozen dataclass to their types, for its ``__post_init__``; see :func:`read_value`."""
+    for name, kind in _hints(type(options)).items():
+        object.__setattr__(options, name, read_value(getattr(options, name), kind, name))
+
+
+def read_value(value: Any, wanted: Any, path: str) -> Any:
+    """A value as the type `wanted` has it, which may be ``Annotated`` with a :class:`Range`.
+
+    Lists become tuples, so that options stay hashable, NumPy's scalars Python's; an int is welcome where a float is
+    wanted. Raises UserError, which calls the value `path`, for one of another type, out of its range or not finite.
+    """
     bounds = None
     if isinstance(value, np.generic):
         value = value.item()

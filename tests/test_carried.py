@@ -43,6 +43,19 @@ def test_unknown_names_say_what_there_is(tmp_path, monkeypatch):
         carried.find_config("adaptor:tiny")
     with pytest.raises(UserError, match=r"no weights at checkpoints: .*JaceyH919/Gen3R.*pretrained/nano"):
         locate_weights("checkpoints")
+    for name, message in (
+        (None, "must be a path, not NoneType"),
+        ("", "is no path"),
+        (str(NANO / "example.png"), "example.png is a file: give a folder"),
+    ):
+        with pytest.raises(UserError, match=message):
+            locate_weights(name)
+
+
+def test_the_home_folder_may_be_a_tilde(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "weights").mkdir()
+    assert locate_weights("~/weights") == tmp_path / "weights"
 
 
 def test_the_flag_in_all_its_spellings():

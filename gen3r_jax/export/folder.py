@@ -24,9 +24,10 @@ from gen3r_jax.export.pointcloud import DEFAULT_FILTER, CloudFilter, scene_cloud
 from gen3r_jax.export.splat_glb import write_splat_glb
 from gen3r_jax.export.spz import write_spz
 from gen3r_jax.export.usd import write_usd
-from gen3r_jax.export.video import colorize_agreement, colorize_depth, write_video
+from gen3r_jax.export.video import colorize_agreement, colorize_depth, require_fps, write_video
 from gen3r_jax.export.viewer_page import write_viewer
 from gen3r_jax.geometry.camera_files.official import write_cameras
+from gen3r_jax.options import nearest
 from gen3r_jax.scene import Scene
 from gen3r_jax.storage.files import replacing, write_text, writing
 from gen3r_jax.storage.folders import MARKER, mark, require_ours
@@ -140,9 +141,13 @@ def describe_formats() -> str:
 
 def require_formats(names: Sequence[str]) -> None:
     """Raises UserError where a format is unknown, or a package that it takes is not installed."""
+    if isinstance(names, str):
+        raise UserError(f"formats must be a list of names, such as [{names!r}], not {names!r}")
     for name in names:
         if name not in FORMATS:
-            raise UserError(f"there is no format {name!r} for scenes; give some of {', '.join(FORMATS)}")
+            raise UserError(
+                f"there is no format {name!r} for scenes{nearest(name, FORMATS)}; give some of {', '.join(FORMATS)}"
+            )
         if needs := FORMATS[name].needs:
             module, extra = needs
             if find_spec(module.split(".")[0]) is None or find_spec(module) is None:
@@ -170,6 +175,7 @@ def write_scene(
     """
     names = [name for name, form in FORMATS.items() if form.default] if formats is None else formats
     require_formats(names)
+    require_fps(fps)
     job = _Job(scene, Path(directory), fps, cloud)
     write_cameras(job.folder / "cameras.json", scene.w2c, scene.intrinsics, scene.rgb.shape[1:3])
     if scene.prompt:

@@ -2,6 +2,7 @@
 
 from fractions import Fraction
 from pathlib import Path
+from typing import Annotated
 
 import av
 import numpy as np
@@ -9,7 +10,7 @@ from av.video.reformatter import ColorRange, VideoReformatter
 from jaxtyping import Float, UInt8
 
 from gen3r_jax.data.colour import BT709, EXACT
-from gen3r_jax.errors import UserError
+from gen3r_jax.options import Range, read_value
 from gen3r_jax.storage.files import replacing
 
 
@@ -45,9 +46,8 @@ def write_video(path: Path | str, frames: UInt8[np.ndarray, "t h w 3"], fps: flo
 
 
 def require_fps(fps: float) -> None:
-    """Raises UserError for a speed that no video can have."""
-    if not 0.001 <= fps <= 1000:
-        raise UserError(f"--fps {fps:g} is not a number of frames a second from 0.001 to 1000")
+    """Raises UserError for a speed, in frames a second, that no video can have."""
+    read_value(fps, Annotated[float, Range(at_least=0.001, at_most=1000)], "fps")
 
 
 def colorize_depth(

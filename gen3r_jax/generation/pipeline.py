@@ -45,7 +45,7 @@ from gen3r_jax.generation.settings import GenerationSettings, read_settings, rea
 from gen3r_jax.generation.weights import Weights
 from gen3r_jax.geometry.cameras import Cameras, Size, decode_pose
 from gen3r_jax.geometry.points import depth_mask, unproject_depth
-from gen3r_jax.models.sizes import latent_frames, require_clip_length
+from gen3r_jax.models.sizes import latent_frames
 from gen3r_jax.module import require_finite
 from gen3r_jax.progress import Progress
 from gen3r_jax.sharding import fetch
@@ -263,8 +263,7 @@ class Gen3RPipeline:
         **camera_options: Any,
     ) -> Inputs:
         """What :meth:`__call__` is given, checked and brought to the form that the networks take."""
-        num_frames = num_frames or self.settings.num_frames
-        require_clip_length(num_frames)
+        num_frames = self.settings.take(num_frames=num_frames).num_frames
         size = as_size(self.settings.size if size is None else size)
         if images is None:
             raise UserError("no images: give the frames that are known, such as one picture of the first")
@@ -475,8 +474,12 @@ class Gen3RPipeline:
 
 
 def default_dtype(dtype: Any = None) -> np.dtype:
-    """`dtype`, or that in which weights are held unless told otherwise: bfloat16, on CPUs float32."""
-    return jnp.dtype(dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16"))
+    """`dtype`, by default bfloat16, on CPUs float32. Raises UserError for what is no dtype of weights."""
+    dtype = dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
+    try:
+        return jnp.finfo(dtype).dtype
+    except (TypeError, ValueError):
+        raise UserError(f"dtype {str(dtype)!r} is none that weights can have; give float32 or bfloat16") from None
 
 
 def _told(callback: Callback | None, steps: int) -> Callback:

@@ -11,7 +11,6 @@ from gen3r_jax.errors import UserError, notice
 from gen3r_jax.generation.inputs import as_size, refuse_other_options
 from gen3r_jax.generation.settings import GenerationSettings, require_text
 from gen3r_jax.geometry.trajectories import PRESETS, options_of
-from gen3r_jax.models.sizes import require_clip_length, require_side
 from gen3r_jax.options import read_options
 from gen3r_jax.storage.files import inside, parse_json, read_lines, read_text, refuse_newer
 
@@ -59,9 +58,6 @@ class Request(GenerationSettings):
         super().__post_init__()
         if self.num_inference_steps < 1:
             raise UserError(f"num_inference_steps must be at least 1, not {self.num_inference_steps}")
-        require_clip_length(self.num_frames)
-        for side in self.size:
-            require_side(side)
         if self.task not in TASKS:
             raise UserError(f"task {self.task!r} is none of {', '.join(TASKS)}")
         if self.cameras not in PRESETS and not _exists(Path(self.cameras)):

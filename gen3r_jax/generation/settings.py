@@ -8,11 +8,12 @@ import dataclasses
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 from gen3r_jax.diffusion.solvers import SOLVERS
 from gen3r_jax.errors import UserError
-from gen3r_jax.options import read_options
+from gen3r_jax.models.sizes import require_clip_length, require_side
+from gen3r_jax.options import Fraction, Natural, NonNegative, Range, check_fields, nearest, read_options
 from gen3r_jax.storage.files import read_json
 from gen3r_jax.storage.hashes import require_whole
 
@@ -71,36 +72,26 @@ class GenerationSettings:
     num_frames: int = MOST_FRAMES
     height: int = 560
     width: int = 560
-    num_inference_steps: int = 50
-    guidance_scale: float = 5.0
+    num_inference_steps: Natural = 50
+    guidance_scale: NonNegative = 5.0
     negative_prompt: str = "bad detailed"
-    guidance_skip: float = 0.0
-    step_cache: float = 0.0
+    guidance_skip: Fraction = 0.0
+    step_cache: NonNegative = 0.0
     solver: str = "euler"
-    shift: float | None = None
-    seed: int = 42
+    shift: Annotated[float | None, Range(above=0)] = None
+    seed: Annotated[int, Range(at_least=0, below=2**32)] = 42  # JAX takes no more of it
     geometry: str = "generated"
 
     def __post_init__(self) -> None:
+        check_fields(self)
         require_text("negative_prompt", self.negative_prompt)
-        if self.num_inference_steps < 0:
-            raise UserError(f"num_inference_steps must be at least 1, not {self.num_inference_steps}")
-        if not 0 <= self.guidance_scale < math.inf:
-            raise UserError(
-                f"guidance_scale {self.guidance_scale} is negative or not finite; 1 means no guidance, 5 is usual"
-            )
-        if not 0 <= self.guidance_skip <= 1:
-            raise UserError(f"guidance_skip {self.guidance_skip} is not between 0 and 1")
-        if not 0 <= self.step_cache < math.inf:
-            raise UserError(f"step_cache {self.step_cache} is negative or not finite; 0 means none, 0.1 is moderate")
+        require_clip_length(self.num_frames)
+        for side in self.size:
+            require_side(side)
         if self.solver not in SOLVERS:
-            raise UserError(f"solver {self.solver!r} is none of {', '.join(SOLVERS)}")
+            raise UserError(f"solver {self.solver!r}{nearest(self.solver, SOLVERS)} is none of {', '.join(SOLVERS)}")
         if self.geometry not in GEOMETRIES:
             raise UserError(f"geometry {self.geometry!r} is none of {', '.join(GEOMETRIES)}")
-        if self.shift is not None and not 0 < self.shift < math.inf:
-            raise UserError(f"shift {self.shift} is not a positive, finite number")
-        if not 0 <= self.seed < 2**32:  # JAX takes no more of it
-            raise UserError(f"seed {self.seed} is not a number from 0 to 2**32 - 1")
 
     @property
     def size(self) -> tuple[int, int]:
@@ -129,7 +120,10 @@ def read_settings(weights: Path) -> GenerationSettings:
     file = weights / "generation.json"
     require_whole(weights, file.name)
     values = read_json(file) if file.exists() else {}
-    return read_options(GenerationSettings, values, str(file))
+    try:
+        return read_options(GenerationSettings, values, "settings")
+    except UserError as error:
+        raise UserError(f"{file}: {error}") from None
 
 
 def read_shift(weights: Path) -> float:
@@ -137,6 +131,6 @@ def read_shift(weights: Path) -> float:
     file = weights / "scheduler.json"
     require_whole(weights, file.name)
     shift = read_json(file).get("shift")
-    if not isinstance(shift, (int, float)) or not shift > 0:
+    if type(shift) not in (int, float) or not 0 < shift < math.inf:
         raise UserError(f'{file} has no shift above 0; repair it, as in {{"shift": 2.0}}')
     return float(shift)

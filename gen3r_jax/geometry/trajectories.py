@@ -1,9 +1,12 @@
 """Camera paths: Gen3R's presets and movements that do what their names say, and poses resampled along their path."""
 
+from typing import Annotated
+
 import numpy as np
 from jaxtyping import Float
 
 from gen3r_jax.errors import UserError, notice
+from gen3r_jax.options import Range, nearest, read_value
 
 # Name -> what the camera does. Despite their names, Gen3R's `arc_*` pans and `translate_*` tilts in place.
 PRESETS = {
@@ -43,6 +46,7 @@ _MOVES = {
     "dolly_out": ((0, 0, -1), 0.4),
 }
 _ORBITS = {"orbit_left": 30, "orbit_right": -30}
+_BOUNDS = {"angle": Range(above=0, at_most=360), "distance": Range(above=0, at_most=100)}
 
 
 def options_of(name: str) -> set[str]:
@@ -66,15 +70,17 @@ def camera_path(
       name: one of :data:`PRESETS`.
       num_frames: at least 1.
       scene_scale: the unit of length; Gen3R takes 0.8 times the median depth. The scene's middle lies so far ahead.
-      angle: of presets that turn, in degrees; 15 for Gen3R's, 30 for orbits.
-      distance: of presets that move, in scene scales; for the spiral its radius, 0.1.
+      angle: of presets that turn, in degrees, at most 360; 15 for Gen3R's, 30 for orbits.
+      distance: of presets that move, in scene scales, at most 100; for the spiral its radius, 0.1.
       easing: one of :data:`EASINGS`; a preset has its first and last pose given.
 
     Raises:
-      UserError: an unknown name or easing; an angle or distance that is not positive or that the preset does not use.
+      UserError: an unknown name or easing; an angle or distance that is out of range or that the preset does not use.
     """
     if name not in PRESETS:
-        raise UserError(f"camera path {name!r} is not known; choose one of {', '.join(PRESETS)}")
+        raise UserError(
+            f"camera path {name!r} is not known{nearest(name, PRESETS)}; choose one of {', '.join(PRESETS)}"
+        )
     if num_frames < 1:
         raise UserError(f"a camera path needs at least 1 frame, not {num_frames}")
     if not 0 < scene_scale < np.inf:
@@ -82,8 +88,7 @@ def camera_path(
     for option, value in (("angle", angle), ("distance", distance)):
         if value is not None and option not in options_of(name):
             raise UserError(f"camera path {name} has no {option}")
-        if value is not None and not 0 < value < np.inf:
-            raise UserError(f"camera {option} {value} is not a positive number")
+        read_value(value, Annotated[float | None, _BOUNDS[option]], f"camera_{option}")
     progress = frame_places(2, num_frames, easing)
     c2w = np.tile(np.eye(4), (num_frames, 1, 1))
     if name in _TURNS:

@@ -19,11 +19,11 @@ LICENCE = "licence.json"
 
 _NEEDED = ("*.safetensors", "*.json", "tokenizer/*", "google/*", "README.md", "LICENSE*")
 _PYTORCH = ("*.pt", "*.pth")
-_ID = re.compile(r"(?P<repository>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>\w[\w.-]*))?")
+_ID = re.compile(r"(?P<repository>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>\w[\w.-]*(/[\w.-]+)*))?")
 
 
 def is_hub_id(name: str) -> bool:
-    """Whether `name` has the form ``owner/name`` or ``owner/name@revision``."""
+    """Whether `name` has the form ``owner/name`` or ``owner/name@revision``, such as ``owner/name@refs/pr/1``."""
     return _ID.fullmatch(name) is not None
 
 

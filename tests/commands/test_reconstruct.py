@@ -195,7 +195,7 @@ def _flat_scene(frames):
         (["--side", "0"], "nearest: 112"),
         (["--num_frames", "0"], "--num_frames 0 is not a positive number"),
         (["--stride", "-1"], "--stride -1 is not a positive number"),
-        (["--fps", "0"], "--fps 0 is not a number of frames a second"),
+        (["--fps", "0"], "fps must be at least 0.001 and at most 1000, not 0.0"),
         (["--num_frames", "9"], "has 5 frames, 9 are needed"),
         (["--window", "3"], "--window 3 is too short to share frames; give at least 4"),
         (["--window", "4", "--through_adapter"], "takes 4k+1 frames, not 4; add --window 5"),

@@ -242,6 +242,12 @@ def test_pictures_are_loaded_as_vggts_own_loader_does(photo):
     assert load_images(np.zeros((300, 100, 3), np.uint8)).shape == (1, 518, 518, 3)
 
 
+def test_what_does_not_run_on_windows_says_so(monkeypatch):
+    monkeypatch.setattr(sys, "platform", "win32")
+    with pytest.raises(UserError, match="runs on Linux and macOS"):
+        gen3r_jax.Gen3RPipeline  # noqa: B018
+
+
 def test_public_names_are_imported_when_they_are_asked_for():
     code = "import sys, gen3r_jax; assert 'jax' not in sys.modules; print(gen3r_jax.__version__, *dir(gen3r_jax))"
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout

@@ -58,8 +58,10 @@ def test_moves_go_so_many_scene_scales(name, direction):
     [
         ({"angle": 10.0, "name": "zoom_in"}, "zoom_in has no angle"),
         ({"distance": 1.0, "name": "orbit_left"}, "orbit_left has no distance"),
-        ({"angle": -10.0, "name": "arc_left"}, "angle -10.0 is not a positive"),
-        ({"distance": float("nan"), "name": "dolly_in"}, "distance nan is not"),
+        ({"angle": -10.0, "name": "arc_left"}, "camera_angle must be above 0 and at most 360, not -10.0"),
+        ({"distance": float("nan"), "name": "dolly_in"}, "camera_distance must be a finite number, not nan"),
+        ({"angle": 1e9, "name": "orbit_left"}, "camera_angle must be above 0 and at most 360, not 1000000000.0"),
+        ({"name": "orbit_lft"}, "did you mean orbit_left"),
         ({"scene_scale": 0.0, "name": "spiral"}, "scene scale 0.0 is not"),
     ],
 )

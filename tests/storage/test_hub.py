@@ -146,8 +146,8 @@ def read(folder: Path) -> dict[str, bytes]:
 
 
 def test_ids():
-    assert all(map(is_hub_id, ("facebook/VGGT-1B", "JaceyH919/Gen3R", "a/b@v1.0", f"a/b@{COMMIT}")))
-    assert not any(map(is_hub_id, ("weights", "/a/b", "./b", "../b", "a/b/c", "a/b@", "gs://a/b", "a/b@c/d")))
+    assert all(map(is_hub_id, ("facebook/VGGT-1B", "JaceyH919/Gen3R", "a/b@v1.0", f"a/b@{COMMIT}", "a/b@refs/pr/1")))
+    assert not any(map(is_hub_id, ("weights", "/a/b", "./b", "../b", "a/b/c", "a/b@", "gs://a/b", "a/b@c/", "a/b@/c")))
     assert source_of(Path(f"/x/models--user--nets/snapshots/{COMMIT}")) == f"user/nets@{COMMIT}"
     assert source_of(Path(f"/x/nets/snapshots/{COMMIT}")) is None and source_of(Path("nets")) is None
 
