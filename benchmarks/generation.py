@@ -15,7 +15,8 @@ from gen3r_jax import module
 from gen3r_jax.errors import main_guard
 from gen3r_jax.export.run_report import RunReport
 from gen3r_jax.generation.networks import Network
-from gen3r_jax.generation.pipeline import Gen3RPipeline, default_dtype
+from gen3r_jax.generation.pipeline import Gen3RPipeline
+from gen3r_jax.generation.weights import default_dtype
 from gen3r_jax.models.registry import NETWORKS, PRESETS
 
 

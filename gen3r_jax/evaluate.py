@@ -42,8 +42,9 @@ def main(arguments: Sequence[str]) -> None:
     from gen3r_jax.evaluation.options import read_evaluation
     from gen3r_jax.evaluation.report import write_report
     from gen3r_jax.evaluation.run import claim, count_skipped, evaluate, fingerprint, load_rgb_head, open_data
-    from gen3r_jax.generation.pipeline import Gen3RPipeline, default_dtype
+    from gen3r_jax.generation.pipeline import Gen3RPipeline
     from gen3r_jax.generation.settings import read_settings
+    from gen3r_jax.generation.weights import default_dtype
     from gen3r_jax.progress import COMPILER
     from gen3r_jax.storage.compile_cache import use_compile_cache
     from gen3r_jax.storage.remote import is_remote

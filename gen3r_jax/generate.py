@@ -77,7 +77,7 @@ def _size(options: argparse.Namespace) -> dict[str, int]:
 
 def _dry_run(options: argparse.Namespace, request: Any) -> int:
     from conversion.pipeline_folder import find_weights
-    from gen3r_jax.generation.pipeline import default_dtype
+    from gen3r_jax.generation.weights import default_dtype
     from gen3r_jax.planning.estimate import describe, estimate
 
     weights = find_weights(options.weights, convert=False)

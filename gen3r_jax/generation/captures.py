@@ -12,8 +12,8 @@ from gen3r_jax.data.images import encode_image, read_clip
 from gen3r_jax.data.prepare.capture import FOUND_BY, TRANSFORMS
 from gen3r_jax.export.folder import scene_folder
 from gen3r_jax.generation import networks
-from gen3r_jax.generation.pipeline import default_dtype
 from gen3r_jax.generation.settings import MOST_FRAMES, read_settings
+from gen3r_jax.generation.weights import default_dtype
 from gen3r_jax.geometry.camera_files.transforms import write_transforms
 from gen3r_jax.geometry.cameras import Cameras, Size, crop_intrinsics, invert_se3
 from gen3r_jax.models.registry import EXACT

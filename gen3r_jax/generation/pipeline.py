@@ -42,7 +42,7 @@ from gen3r_jax.generation.networks import Network, finite
 from gen3r_jax.generation.output import Gen3RPipelineOutput
 from gen3r_jax.generation.rereading import require_source, reread
 from gen3r_jax.generation.settings import GenerationSettings, read_settings, read_shift
-from gen3r_jax.generation.weights import Weights
+from gen3r_jax.generation.weights import Weights, default_dtype
 from gen3r_jax.geometry.cameras import Cameras, Size, decode_pose
 from gen3r_jax.geometry.points import depth_mask, unproject_depth
 from gen3r_jax.models.sizes import latent_frames
@@ -471,15 +471,6 @@ class Gen3RPipeline:
             yield network
         if self.memory_mode == "staged":  # now, whoever still holds it
             jax.tree.map(lambda x: x.delete(), network)
-
-
-def default_dtype(dtype: Any = None) -> np.dtype:
-    """`dtype`, by default bfloat16, on CPUs float32. Raises UserError for what is no dtype of weights."""
-    dtype = dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
-    try:
-        return jnp.finfo(dtype).dtype
-    except (TypeError, ValueError):
-        raise UserError(f"dtype {str(dtype)!r} is none that weights can have; give float32 or bfloat16") from None
 
 
 def _told(callback: Callback | None, steps: int) -> Callback:

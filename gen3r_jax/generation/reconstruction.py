@@ -18,9 +18,9 @@ from gen3r_jax.export.run_report import RunReport
 from gen3r_jax.export.video import require_fps
 from gen3r_jax.generation import networks
 from gen3r_jax.generation.inputs import as_size, fit_mask
-from gen3r_jax.generation.pipeline import default_dtype
 from gen3r_jax.generation.settings import MOST_FRAMES, read_settings
 from gen3r_jax.generation.vggt import vggt_folder
+from gen3r_jax.generation.weights import default_dtype
 from gen3r_jax.generation.windows import SHORTEST_WINDOW, reconstruct_in_windows
 from gen3r_jax.geometry.cameras import Size
 from gen3r_jax.models.geometry_adapter import GeometryAdapter

@@ -12,7 +12,7 @@ from conversion.pipeline_folder import find_weights
 from gen3r_jax import module
 from gen3r_jax.errors import UserError
 from gen3r_jax.generation.networks import Network
-from gen3r_jax.generation.pipeline import default_dtype
+from gen3r_jax.generation.weights import default_dtype
 from gen3r_jax.models import vggt as network
 from gen3r_jax.models.registry import EXACT
 from gen3r_jax.sharding import fetch

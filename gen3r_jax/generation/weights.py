@@ -4,7 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 
 from conversion.lora import Changes, merge, read_lora
 from gen3r_jax import module
@@ -52,6 +54,15 @@ class Weights:
         shapes = module.abstract(lambda rngs: network(config, rngs=rngs))[1]
         self._changes.append(read_lora(file, shapes, scale))
         self.loras.append(f"{file}:{scale:g}")
+
+
+def default_dtype(dtype: Any = None) -> np.dtype:
+    """`dtype`, by default bfloat16, on CPUs float32. Raises UserError for what is no dtype of weights."""
+    dtype = dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
+    try:
+        return jnp.finfo(dtype).dtype
+    except (TypeError, ValueError):
+        raise UserError(f"dtype {str(dtype)!r} is none that weights can have; give float32 or bfloat16") from None
 
 
 def _refuse_misfits(path: Path, configs: Mapping[str, Any], tokenizer: Tokenizer) -> None:

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from gen3r_jax.errors import UserError
-from gen3r_jax.generation.pipeline import default_dtype
 from gen3r_jax.generation.settings import GenerationSettings, read_settings, read_shift
+from gen3r_jax.generation.weights import default_dtype
 
 
 def test_numbers_of_numpy_are_numbers():
