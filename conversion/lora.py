@@ -32,6 +32,8 @@ _PARTS = re.compile(
     r"(?P<layer>.+)\.(?:(?P<down>(?:lora_A|lora_down)(?:\.\w+)?\.weight)|(?P<up>(?:lora_B|lora_up)(?:\.\w+)?\.weight)|"
     r"(?P<alpha>alpha)|(?P<weight>diff)|(?P<bias>diff_b)|(?P<modulation>diff_m))"
 )
+# Parts of changes that are more than two factors.
+_OTHERS = re.compile(r"\.(dora_scale|lora_magnitude_vector|lora_mid|lokr_w1|hada_w1_a|oft_diag)\b")
 # The end of an official name, and what diffusers writes in its place.
 _DIFFUSERS = (
     (r"self_attn\.(q|k|v)", r"attn1.to_\1"),
@@ -101,7 +103,7 @@ def read_lora(path: Path, shapes: Params, scale: float = 1.0) -> Changes:
     leaves = module.flatten(shapes)
     if own := _own_changes(tensors, leaves, scale * float(metadata.get("scale", 1))):
         return own
-    slots, settings = official_slots(TABLE, leaves), _settings(file, metadata)
+    slots, settings = official_slots(TABLE, leaves), _settings(file, metadata, tensors)
     layers, changes = dict(_aliases(slots)), {}
     unmatched, misfits = set(tensors), []
     for layer, group in _groups(tensors).items():
@@ -245,16 +247,20 @@ def _change(slot: Slot, scale: float, down: Tensor, up: Tensor | None = None) ->
     return Change(slot.row, scale, first, np.asarray(up, np.float32).reshape(up.shape[:2]).T)
 
 
-def _settings(file: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
-    """What PEFT says of an adapter beside its file, diffusers in its header. Raises UserError if it is no LoRA."""
+def _settings(file: Path, metadata: Mapping[str, str], names: Iterable[str]) -> dict[str, Any]:
+    """What PEFT says beside a file, diffusers in its header. Raises UserError if it is no plain LoRA."""
     settings: dict[str, Any] = {}
     if file.name == PEFT_FILE and (config := file.with_name(PEFT_CONFIG)).exists():
         settings = read_json(config)
     elif "lora_adapter_metadata" in metadata:
         stored = parse_json(metadata["lora_adapter_metadata"], f"lora_adapter_metadata of {file}")
         settings = {key.removeprefix("transformer."): value for key, value in stored.items()}
-    if settings.get("peft_type", "LORA") != "LORA" or settings.get("use_dora"):
-        raise UserError(f"{file} is no plain LoRA (DoRA, or another type of PEFT); merge it with PEFT, then convert")
+    other = next((name for name in names if _OTHERS.search(name)), "")
+    if settings.get("peft_type", "LORA") != "LORA" or settings.get("use_dora") or other:
+        raise UserError(
+            f"{file} is no plain LoRA but DoRA or another kind ({other or PEFT_CONFIG}); merge it with the program "
+            "that made it, then convert the whole transformer"
+        )
     return settings
 
 

@@ -135,7 +135,7 @@ class Gen3RPipeline:
     def load_lora(self, file: PathLike | str, scale: float = 1.0) -> None:
         """Adds a LoRA to the transformer, beside those that were added before; see :mod:`conversion.lora`.
 
-        Weights and changes are added in float32 and then cast. Nothing is compiled anew.
+        Weights and changes are added in float32 and then cast. No network is compiled anew.
 
         Args:
           file: safetensors of PEFT, diffusers, ComfyUI, kohya, lightx2v or a training of ours, or PEFT's folder.

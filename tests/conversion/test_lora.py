@@ -144,7 +144,7 @@ def test_files_of_earlier_versions(base, tmp_path):
 def test_every_name_without_a_place_is_told(tmp_path, capsys):
     tensors = load_file(RECORDED / "adapter_model.safetensors")
     strange = ["lora_te_text_model.lora_down.weight", "blocks.0.norm9.diff", "blocks.1.norm9.diff", "head.alpha",
-               "blocks.1.ffn.2.lora_A.weight", "blocks.0.self_attn.v.hada_w1_a"]  # fmt: skip
+               "blocks.1.ffn.2.lora_A.weight", "blocks.0.self_attn.v.strange"]  # fmt: skip
     save_file(tensors | {name: np.ones(1, np.float32) for name in strange}, tmp_path / "lora.safetensors")
     assert len(lora.read_lora(tmp_path / "lora.safetensors", SHAPES)) == 3
     told = capsys.readouterr().err
@@ -173,6 +173,10 @@ def test_what_is_no_plain_lora_is_refused(tmp_path):
     (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA", "use_dora": true}')
     with pytest.raises(UserError, match="no plain LoRA"):
         lora.read_lora(tmp_path, SHAPES)
+    magnitude = {"blocks.0.ffn.0.dora_scale": np.ones((96, 1), np.float32)}
+    save_file(load_file(RECORDED / "adapter_model.safetensors") | magnitude, tmp_path / "kohya.safetensors")
+    with pytest.raises(UserError, match=r"no plain LoRA .*blocks\.0\.ffn\.0\.dora_scale"):
+        lora.read_lora(tmp_path / "kohya.safetensors", SHAPES)
     with pytest.raises(UserError, match="0 safetensors files"):
         lora.read_lora(REPOSITORY / "tests", SHAPES)
 
