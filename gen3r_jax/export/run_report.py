@@ -1,6 +1,7 @@
 """run.json: with what a run was made, how long its stages took, what was compiled and how much memory was needed."""
 
 import json
+import os
 import platform
 import resource
 import sys
@@ -82,6 +83,19 @@ class RunReport:
     def _print(self, *words: str, end: str = "\n") -> None:
         if not self.quiet:
             print(*words, end=end, flush=True, file=sys.stderr)
+
+
+def describe(value: Any) -> Any:
+    """An argument as JSON can hold it: numbers and texts as they are, of arrays dtype and shape, of others the kind."""
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if hasattr(value, "dtype"):
+        return f"array of {value.dtype} {list(value.shape)}" if value.shape else value.item()
+    if type(value) in (list, tuple):
+        return [describe(item) for item in value]
+    return f"{type(value).__name__} {getattr(value, 'size', '')}".strip()
 
 
 def read_report(path: Path) -> dict[str, Any]:

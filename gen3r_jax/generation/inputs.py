@@ -3,11 +3,13 @@
 Pictures are files, PIL images or arrays; cameras are presets, files, :class:`Cameras` or Plücker maps.
 """
 
+import operator
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import numpy as np
@@ -15,6 +17,7 @@ from jaxtyping import Bool, Float, Num
 from PIL import Image
 
 from gen3r_jax.arrays import picture_size
+from gen3r_jax.carried import user_path
 from gen3r_jax.data.clips import resize_crop, tell_fit
 from gen3r_jax.data.images import Clip, Mask, read_clip, read_image_and_mask, read_orientation
 from gen3r_jax.diffusion.conditioning import frame_mask
@@ -27,6 +30,7 @@ from gen3r_jax.geometry.camera_files.read import cameras_for
 from gen3r_jax.geometry.cameras import Cameras, Size, plucker_map, rebase_to_first
 from gen3r_jax.geometry.trajectories import PRESETS, camera_path
 from gen3r_jax.models.sizes import require_side
+from gen3r_jax.options import Range, nearest, read_value
 
 VGGT_WIDTH, VGGT_PATCH = 518, 14
 """The width that VGGT's own loader scales pictures to, and the multiple that their height is cut to."""
@@ -106,18 +110,35 @@ def load_images(images: Images, size: int | Size | None = None) -> Float[np.ndar
 
 def as_size(size: int | Sequence[int]) -> Size:
     """(height, width) of a side or of both. Raises UserError for other numbers."""
-    sides = [size, size] if isinstance(size, int) else list(size)
-    if len(sides) != 2 or not all(isinstance(side, (int, np.integer)) for side in sides):
+    sides = list(size) if isinstance(size, (Sequence, np.ndarray)) else [size, size]
+    if len(sides) != 2 or not all(map(_is_whole, sides)):
         raise UserError(f"size {size!r} is neither a side nor (height, width) in pixels")
     return int(sides[0]), int(sides[1])
 
 
-def read_pictures(images: Images, at: Sequence[int] | None = None) -> Clip:
-    """Pictures of any form; `at`: which frames are taken where there are more, -1 is the last."""
+def _is_whole(number: Any) -> bool:
+    return isinstance(number, Real) and not isinstance(number, bool) and float(number).is_integer()
+
+
+def as_prompts(prompt: Any) -> tuple[str, ...]:
+    """The text of every sample, without the space around it, of one text or a list. Raises UserError for all else."""
+    prompts = [prompt] if isinstance(prompt, str) else prompt
+    if not isinstance(prompts, Sequence) or not prompts or not all(isinstance(text, str) for text in prompts):
+        raise UserError(f"prompt must be a text, or a list of at least one, not {str(prompt)[:60]!r}")
+    return tuple(text.strip() for text in prompts)
+
+
+def read_pictures(images: Images, at: Sequence[int] | None = None, at_most: int | None = None) -> Clip:
+    """Pictures of any form.
+
+    Args:
+      at: which frames are taken where there are more, -1 is the last.
+      at_most: so many, spread evenly, are taken of a longer video or folder, without `at`.
+    """
     if isinstance(images, Clip):
         return images
     if isinstance(images, (str, os.PathLike)):
-        return read_clip([Path(images)], at=at)
+        images = [images]
     if isinstance(images, (np.ndarray, jax.Array)) and images.ndim == 4:
         images = list(np.asarray(images))
     if not isinstance(images, Sequence):
@@ -125,8 +146,9 @@ def read_pictures(images: Images, at: Sequence[int] | None = None) -> Clip:
     if not len(images):
         raise UserError("no images: give a path, a PIL image, an array, or a list of these")
     if all(isinstance(image, (str, os.PathLike)) for image in images):
-        return read_clip([Path(image) for image in images], at=at)
-    images = [Path(image) if isinstance(image, (str, os.PathLike)) else image for image in images]
+        paths = [user_path(image, "images") for image in images]
+        return read_clip(paths, at=at, at_most=at_most if len(paths) == 1 else None)
+    images = [user_path(image, "images") if isinstance(image, (str, os.PathLike)) else image for image in images]
     frames, masks = zip(*map(_picture, images), strict=True)
     stored = read_orientation(images[0]) if isinstance(images[0], (Path, Image.Image)) else None
     return Clip(list(frames), list(masks), None, stored)
@@ -163,15 +185,14 @@ def given_images(
 
     Args:
       images: of one sample, or a list with those of every sample; an array ``b k h w 3`` in [0, 1] keeps its size.
-      control_frames: by default the first, the first and the last, or all, by the number of pictures.
+      control_frames: by default the first, the first and the last, or all, by the number of pictures; all of a longer
+        video or folder are spread evenly over it.
     """
+    control_frames = _frame_numbers(control_frames)
     if isinstance(images, (np.ndarray, jax.Array)) and images.ndim == 5:
         batch, known, stored = check_batch(images, samples), None, [None] * samples
     else:
-        each = [images] if samples == 1 else images
-        if samples > 1 and (isinstance(images, (str, os.PathLike, Image.Image, Clip)) or len(images) != samples):
-            raise UserError(f"{samples} prompts need a list with the images of each")
-        clips = [read_pictures(one, control_frames) for one in each]
+        clips = [read_pictures(one, control_frames, num_frames) for one in _of_each(images, samples)]
         if len({len(clip.frames) for clip in clips}) > 1:
             counts = ", ".join(str(len(clip.frames)) for clip in clips)
             raise UserError(f"samples with {counts} images: each needs as many")
@@ -181,6 +202,24 @@ def given_images(
     require_side(batch.shape[2])
     require_side(batch.shape[3])
     return Given(batch, known, _places(batch.shape[1], num_frames, control_frames), stored)
+
+
+def _of_each(images: Images, samples: int) -> Sequence[Images]:
+    """The images of every sample; those of a single one may stand in a list, too."""
+    is_list = isinstance(images, (list, tuple)) and not isinstance(images, Clip)
+    if samples == 1 and not (is_list and len(images) == 1 and isinstance(images[0], (list, tuple))):
+        return [images]
+    if (not is_list and not isinstance(images, (np.ndarray, jax.Array))) or len(images) != samples:
+        raise UserError(f"{samples} prompts need a list with the images of each")
+    return list(images)
+
+
+def _frame_numbers(control_frames: Any) -> tuple[int, ...] | None:
+    try:
+        return None if control_frames is None else tuple(map(operator.index, control_frames))
+    except TypeError:
+        told = f"such as [0, 8], not {str(control_frames)[:60]!r}"
+        raise UserError(f"control_frames must be a list of numbers of frames, {told}") from None
 
 
 def check_batch(images: np.ndarray | jax.Array, samples: int) -> Float[np.ndarray, "b k h w 3"]:
@@ -202,10 +241,10 @@ def _places(count: int, num_frames: int, control_frames: Sequence[int] | None) -
         if count not in (1, 2, num_frames):
             raise UserError(
                 f"{count} images for {num_frames} frames: give 1, 2 or all {num_frames}, or say in control_frames "
-                "(--frame_index) which they are"
+                "which they are"
             )
         control_frames = {1: (0,), 2: (0, num_frames - 1)}.get(count)
-    places = tuple(range(num_frames)) if control_frames is None else tuple(int(frame) for frame in control_frames)
+    places = tuple(range(num_frames) if control_frames is None else control_frames)
     if len(places) != count:
         raise UserError(f"{count} images and {len(places)} control_frames")
     frame_mask(places, num_frames)
@@ -251,10 +290,8 @@ def camera_poses(
         return camera_path(cameras, num_frames, 0.8 * depth, **options), np.repeat(intrinsics[:1], num_frames, axis=0)
     if isinstance(cameras, Cameras):
         c2w, intrinsics = cameras_for(num_frames, size, _as_file(cameras), picture, easing)
-    elif Path(cameras).exists():
-        c2w, intrinsics = read_camera_file(Path(cameras), num_frames, size, camera_format, picture, easing)
     else:
-        raise UserError(f"cameras {str(cameras)!r} is neither a file nor one of {', '.join(PRESETS)}")
+        c2w, intrinsics = read_camera_file(camera_file(cameras), num_frames, size, camera_format, picture, easing)
     if intrinsics is None:  # the form has none
         intrinsics = np.repeat(reconstruct(images)[1][:1], num_frames, axis=0)
     c2w = rebase_to_first(c2w)
@@ -273,6 +310,15 @@ def _as_file(cameras: Cameras) -> CameraFile:
     return CameraFile(Path("cameras"), c2w, intrinsics=intrinsics, sizes=sizes)
 
 
+def camera_file(name: Any) -> Path:
+    """The camera file of a name. Raises UserError, with the preset that is most alike, where there is none."""
+    path = user_path(name, "cameras")
+    if not os.path.exists(path):  # a name that is too long for a path included
+        hint = nearest(str(name), PRESETS)
+        raise UserError(f"cameras {str(name)[:60]!r}{hint} is neither a file nor one of {', '.join(PRESETS)}")
+    return path
+
+
 def refuse_other_options(
     cameras: Any,
     camera_format: str | None = None,
@@ -286,8 +332,7 @@ def refuse_other_options(
     free = cameras is None or (preset and cameras == "free")
     if camera_easing is not None and (free or isinstance(cameras, (np.ndarray, jax.Array))):
         raise UserError("camera_easing is of presets, files and Cameras; these cameras have no path to resample")
-    if camera_scale is not None and not 0 < camera_scale < np.inf:
-        raise UserError(f"camera_scale {camera_scale} is not a positive number")
+    read_value(camera_scale, Annotated[float | None, Range(above=0)], "camera_scale")
     if camera_scale is not None and (free or preset or isinstance(cameras, (np.ndarray, jax.Array))):
         raise UserError(f"camera_scale is of files and Cameras, cameras is {str(cameras)[:80]!r}")
     if not (preset and cameras != "free") and (camera_angle, camera_distance) != (None, None):

@@ -123,7 +123,6 @@ def _generate(pipeline: Gen3RPipeline, request: Request, options: argparse.Names
         report = result.report
         assert report is not None
         report.options = {**vars(options), **dataclasses.asdict(request)}
-        report.results["fps"] = fps
         if request.step_cache:
             report.results["evaluated_steps"] = result.evaluations
             print(f"{result.evaluations} of {request.num_inference_steps} steps ran the transformer", file=sys.stderr)

@@ -1,14 +1,17 @@
 """What a generation gives, and how it is kept."""
 
+import copy
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float
 
+from gen3r_jax.carried import user_path
 from gen3r_jax.errors import UserError
 from gen3r_jax.export.folder import scene_folder, write_scene
 from gen3r_jax.export.pointcloud import DEFAULT_FILTER, CloudFilter
@@ -83,9 +86,10 @@ class Gen3RPipelineOutput:
 
         Raises UserError where the folder holds something or cannot be written.
         """
-        with scene_folder(Path(folder)) as partial:
+        folder = user_path(folder, "folder")
+        with scene_folder(folder) as partial:
             self.write(partial, **how)
-        return Path(folder)
+        return folder
 
     def write(
         self,
@@ -107,9 +111,11 @@ class Gen3RPipelineOutput:
         Raises:
           UserError: there is no such sample, or the folder cannot be written.
         """
-        if not 0 <= sample < len(self.rgbs):
+        if not isinstance(sample, Integral) or not 0 <= sample < len(self.rgbs):
             raise UserError(f"sample {sample} of {len(self.rgbs)}: samples are counted from 0")
-        report = self.report or RunReport({}, quiet=True)
+        report = copy.deepcopy(self.report) or RunReport({}, quiet=True)  # each sample has a record of its own
+        report.options["sample"] = int(sample)
+        report.results["fps"] = fps
         with report.stage("Writing files"):
             write_scene(self.scene(sample), folder, fps, cloud, formats)
         if self.agreement is not None:

@@ -24,11 +24,12 @@ from gen3r_jax.diffusion.conditioning import frame_mask
 from gen3r_jax.diffusion.solvers import Schedule, make_schedule
 from gen3r_jax.diffusion.step_cache import evaluated_steps
 from gen3r_jax.errors import UserError
-from gen3r_jax.export.run_report import RunReport
+from gen3r_jax.export.run_report import RunReport, describe
 from gen3r_jax.generation import programs
 from gen3r_jax.generation.inputs import (
     Images,
     Inputs,
+    as_prompts,
     as_size,
     camera_maps,
     camera_poses,
@@ -185,13 +186,14 @@ class Gen3RPipeline:
         """Generates one scene for each prompt. What is left out is as in :attr:`settings`.
 
         Args:
-          prompt: one text, or one for each sample.
+          prompt: one text, or one for each sample; space around it is left out.
           images: the frames that are given: a path, a PIL image, an array or a list of these, scaled and cropped to
             `size`; for several prompts a list with those of each sample. An array ``b k h w 3`` in [0, 1], also as
             `control_images`, keeps its size.
           cameras: a preset, a camera file, or cameras; the same for all samples. None or "free" leaves them free.
             Plücker maps (moment, direction) of every frame are taken as they are, also as `control_cameras`.
           control_frames: which frames are given; by default the first, the first and the last, or all, by their number.
+            Of a longer video or folder, frames are taken that are spread evenly over it.
           camera_format, camera_angle, camera_distance, camera_easing, camera_scale: see
             :func:`gen3r_jax.generation.inputs.camera_poses`.
           size: side, or (height, width), in pixels; multiples of 112.
@@ -207,7 +209,7 @@ class Gen3RPipeline:
         Raises:
           UserError: sizes, counts or settings that do not fit, each with what would.
         """
-        prompts = (prompt,) if isinstance(prompt, str) else tuple(prompt)
+        prompts = as_prompts(prompt)
         settings = self.settings.take(
             num_frames=num_frames,
             negative_prompt=negative_prompt,
@@ -223,24 +225,27 @@ class Gen3RPipeline:
         require_source(settings.geometry, self.joint)
         camera_options = {"camera_format": camera_format, "camera_angle": camera_angle, "camera_scale": camera_scale}
         camera_options |= {"camera_distance": camera_distance, "camera_easing": camera_easing}
-        told = {"images": images, "cameras": cameras, **camera_options, "control_frames": control_frames}
-        told = {name: str(value) for name, value in told.items() if isinstance(value, (str, float, PathLike, Sequence))}
-        report = RunReport({"prompts": list(prompts), **told, **vars(settings)}, quiet=not progress)
-        if isinstance(self._load, Weights) and self._load.loras:
-            report.options["lora"] = self._load.loras
+        images = images if control_images is None else check_batch(control_images, len(prompts))
+        cameras = cameras if control_cameras is None else control_cameras
+        told = {"prompts": prompts, "images": images, "cameras": cameras, **camera_options}
+        told |= {"latents": latents, "posterior_noise": posterior_noise, "min_max_depth_mask": min_max_depth_mask}
+        told = {name: describe(value) for name, value in told.items() if value is not None}
+        weights = self._load.described() if isinstance(self._load, Weights) else {}
+        report = RunReport({**weights, **told, **vars(settings)}, quiet=not progress)
         if self.licence:
             report.results["licence"] = self.licence
         with self._telling(report):
             inputs = self.prepare(
                 prompts,
-                images if control_images is None else check_batch(control_images, len(prompts)),
-                cameras if control_cameras is None else control_cameras,
+                images,
+                cameras,
                 settings.num_frames,
                 size,
                 control_frames=control_frames,
                 **camera_options,
             )
             report.options |= {"height": inputs.images.shape[2], "width": inputs.images.shape[3]}
+            report.options["control_frames"] = list(inputs.given)
             callback = _told(callback_on_step_end, settings.num_inference_steps) if progress else callback_on_step_end
             z, evaluations = self._generate(inputs, settings, latents, posterior_noise, callback)
             output = self.decode(z, min_max_depth_mask)
@@ -263,12 +268,13 @@ class Gen3RPipeline:
         **camera_options: Any,
     ) -> Inputs:
         """What :meth:`__call__` is given, checked and brought to the form that the networks take."""
+        prompts = as_prompts(prompts)
         num_frames = self.settings.take(num_frames=num_frames).num_frames
         size = as_size(self.settings.size if size is None else size)
         if images is None:
             raise UserError("no images: give the frames that are known, such as one picture of the first")
         given = given_images(images, len(prompts), size, num_frames, control_frames)
-        common = tuple(prompts), given.images, given.places, num_frames, given.known
+        common = prompts, given.images, given.places, num_frames, given.known
         size = given.images.shape[2:4]
         tell_other_sizes(size, num_frames, (self.settings.size, self.settings.num_frames))
         refuse_other_options(cameras, **camera_options)

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gen3r_jax.carried import user_path
 from gen3r_jax.data.images import Clip, is_image, read_clip, require_choice
 from gen3r_jax.diffusion.conditioning import TASKS, frame_mask, given_frames
 from gen3r_jax.errors import UserError, notice
-from gen3r_jax.generation.inputs import as_size, refuse_other_options
+from gen3r_jax.generation.inputs import as_size, camera_file, refuse_other_options
 from gen3r_jax.generation.settings import GenerationSettings, require_text
 from gen3r_jax.geometry.trajectories import PRESETS, options_of
 from gen3r_jax.options import read_options
@@ -60,10 +61,12 @@ class Request(GenerationSettings):
             raise UserError(f"num_inference_steps must be at least 1, not {self.num_inference_steps}")
         if self.task not in TASKS:
             raise UserError(f"task {self.task!r} is none of {', '.join(TASKS)}")
-        if self.cameras not in PRESETS and not _exists(Path(self.cameras)):
-            raise UserError(f"cameras {self.cameras!r} is neither a file nor one of {', '.join(PRESETS)}")
+        if self.cameras not in PRESETS:
+            camera_file(self.cameras)
         if not self.images:
             raise UserError("images is empty; give an image, a folder or a video")
+        for path in self.images:
+            user_path(path, "images")
         if (self.stride, self.first) != (None, None) and (self.task != "allview" or self.frame_index is not None):
             raise UserError("stride and first choose frames for the task allview without frame_index")
         require_choice(self.stride, self.first)
@@ -161,12 +164,15 @@ def _present(fields: dict[str, Any]) -> dict[str, Any]:
     fields = dict(fields)
     refuse_newer(fields, FORMAT_VERSION, "the job")
     fields.pop("format_version", None)
-    for old, new in OLD_KEYS.items():
-        if old in fields:
-            fields[new] = fields.pop(old)
+    said: dict[str, str] = {}
+    for key in fields:
+        for name in ("height", "width") if key == "size" else (OLD_KEYS.get(key, key),):
+            if name in said:
+                raise UserError(f"{said[name]} and {key} say the same twice; give one of them")
+            said[name] = key
     if "size" in fields:
         fields["height"], fields["width"] = as_size(fields.pop("size"))
-    return fields
+    return {OLD_KEYS.get(key, key): value for key, value in fields.items()}
 
 
 def _fitting(defaults: dict[str, Any], fields: dict[str, Any]) -> dict[str, Any]:
@@ -188,7 +194,7 @@ def _resolved(fields: dict[str, Any], folder: Path) -> dict[str, Any]:
     if isinstance(images, str):
         images = [images]
     if isinstance(images, list):
-        fields["images"] = [str(_locate(str(image), folder)) for image in images]
+        fields["images"] = [str(_locate(image, folder)) if isinstance(image, str) else image for image in images]
     for key in ("cameras", "prompt"):
         value = fields.get(key)
         if isinstance(value, str) and value not in PRESETS and value.strip() and _exists(folder / value):
@@ -198,7 +204,7 @@ def _resolved(fields: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def _locate(name: str, folder: Path) -> Path:
-    beside = folder / name
+    beside = folder / user_path(name, "images")
     return Path(name) if _exists(Path(name)) and not _exists(beside) else beside
 
 

@@ -48,6 +48,11 @@ class Weights:
         graphdef, params = load_network(folder, network, dtype=jnp.float32)
         return graphdef, merge(params, self._changes, self._dtype)
 
+    def described(self) -> dict[str, Any]:
+        """What run.json says of them."""
+        added = {"lora": self.loras} if self.loras else {}
+        return {"weights": str(self._path), "dtype": jnp.dtype(self._dtype).name, **added}
+
     def add_lora(self, file: Path, scale: float) -> None:
         """Adds the changes of a file to the transformer, from its next reading on."""
         network, config = NETWORKS["wan_dit"], self.configs["wan_dit"]

@@ -143,7 +143,7 @@ def test_cameras_may_be_given_as_such(pipeline, photo):
     inputs = pipeline.prepare([PROMPT], [photo], ends, 5, camera_easing="ends", camera_scale=4)
     np.testing.assert_allclose(inputs.poses[0][0][:, 0, 3], [0, 0.625, 2, 3.375, 4])  # 4 (3 t^2 - 2 t^3)
     for options, message in (
-        ({"camera_scale": -1.0}, "is not a positive number"),
+        ({"camera_scale": -1.0}, "camera_scale must be above 0, not -1.0"),
         ({"camera_easing": "x"}, "is none of"),
     ):
         with pytest.raises(UserError, match=message):

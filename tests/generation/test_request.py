@@ -1,9 +1,11 @@
 """Which frames of a video or folder a request gives, and how fast they pass."""
 
+import json
+
 import pytest
 
 from gen3r_jax.errors import UserError
-from gen3r_jax.generation.request import Request
+from gen3r_jax.generation.request import Request, read_jobs
 from tests.helpers.toy_videos import number_of, numbered_frames, write_video
 
 
@@ -42,3 +44,20 @@ def test_frames_of_a_longer_video(video, options, numbers, fps):
 def test_choices_that_mean_nothing_are_refused(video, options, message):
     with pytest.raises(UserError, match=message):
         Request(images=(video,), prompt="x", num_frames=5, **options)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"frames": "a.png", "images": "b.png"}, "frames and images say the same twice"),
+        ({"frame_path": "a.png", "frames": "b.png"}, "frame_path and frames say the same twice"),
+        ({"images": "a.png", "size": 112, "height": 224}, "size and height say the same twice"),
+        ({"images": ""}, "images '' is no path"),
+        ({"images": [3]}, "job.images must be a list of texts"),
+    ],
+    ids=str,
+)
+def test_a_job_says_each_thing_once(tmp_path, fields, message):
+    (tmp_path / "jobs.jsonl").write_text(json.dumps({"prompt": "x", **fields}))
+    ((_, error),) = read_jobs(tmp_path / "jobs.jsonl", {})
+    assert isinstance(error, UserError) and message in str(error)
