@@ -55,7 +55,7 @@ def abstract(build: Callable[[nnx.Rngs], Module]) -> tuple[nnx.GraphDef[Module],
 
     def shapes() -> Module:
         rngs = nnx.Rngs(0)
-        rngs.default = _SameKey(0, tag="default")
+        rngs.default = _SameKey(0, tag="default")  # pyright: ignore[reportAttributeAccessIssue]: made by name
         return build(rngs)
 
     graphdef, state = nnx.split(nnx.eval_shape(shapes))
