@@ -69,7 +69,7 @@ def open_safetensors(path: Path) -> tuple[dict[str, StoredTensor], dict[str, str
     except UserError as error:
         raise UserError(f"{path} is not a whole safetensors file ({error}); download or copy it again") from None
     metadata = header.pop("__metadata__", {})
-    tensors = {}
+    tensors, parts = {}, []
     for name, entry in header.items():
         if not isinstance(entry, dict) or entry.get("dtype") not in _DTYPES:
             raise UserError(f"{path}: cannot read {name}: allowed types are {', '.join(_DTYPES)}")
@@ -82,6 +82,14 @@ def open_safetensors(path: Path) -> tuple[dict[str, StoredTensor], dict[str, str
         if math.prod(tensor.shape) * tensor.dtype.itemsize != end - begin or begin < 0 or 8 + length + end > size:
             raise UserError(f"{path} is cut short or damaged at {name}; download or copy it again")
         tensors[name] = tensor
+        parts.append((begin, end))
+    covered = 0
+    for begin, end in sorted(parts):
+        if begin != covered:
+            raise UserError(f"{path} is damaged: its tensors do not follow one another; download or copy it again")
+        covered = end
+    if 8 + length + covered != size:
+        raise UserError(f"{path} is damaged: it holds more than its header tells of; download or copy it again")
     return tensors, metadata
 
 

@@ -21,11 +21,12 @@ def compact(weights: Path, output: Path, dtype: str) -> list[str]:
     from gen3r_jax.models.registry import NETWORKS
     from gen3r_jax.models.rgb_head import RGBHead
     from gen3r_jax.storage.checkpoint import holds_networks, holds_weights, load_network, read_config, save_compact
+    from gen3r_jax.storage.files import real_path
     from gen3r_jax.storage.folders import claimed
     from gen3r_jax.storage.hashes import has_hashes, write_hashes
     from gen3r_jax.storage.hub import LICENCE
 
-    if output.resolve() == weights.resolve():
+    if real_path(output) == real_path(weights):
         raise UserError(f"{output} cannot be made small in its place; give another folder")
     networks = NETWORKS | {"rgb_head": RGBHead}  # of an ablation, where there is one
     found = [name for name in networks if holds_weights(weights / name)]

@@ -5,12 +5,16 @@ import errno
 import io
 import os
 import re
+import reprlib
 import sys
 from collections.abc import Callable
 from contextlib import suppress
 
 BROKEN_PIPE = 141
 """The exit status of a command whose reader went away, as a shell has it: 128 + SIGPIPE."""
+
+LONGEST_LINE = 399
+"""Characters of a line that tells an error."""
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
@@ -33,6 +37,9 @@ def require_platform() -> None:
 
 _TOLD: set[str] = set()
 
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 80
+
 
 def notice(line: str, kind: str = "") -> None:
     """Prints a line on standard error: what was assumed, left out or changed.
@@ -42,6 +49,17 @@ def notice(line: str, kind: str = "") -> None:
     if (kind or line) not in _TOLD:
         _TOLD.add(kind or line)
         print(line, file=sys.stderr)
+
+
+def told(value: object) -> str:
+    """A value as a message shows it: as Python writes it, but short, whatever it is."""
+    return shortened(_SHORT.repr(value), 120)
+
+
+def shortened(text: str, most: int) -> str:
+    """A text of at most `most` characters: of a longer one the middle is left out, for its end says what to do."""
+    kept = most - 5
+    return text if len(text) <= most else f"{text[: kept - kept // 2]} ... {text[-(kept // 2) :]}"
 
 
 MOST_BAD = 0.05
@@ -130,7 +148,7 @@ def _cause(error: OSError) -> str:
 def _end(message: str, status: int) -> None:
     with suppress(OSError):
         if message:
-            print(message, file=sys.stderr)
+            print(shortened(message, LONGEST_LINE), file=sys.stderr)
     try:
         print(end="", flush=True)
     except OSError:  # what could not be written is given up, or Python would complain about it once more

@@ -11,6 +11,7 @@ import difflib
 import functools
 import math
 import re
+import sys
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -21,7 +22,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from gen3r_jax.errors import UserError
+from gen3r_jax.errors import UserError, told
 
 T = TypeVar("T")
 
@@ -79,7 +80,7 @@ def read_options(options: type[T], values: Mapping[str, Any], name: str = "confi
         path = f"{name}.{key}" if name else key
         if dataclasses.is_dataclass(hints[key]):
             if not isinstance(value, Mapping):
-                raise UserError(f"{path} must be a group of keys, not {value!r}")
+                raise UserError(f"{path} must be a group of keys, not {told(value)}")
             group = _default(fields[key]) if base is None else getattr(base, key)
             filled[key] = read_options(hints[key], value, path, None if group is dataclasses.MISSING else group)
         else:
@@ -162,15 +163,22 @@ def read_value(value: Any, wanted: Any, path: str) -> Any:
         value = tuple(tuple(item) if isinstance(item, list | tuple) else item for item in value)
     choices = typing.get_args(wanted) or (wanted,)
     if type(value) is int and float in choices and int not in choices:
-        value = float(value)
+        value = float(value) if abs(value) <= sys.float_info.max else math.inf
     if not _fits(value, wanted):
-        raise UserError(f"{path} must be {_describe(wanted)}, not {value!r}")
-    if isinstance(value, float) and not math.isfinite(value):
-        raise UserError(f"{path} must be a finite number, not {value!r}")
+        raise UserError(f"{path} must be {_describe(wanted)}, not {told(value)}")
+    if not _finite(value):
+        raise UserError(f"{path} must be a finite number, not {told(value)}")
     numbers = [number for number in (value if isinstance(value, tuple) else (value,)) if number is not None]
     if bounds is not None and not all(map(bounds.holds, numbers)):
-        raise UserError(f"{path} must be {bounds}, not {value!r}")
+        raise UserError(f"{path} must be {bounds}, not {told(value)}")
     return value
+
+
+def _finite(value: Any) -> bool:
+    """Whether no number of a value, or of the tuples in it, is infinite or none."""
+    if isinstance(value, tuple):
+        return all(map(_finite, value))
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 def _fits(value: Any, wanted: Any) -> bool:
@@ -181,8 +189,9 @@ def _fits(value: Any, wanted: Any) -> bool:
         return value in typing.get_args(wanted)
     if kind is Any:
         return True
-    if kind is tuple and typing.get_args(wanted)[1:] == (...,):
-        return isinstance(value, tuple) and all(_fits(item, typing.get_args(wanted)[0]) for item in value)
+    if kind is tuple and (kinds := typing.get_args(wanted)):
+        kinds = kinds[:1] * len(value) if isinstance(value, tuple) and kinds[1:] == (...,) else kinds
+        return isinstance(value, tuple) and len(value) == len(kinds) and all(map(_fits, value, kinds))
     return isinstance(value, kind) and not (kind is int and isinstance(value, bool))
 
 

@@ -33,6 +33,7 @@ def _recurse():
         (lambda: None, None, ""),
         (lambda: 3, 3, ""),
         (lambda: _raise(UserError("no")), 2, "error: no\n"),
+        (lambda: _raise(UserError(f"{'x' * 999}; mend it")), 2, f"error: {'x' * 190} ... {'x' * 188}; mend it\n"),
         (lambda: os.listdir("no/such"), 2, "error: cannot read or write no/such: No such file or directory\n"),
         (lambda: os.mkdir(b"no/such"), 2, "error: cannot read or write no/such: No such file or directory\n"),
         (lambda: _raise(OSError(28, "No space left on device")), 2, "error: cannot write: No space left on device\n"),

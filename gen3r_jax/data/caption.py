@@ -14,7 +14,7 @@ from typing import Any
 from gen3r_jax.data.captions import MAX_CHARACTERS, read_captions
 from gen3r_jax.data.format import SceneFiles, find_scenes
 from gen3r_jax.errors import UserError, add_most_bad, bad_share_status, main_guard
-from gen3r_jax.storage.files import parse_json, read_lines, write_text
+from gen3r_jax.storage.files import parse_json, read_lines, real_path, write_text
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def _scenes(root: Path) -> dict[str, SceneFiles]:
     scenes = [scene for split in ("train", "test") for scene in find_scenes(root, split, cameras=False)]
     if not scenes:
         raise UserError(f"{root} holds no scenes; give the --output of gen3r prepare")
-    return {"/".join(scene.images.resolve().parent.parts[-2:]): scene for scene in scenes}
+    return {"/".join(real_path(scene.images).parent.parts[-2:]): scene for scene in scenes}
 
 
 def _captions_file(scene: SceneFiles) -> Path:

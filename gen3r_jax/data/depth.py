@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float32
 from PIL import Image
 
+from gen3r_jax.data.images import open_whole
 from gen3r_jax.errors import UserError
 
 FARTHEST = float(np.finfo(np.float16).max)
@@ -19,7 +20,7 @@ def read_depth_bits(source: Path | bytes) -> np.ndarray:
     """The pixels of a 16-bit PNG (its file or bytes), uint16 [h w]. Raises UserError where it is not one."""
     name = "depth" if isinstance(source, bytes) else source
     try:
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as file:
+        with open_whole(source) as file:
             if not file.mode.startswith("I"):
                 raise UserError(f"{name} is a picture of the kind {file.mode}, not 16-bit depth")
             return np.array(file).astype(np.uint16)

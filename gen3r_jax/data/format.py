@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gen3r_jax.errors import UserError, notice
-from gen3r_jax.storage.files import read_json_lines, read_lines
+from gen3r_jax.storage.files import read_json_lines, read_lines, real_path
 
 CATALOGUE = "scenes.jsonl"
 """Beside the lists of a prepared set: a line ``{"id", "split", "group", "frames"}`` for each scene."""
@@ -146,7 +146,7 @@ def _locate(path: Path, folder: Path) -> Path:
 def _scene_files(folder: Path, root: Path) -> SceneFiles:
     cameras, captions = folder / "transforms.json", folder / "captions.txt"
     return SceneFiles(
-        folder.resolve().name if folder == root else folder.relative_to(root).as_posix(),
+        real_path(folder).name if folder == root else folder.relative_to(root).as_posix(),
         folder / "images",
         cameras if cameras.is_file() else None,
         captions if captions.is_file() else None,

@@ -1,7 +1,8 @@
 """Pictures in, 8-bit RGB out: image files of any kind, and what a user names as frames."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -76,7 +77,7 @@ def read_orientation(source: Path | bytes | Image.Image) -> StoredPicture:
     try:
         if isinstance(source, Image.Image):
             return _stored(source, name)
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as file:
+        with Image.open(_as_file(source)) as file:
             return _stored(file, name)
     except FileNotFoundError:
         raise UserError(f"{name} does not exist") from None
@@ -90,7 +91,7 @@ def read_image_and_mask(source: Path | bytes | Image.Image, upright: bool = True
     try:
         if isinstance(source, Image.Image):
             return _decode(source, name, upright)
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as file:
+        with open_whole(source) as file:
             return _decode(file, name, upright)
     except FileNotFoundError:
         raise UserError(f"{name} does not exist") from None
@@ -98,6 +99,20 @@ def read_image_and_mask(source: Path | bytes | Image.Image, upright: bool = True
         raise UserError(f"{name} has over {MOST_PIXELS // 10**6} megapixels; shrink it and try again") from None
     except Exception as error:  # damaged files make Pillow raise nearly anything, SyntaxError included
         raise UserError(f"cannot read {name}: {one_line(error)}") from None
+
+
+@contextmanager
+def open_whole(source: Path | bytes) -> Iterator[Image.Image]:
+    """Opens an image file or its bytes. Of a PNG all checksums are compared, which Pillow does not do by itself."""
+    with Image.open(_as_file(source)) as file:
+        if file.format == "PNG":
+            file.verify()  # after which it cannot be read
+    with Image.open(_as_file(source)) as file:
+        yield file
+
+
+def _as_file(source: Path | bytes) -> Path | io.BytesIO:
+    return io.BytesIO(source) if isinstance(source, bytes) else source
 
 
 def _decode(file: Image.Image, name: object, upright: bool) -> tuple[Picture, Mask | None]:

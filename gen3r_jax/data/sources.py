@@ -24,6 +24,7 @@ from gen3r_jax.data.video import VIDEO_SUFFIXES, Video, is_video, list_videos
 from gen3r_jax.errors import UserError
 from gen3r_jax.geometry.camera_files.transforms import read_transforms
 from gen3r_jax.geometry.cameras import Cameras
+from gen3r_jax.storage.files import real_path
 from gen3r_jax.storage.remote import local_copy
 
 log = logging.getLogger(__name__)
@@ -215,7 +216,7 @@ def open_source(
         if not is_video(path):
             hint = "; for images give their folder" if is_image(path) else ""
             raise UserError(f"{path} is not a video ({' '.join(VIDEO_SUFFIXES)}){hint}")
-        return Videos((path,), path.resolve().parent.name)
+        return Videos((path,), real_path(path).parent.name)
     try:
         found = _open_folder(path, split, cameras, min_frames)
     except NoScenes:
@@ -234,7 +235,7 @@ def open_source(
 
 
 def _open_folder(path: Path, split: str, cameras: bool, min_frames: int) -> Source | None:
-    name = path.resolve().name
+    name = real_path(path).name
     if files := shards.list_shards(path, split):
         scenes = [scene for file in files for scene in shards.read_index(file)]
         return Shards(_long_enough(path, scenes, min_frames), name)
@@ -249,7 +250,7 @@ def _open_folder(path: Path, split: str, cameras: bool, min_frames: int) -> Sour
     if packed:
         return Shards(_long_enough(path, packed, min_frames), name)
     if list_images(path):
-        return Folders((SceneFiles(name, path),), path.resolve().parent.name, use_cameras=False)
+        return Folders((SceneFiles(name, path),), real_path(path).parent.name, use_cameras=False)
     if videos := list_videos(path):
         return Videos(tuple(videos), name)
     return None

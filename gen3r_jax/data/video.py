@@ -233,9 +233,11 @@ def _open(path: Path) -> InputContainer:
 
 def _film(container: InputContainer, path: Path) -> int:
     """The number of the stream that is the film: one that moves, is marked as the default, is large, in this order."""
-    streams = [stream for stream in container.streams.video if not stream.disposition & STILLS]
+    moving = [stream for stream in container.streams.video if not stream.disposition & STILLS]
+    streams = [stream for stream in moving if stream.codec_context is not None]  # of others nobody knows the codec
     if not streams:
-        raise UserError(f"{path} has no video stream; give a playable video file")
+        readable = " that can be decoded" if moving else ""
+        raise UserError(f"{path} has no video stream{readable}; give a playable video file")
     if len(streams) == 1:
         return streams[0].index
     heads = Counter(packet.stream.index for packet in itertools.islice(container.demux(streams), 64) if packet.size)

@@ -1,12 +1,11 @@
 """Reads a scene folder back."""
 
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 
 from gen3r_jax.data.video import Video
-from gen3r_jax.errors import UserError
+from gen3r_jax.errors import UserError, one_line
 from gen3r_jax.export.run_report import read_report
 from gen3r_jax.geometry.camera_files.official import read_cameras
 from gen3r_jax.geometry.points import unproject_depth
@@ -36,8 +35,9 @@ def read_scene(directory: Path | str) -> Scene:
         agreement = None
         if (directory / "agreement.npz").exists():
             agreement = np.load(directory / "agreement.npz")["agreement"].astype(np.float32)
-    except (OSError, EOFError, BadZipFile, ValueError, KeyError) as error:
-        raise UserError(f"{directory}: depth.npz, confidence.npz or agreement.npz is damaged ({error})") from None
+    except Exception as error:  # zip files, zlib and NumPy each raise their own kinds
+        reason = one_line(error)
+        raise UserError(f"{directory}: depth.npz, confidence.npz or agreement.npz is damaged ({reason})") from None
     video = Video(directory / "rgb.mp4")
     frames = [frame for frame in video.read(range(len(video))) if frame is not None]
     if len(frames) < len(video):

@@ -9,7 +9,8 @@ from jaxtyping import Bool, Int
 from tokenizers import Tokenizer as FastTokenizer
 from tokenizers import models, normalizers, pre_tokenizers, processors
 
-from gen3r_jax.errors import UserError, notice
+from gen3r_jax.errors import UserError, notice, one_line, shortened
+from gen3r_jax.storage.files import read_text
 from gen3r_jax.storage.hashes import require_whole, write_hashes
 
 PAD = "<pad>"
@@ -37,9 +38,12 @@ class Tokenizer:
             raise UserError(f"no tokenizer at {file}; copy the official tokenizer folder there")
         require_whole(path, file.name)
         try:
-            tokenizer = FastTokenizer.from_file(str(file))
-        except Exception as error:  # the library raises bare exceptions
-            raise UserError(f"{file} is no tokenizer ({' '.join(str(error).split())})") from None
+            tokenizer = FastTokenizer.from_str(read_text(file))
+            tokenizer.encode("")  # its parts may not fit together
+        except (UserError, KeyboardInterrupt):
+            raise
+        except BaseException as error:  # the library raises bare exceptions, and panics that are no Exception
+            raise UserError(f"{file} is no tokenizer ({shortened(one_line(error), 150)})") from None
         if tokenizer.token_to_id(PAD) is None:
             raise UserError(f"{file} has no token {PAD}")
         return cls(tokenizer)

@@ -12,7 +12,8 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from gen3r_jax.module import AnyNetwork, Network, Params
 from gen3r_jax.options import read_options
 from gen3r_jax.sharding import fetch, param_shardings
 from gen3r_jax.storage.files import read_json, refuse_newer, replacing, write_json
-from gen3r_jax.storage.hashes import all_whole, require_whole, write_hashes
+from gen3r_jax.storage.hashes import HASHES, PARTS, all_whole, require_whole, write_hashes
 
 FORMAT_VERSION = 1
 """Of a network's folder."""
@@ -50,6 +51,7 @@ def hush_background(before: Callable[[Any], object] = sys.unraisablehook) -> Non
 
     sys.unraisablehook = hook
     logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname or record.levelno < logging.ERROR)
+    logging.getLogger("asyncio").addFilter(lambda record: "never retrieved" not in record.getMessage())
 
 
 hush_background()
@@ -61,9 +63,10 @@ def save_network(path: epath.PathLike, network: Network) -> None:
 
 
 def save_weights(path: epath.PathLike, network_class: type[Network], config: Any, params: Params) -> None:
-    """Writes parameters of ``network_class(config)`` into the folder `path`, replacing what is there.
+    """Writes parameters of ``network_class(config)`` into the folder `path`, replacing the weights that are there.
 
     The folder is written beside its place and moved into it when complete, so an interrupted save leaves the old one.
+    Other files that lie in the old one are kept.
     Of several processes all must call it, and the first writes.
     Raises UserError when the place cannot be written, the disk is full, `path` holds something else than weights, or
     numbers are not finite.
@@ -78,11 +81,12 @@ def save_weights(path: epath.PathLike, network_class: type[Network], config: Any
     alone = ocp.options.MultiprocessingOptions(primary_host=0, active_processes={0}, barrier_sync_key_prefix="alone")
     partial, old = (path.parent / f".{path.name}.{suffix}" for suffix in ("partial", "old"))
     try:
+        if old.exists():  # a save was interrupted at its end
+            _give_back(old, path)
         if path.exists() and not holds_weights(path):
             raise UserError(f"{path} exists and is no weights folder; name another place or remove it")
-        for leftover in (partial, old):
-            if leftover.exists():
-                leftover.rmtree()
+        if partial.exists():
+            partial.rmtree()
         partial.mkdir(parents=True)
         description = _description(network_class, config)
         (partial / "config.json").write_text(json.dumps(description, indent=2) + "\n")
@@ -96,11 +100,22 @@ def save_weights(path: epath.PathLike, network_class: type[Network], config: Any
             path.rename(old)
         partial.rename(path)
         if old.exists():
-            old.rmtree()
+            _give_back(old, path)
     except UserError:
         raise
     except (OSError, ValueError) as error:  # TensorStore reports a full disk as a ValueError
         raise UserError(f"cannot write weights to {path}: {reason(error)}") from error
+
+
+def _give_back(old: epath.Path, path: epath.Path) -> None:
+    """Makes an old weights folder the one at `path`, or, where there is a new one, gives that its other files."""
+    if not path.exists():
+        old.rename(path)
+        return
+    for other in old.iterdir():
+        if other.name not in (*PARTS, HASHES):
+            other.rename(path / other.name)
+    old.rmtree()
 
 
 def save_compact(path: epath.PathLike, network_class: type[Network], config: Any, params: Params) -> None:
@@ -168,7 +183,7 @@ def load_network(
 
     graphdef, wanted = module.abstract(build)
     shardings = shardings or _default_shardings(wanted)
-    try:
+    with _telling_damage(path):
         new = _lacking(path, wanted, missing) if missing else set()
         here, places = (
             module.nest({key: leaf for key, leaf in module.flatten(tree).items() if key not in new})
@@ -182,9 +197,16 @@ def load_network(
             drawn = _draw(build, new, dtype, exact, module.flatten(shardings))
             params = module.nest(module.flatten(params) | drawn)
         return graphdef, params
+
+
+@contextmanager
+def _telling_damage(path: epath.Path) -> Iterator[None]:
+    """Turns the errors of Orbax, TensorStore and safetensors, each of its own kinds, into a UserError."""
+    try:
+        yield
     except UserError:
         raise
-    except Exception as error:  # Orbax and TensorStore each raise their own kinds
+    except Exception as error:
         if is_no_damage(error):
             raise
         raise UserError(f"weights in {path} are damaged ({reason(error)}); make them again") from error
@@ -287,17 +309,18 @@ def read_description(path: Path | epath.Path) -> tuple[str, dict[str, Any]]:
 
 
 def stored_leaves(path: epath.PathLike) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes and dtypes of the parameters in a network's folder, by dotted name."""
+    """Shapes and dtypes of the parameters in a network's folder, by dotted name. Raises UserError for a damaged one."""
     path = epath.Path(path).absolute()
-    if (path / "params").exists():
-        import orbax.checkpoint as ocp
+    with _telling_damage(path):
+        if (path / "params").exists():
+            import orbax.checkpoint as ocp
 
-        with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
-            leaves = module.flatten(checkpointer.metadata(path / "params").item_metadata.tree)
+            with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
+                leaves = module.flatten(checkpointer.metadata(path / "params").item_metadata.tree)
+        else:
+            with safe_open(path / COMPACT, "np") as file:
+                leaves = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         return {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for name, leaf in leaves.items()}
-    with safe_open(path / COMPACT, "np") as file:
-        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    return {key: jax.ShapeDtypeStruct(x.shape, x.dtype) for key, x in tensors.items()}
 
 
 def refuse_mismatch(subject: str, wanted: Any, stored: Any) -> None:

@@ -219,6 +219,11 @@ def inside(folder: Path, name: str) -> Path:
     return folder / name
 
 
+def real_path(path: Path) -> Path:
+    """The absolute path without links in it. A link that leads to itself stays, where ``Path.resolve`` would raise."""
+    return Path(os.path.realpath(path))
+
+
 def natural_key(name: Path | str) -> list[tuple[int, int | str]]:
     """Sorts ``x2`` before ``x10``: by the name of a path, or by all of a string."""
     text = name if isinstance(name, str) else name.name

@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import json
+import math
 import os
 import subprocess
 import sys
@@ -184,6 +185,7 @@ class Options:
     sizes: tuple = ()
     names: tuple[str, ...] = ()
     limit: float | None = None
+    pairs: tuple[tuple[int, float], ...] = ()
 
 
 def test_plain_types_are_checked_and_made_hashable():
@@ -203,6 +205,11 @@ def test_plain_types_are_checked_and_made_hashable():
         ("mode", "c", "config.mode must be one of 'a', 'b', not 'c'"),
         ("names", ("a", 1), "config.names must be a list of texts, not ('a', 1)"),
         ("limit", "none", "config.limit must be a number or null, not 'none'"),
+        ("rate", 10**400, "config.rate must be a finite number, not inf"),
+        ("pairs", ((1, 2.0), (1.5, 2.0)), "config.pairs must be a list of lists, not ((1, 2.0), (1.5, 2.0))"),
+        ("pairs", ((1,),), "config.pairs must be a list of lists, not ((1,),)"),
+        ("pairs", ((1, math.inf),), "config.pairs must be a finite number, not ((1, inf),)"),
+        ("mode", "c" * 999, f"config.mode must be one of 'a', 'b', not '{'c' * 37}...{'c' * 38}'"),
     ],
 )
 def test_a_wrong_type_says_what_is_allowed(key, value, message):

@@ -195,11 +195,13 @@ def test_missing_extra_and_misshapen_tensors_are_all_named(official, tmp_path):
 def test_bad_files(official, tmp_path):
     source = weights_file(official, "wan_vae")
     (tmp_path / "cut.safetensors").write_bytes(source.read_bytes()[:-100])
+    (tmp_path / "more.safetensors").write_bytes(source.read_bytes() + b"more")
     (tmp_path / "text.safetensors").write_text("<html>not found</html>")
     (tmp_path / "weights.npz").write_bytes(b"")
     (tmp_path / "empty").mkdir()
     for name, expected in {
         "cut.safetensors": "cut short",
+        "more.safetensors": "it holds more than its header tells of",
         "text.safetensors": "not a whole safetensors file",
         "none.safetensors": "does not exist",
         "weights.npz": "allowed are .safetensors",

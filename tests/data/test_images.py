@@ -10,6 +10,7 @@ from PIL import Image
 from gen3r_jax.data import images
 from gen3r_jax.data.images import encode_image, list_images, read_clip, read_frames, read_image, read_image_and_mask
 from gen3r_jax.errors import UserError
+from tests.helpers.damage import flipped
 from tests.helpers.toy_videos import number_of, numbered_frames, write_video
 
 
@@ -142,6 +143,19 @@ def test_damaged_image(tmp_path, ramp, damage):
         warnings.simplefilter("ignore")
         read_image(path)
     assert "\n" not in str(error.value)
+
+
+def test_a_png_is_as_it_was_written_or_refused(tmp_path, ramp):
+    whole, path, rng = encode_image(ramp, ".png"), tmp_path / "bad.png", np.random.default_rng(0)
+    refused = 0
+    for _ in range(40):
+        path.write_bytes(flipped(whole, rng))
+        try:
+            np.testing.assert_array_equal(read_image(path), ramp)
+        except UserError as error:
+            assert "bad.png" in str(error)
+            refused += 1
+    assert refused > 30  # the others are in the chunk that ends the file
 
 
 def test_missing_image(tmp_path):

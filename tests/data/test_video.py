@@ -213,6 +213,14 @@ def test_unreadable_video(tmp_path, content):
     assert "\n" not in str(error.value)
 
 
+def test_a_codec_that_nobody_knows(tmp_path):
+    path = tmp_path / "odd.mkv"
+    write_video(path, numbered_frames(3))
+    path.write_bytes(path.read_bytes().replace(b"V_MPEG4/ISO/AVC", b"V_MPEG9/ISO/AVC"))
+    with pytest.raises(UserError, match=r"odd\.mkv has no video stream that can be decoded"):
+        len(Video(path))
+
+
 def test_sound_is_no_video(tmp_path):
     with wave.open(str(tmp_path / "sound.avi"), "wb") as file:
         file.setparams((1, 2, 8000, 0, "NONE", ""))

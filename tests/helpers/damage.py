@@ -12,7 +12,12 @@ def files_in(folder: Path) -> list[str]:
     )
 
 
+def flipped(content: bytes, rng: np.random.Generator) -> bytes:
+    """One bit is another."""
+    changed = bytearray(content)
+    changed[rng.integers(len(changed))] ^= 1 << rng.integers(8)
+    return bytes(changed)
+
+
 def flip_bit(path: Path, rng: np.random.Generator) -> None:
-    content = bytearray(path.read_bytes())
-    content[rng.integers(len(content))] ^= 1 << rng.integers(8)
-    path.write_bytes(content)
+    path.write_bytes(flipped(path.read_bytes(), rng))

@@ -90,6 +90,26 @@ def test_a_folder_that_holds_something_else_is_not_replaced(tmp_path):
     assert (tmp_path / "photos").exists()
 
 
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_other_files_in_a_weights_folder_are_kept(saved, interrupted):
+    """Also where an earlier save was killed between moving the old folder away and the new one into its place."""
+    path, network = saved
+    (path / "README.md").write_text("mine")
+    if interrupted:
+        path.rename(path.with_name(".net.old"))
+    save_network(path, network)
+    assert (path / "README.md").read_text() == "mine"
+    assert [other.name for other in path.parent.iterdir()] == ["net"]
+    load_network(path, Net)
+
+
+def test_a_damaged_folder_is_told_before_it_is_loaded(saved):
+    path, _ = saved
+    (path / "params" / "manifest.ocdbt").write_bytes(b"damaged")
+    with pytest.raises(UserError, match=r"weights in .*net are damaged"):
+        describe(path)
+
+
 def test_a_missing_folder_and_a_wrong_network_are_named(saved):
     path, _ = saved
     with pytest.raises(UserError, match=r"no weights of Net at .*nowhere"):

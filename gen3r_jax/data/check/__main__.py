@@ -30,6 +30,7 @@ def main() -> int:
             raise UserError(f"--{key} must be at least {least}, not {getattr(arguments, key)}")
     from gen3r_jax.data.check.report import require_report, summary, total, write_report
     from gen3r_jax.data.check.sets import check_sets, find_sets
+    from gen3r_jax.storage.files import real_path
     from gen3r_jax.storage.locks import lock_beside, locked
 
     report = arguments.report or arguments.root / "check.html"
@@ -37,7 +38,7 @@ def main() -> int:
     sets = find_sets(arguments.root)
     with locked(lock_beside(report), str(report)):
         results = check_sets(arguments.root, sets, sample=arguments.sample, workers=arguments.workers)
-        write_report(report, arguments.root.resolve(), results)
+        write_report(report, real_path(arguments.root), results)
     print(summary(results))
     print(f"{total(results)}; report: {report}")
     return int(any(result.count("error") for result in results))

@@ -12,6 +12,7 @@ from gen3r_jax.data.check.checks import Finding, Job, SceneResult, check_scene
 from gen3r_jax.data.check.lists import check_catalogue, check_duplicates, check_lists, check_splits
 from gen3r_jax.data.workers import worker_pool
 from gen3r_jax.errors import UserError
+from gen3r_jax.storage.files import real_path
 
 DRAWN = 12
 """Scenes of each set that the report shows."""
@@ -80,7 +81,7 @@ def find_sets(root: Path) -> dict[str, list[Path]]:
         raise UserError(f"{root} is not a folder; give the --output of gen3r prepare")
     folders = _folders(root)
     if scenes := [folder for folder in folders if _is_scene(folder)]:
-        return {root.resolve().name: scenes}
+        return {real_path(root).name: scenes}
     sets = {folder.name: [scene for scene in _folders(folder) if _is_scene(scene)] for folder in folders}
     if not any(sets.values()):
         _, findings = check_lists(root)

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from gen3r_jax.errors import UserError
-from gen3r_jax.storage.files import inside, read_json
+from gen3r_jax.storage.files import inside, read_json, real_path
 
 FILES = ("transforms.json", "captions.txt", "scene.json")
 FOLDERS = ("images", "depth")
@@ -38,8 +38,8 @@ def require_own(place: Path) -> None:
 def require_apart(folder: Path, sources: Iterable[Path]) -> None:
     """Raises UserError where what is written to `folder` would lie in what is read, or the other way round, also
     through links."""
-    written = folder.resolve()
+    written = real_path(folder)
     for path in sources:
-        source = path.resolve()
+        source = real_path(path)
         if written == source or written in source.parents or source in written.parents:
             raise UserError(f"{path} and {folder}, where scenes are written to, overlap; give another --output")
