@@ -6,7 +6,7 @@ PYTHON := $(VENV)/bin/python
 BASE_PYTHON ?= $(shell for p in python3 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: run test test-slow test-printed readers nano ablations lint format clean
+.PHONY: run test test-slow test-printed faults readers nano ablations lint format clean
 
 # One image becomes a scene, by the small model that is part of the project; `make run IMAGE=photo.jpg CAMERAS=zoom_in`.
 # What is given reaches the command as it was typed: make would expand the `$5` in a prompt, and the shell its quotes.
@@ -36,6 +36,11 @@ test-printed: $(VENV)/ready
 readers: $(VENV)/ready
 	$(PYTHON) -m pip install --quiet --editable '.[usd]'
 	npm install --prefix tests/node --ignore-scripts --no-audit --no-fund --no-package-lock
+
+# Damaged input, flipped bits, kills and pairs: hours at full number. `make faults COUNT=0.1 SEED=7 KINDS="fuzz flips"`.
+COUNT := 1
+faults: $(VENV)/ready
+	$(PYTHON) -m tests.faults $(KINDS) --count $(COUNT) $(if $(SEED),--seed $(SEED))
 
 # The stages of the nano model in order, each from what those before it wrote, in the folder that configs/nano name; what
 # is done is not done again. `make nano SHARE=0.1` trains with a tenth of the steps and clips.

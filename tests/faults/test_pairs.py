@@ -1,4 +1,4 @@
-"""Two commands that are started at once on one output: one works, the other says who does."""
+"""A command on an output that another one is at says who that is; pairs that start at once: ``test_faults.py``."""
 
 import os
 import subprocess
@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from gen3r_jax.storage.files import read_json
 from gen3r_jax.storage.locks import lock_beside, locked
 from tests.helpers.paths import REPOSITORY
 from tests.helpers.raw_sets import vkitti
@@ -45,14 +44,3 @@ def test_a_second_command_names_the_first(tmp_path, name):
     assert process.returncode == 2
     assert f"process {os.getpid()} on" in error.splitlines()[-1] and "is in use by" in error and len(error) < 400
     assert not written.exists()
-
-
-@pytest.mark.parametrize("name", ["pack", "prepare"])
-def test_of_two_at_once_one_works(tmp_path, name):
-    vkitti.write(tmp_path / "raw", frames=12)
-    arguments, lock, written = _commands(tmp_path)[name]
-    pair = [_start(arguments) for _ in range(2)]
-    errors = [process.communicate(timeout=120)[1] for process in pair]
-    assert sorted(process.returncode for process in pair) in ([0, 0], [0, 2]), errors  # 0, 0: one after the other
-    assert written.exists() and not lock.exists()
-    assert read_json(lock.parent / ".gen3r.json")["version"] == 1

@@ -19,7 +19,7 @@ from gen3r_jax.errors import UserError
 from gen3r_jax.geometry.camera_files.colmap import find_model, read_colmap
 from gen3r_jax.geometry.camera_files.contents import CameraFile
 from gen3r_jax.geometry.camera_files.transforms import picture_name, read_folder_transforms
-from gen3r_jax.storage.files import inside, read_json
+from gen3r_jax.storage.files import inside, read_json, real_path
 
 DEPTH = 3
 TRANSFORMS = "transforms.json"
@@ -30,7 +30,7 @@ FOUND_BY = "cameras_found_by"
 def find(raw: Path) -> list[Unit]:
     """One unit for each capture: its folder."""
     folders = [path for path in _captures(raw, DEPTH) if path.is_dir()]
-    return [Unit("/".join(folder.relative_to(raw).parts) or folder.resolve().name, (folder,)) for folder in folders]
+    return [Unit("/".join(folder.relative_to(raw).parts) or real_path(folder).name, (folder,)) for folder in folders]
 
 
 def find_videos(raw: Path) -> list[Path]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -162,7 +163,7 @@ def _gaps(names: Sequence[str], stamps: Float[np.ndarray, "t"] | None) -> list[s
 
 def _step(before: str, after: str) -> float | None:
     """How far the last numbers of two names are apart; None where the names differ in anything else."""
-    first, second = (re.fullmatch(r"(.*?)(\d+(?:\.\d+)?)(\D*)", str(Path(x).with_suffix(""))) for x in (before, after))
+    first, second = (re.fullmatch(r"(.*?)(\d+(?:\.\d+)?)(\D*)", os.path.splitext(x)[0]) for x in (before, after))
     if first is None or second is None or first.group(1, 3) != second.group(1, 3):
         return None
     return float(second[2]) - float(first[2])
