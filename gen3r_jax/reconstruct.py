@@ -8,6 +8,7 @@ import argparse
 from pathlib import Path
 
 from gen3r_jax.command_line import Size, add_compile_cache
+from gen3r_jax.data.clips import FITS
 from gen3r_jax.errors import main_guard
 from gen3r_jax.export.folder import FORMATS, describe_formats, require_formats
 from gen3r_jax.generation.settings import MOST_FRAMES
@@ -35,6 +36,8 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--images", "--frames", nargs="+", type=Path, required=True, metavar="PATH", help="a video, a folder of "
         "images, or images")  # fmt: skip
+    add("--masks", nargs="+", type=Path, default=(), metavar="PATH", help="what of the frames is known: a mask each, "
+        "white where it is, as a folder, a video or images")  # fmt: skip
     add("--weights", type=Path, required=True, metavar="DIR", help="weights as `gen3r generate` takes them, or of "
         "VGGT alone, such as facebook/VGGT-1B")  # fmt: skip
     add("--output", type=Path, required=True, metavar="DIR", help="folder of the scene, new or empty")
@@ -47,6 +50,10 @@ def _parser() -> argparse.ArgumentParser:
     add("--first", type=int, metavar="N", help="number of the first frame to use, from 0; without --stride every one")
     add("--size", "--side", nargs="+", type=int, action=Size, metavar="PIXELS", help="side of the frames, or height "
         f"and width; multiples of {SIDE_MULTIPLE} (default: size in the weights' generation.json, or 560)")  # fmt: skip
+    add("--fit", choices=FITS, default="crop", help="other aspects: crop cuts them to the size (default), whole takes "
+        "a size of about as many pixels that shows most, pad adds white, which is unknown")  # fmt: skip
+    add("--original_size", action="store_true", help="also write depth, points and cameras of the whole pictures, in "
+        "their pixels, to original/")  # fmt: skip
     add("--dtype", choices=("float32", "bfloat16"), help="dtype of the weights (default: bfloat16, on CPUs float32)")
     add("--format", nargs="+", choices=FORMATS, metavar="NAME", help=describe_formats())
     add("--fps", type=float, help="speed of the written videos (default: as the given video shows the frames, or 12)")

@@ -11,7 +11,17 @@ from jaxtyping import Bool, Float, Int, UInt8
 from PIL import Image
 
 from gen3r_jax.errors import notice
-from gen3r_jax.geometry.cameras import Size, cover_size
+from gen3r_jax.geometry.cameras import Size, cover_size, inner_size, offset
+
+FITS = {
+    "crop": "covered and cut to its middle",
+    "whole": "shown as a whole, nearly, at about as many pixels",
+    "pad": "shown as a whole, with white around it",
+}
+"""How a picture is brought to the size that the networks take."""
+
+EDGE = 1.05
+"""Depths that differ by a larger factor are not of one surface."""
 
 
 def sample_indices(
@@ -73,23 +83,62 @@ def resize_crop(image: UInt8[np.ndarray, "h w c"], target: Size) -> Float[np.nda
     top, left, bottom, right = crop_box((height, width), target)
     scale_y, scale_x = image.shape[0] / height, image.shape[1] / width
     box = (left * scale_x, top * scale_y, right * scale_x, bottom * scale_y)
-    planes = np.moveaxis(image, -1, 0).astype(np.float32)
-    return np.stack(
-        [
-            np.asarray(Image.fromarray(plane).resize((right - left, bottom - top), Image.Resampling.BILINEAR, box))
-            for plane in planes
-        ],
-        axis=-1,
+    return _resized(image, (bottom - top, right - left), box)
+
+
+def resize_pad(image: UInt8[np.ndarray, "h w c"], target: Size, fill: float = 255) -> Float[np.ndarray, "h2 w2 c"]:
+    """Scales an image to fit inside of `target`, as :func:`resize_crop` does, and fills what is left around it."""
+    inner = inner_size(image.shape[:2], target)
+    top, left = (-place for place in offset(inner, target))
+    result = np.full((*target, image.shape[2]), fill, np.float32)
+    whole = (0, 0, image.shape[1], image.shape[0])
+    result[top : top + inner[0], left : left + inner[1]] = _resized(image, inner, whole)
+    return result
+
+
+def fitted_places(size: Size, target: Size, pad: bool = False) -> tuple[Float[np.ndarray, "h"], Float[np.ndarray, "w"]]:
+    """Where the centres of an image's rows and columns are in pixels of what was cropped, or padded, from it."""
+    resized = inner_size(size, target) if pad else cover_size(size, target)
+    rows, columns = (
+        (np.arange(side) + 0.5) * (scaled / side) - begin
+        for side, scaled, begin in zip(size, resized, offset(resized, target), strict=True)
     )
+    return rows, columns
 
 
-def tell_fit(size: Size, target: Size) -> None:
-    """Tells on standard error what :func:`resize_crop` to `target` takes from a picture, and how it enlarges it."""
-    height, width = cover_size(size, target)
+def _resized(
+    image: UInt8[np.ndarray, "h w c"], size: Size, box: tuple[float, float, float, float]
+) -> Float[np.ndarray, "h2 w2 c"]:
+    """The part of an image in a box (left, top, right, bottom), scaled to a size."""
+    planes = np.moveaxis(image, -1, 0).astype(np.float32)
+    scaled = [Image.fromarray(plane).resize((size[1], size[0]), Image.Resampling.BILINEAR, box) for plane in planes]
+    return np.stack([np.asarray(plane) for plane in scaled], axis=-1)
+
+
+def fit_picture(picture: UInt8[np.ndarray, "h w c"], target: Size, pad: bool = False) -> Float[np.ndarray, "h2 w2 c"]:
+    """A picture cropped, or padded with white, to `target`; stays on 0..255."""
+    return resize_pad(picture, target) if pad else resize_crop(picture, target)
+
+
+def fit_mask(
+    mask: Bool[np.ndarray, "h w"] | None, size: Size, target: Size, pad: bool = False
+) -> Bool[np.ndarray, "h2 w2"]:
+    """Where a picture of `size` is known once :func:`fit_picture` has brought it to `target`; None: everywhere."""
+    if mask is None and not pad:
+        return np.ones(target, bool)
+    known = np.full((*size, 1), 255, np.uint8) if mask is None else mask[..., None] * np.uint8(255)
+    return (resize_pad(known, target, fill=0) if pad else resize_crop(known, target))[..., 0] >= 128
+
+
+def tell_fit(size: Size, target: Size, pad: bool = False) -> None:
+    """Tells on standard error what :func:`fit_picture` takes from a picture or adds to it, and how it enlarges it."""
+    height, width = inner_size(size, target) if pad else cover_size(size, target)
     done = []
     if height > size[0]:
         done.append(f"enlarged by {height / size[0]:.2f}")
-    if (height, width) != tuple(target):
+    if pad and (height, width) != tuple(target):
+        done.append(f"scaled to {width} x {height} and padded to {target[1]} x {target[0]}")
+    elif (height, width) != tuple(target):
         lost = 1 - target[0] * target[1] / (height * width)
         done.append(f"scaled to {width} x {height} and cut to {target[1]} x {target[0]}, which loses {lost:.1%}")
     if done:
@@ -108,6 +157,25 @@ def crop_depth(depth: Float[np.ndarray, "h w"], target: Size) -> Float[np.ndarra
     rows = ((np.arange(top, bottom) + 0.5) * h / covered[0]).astype(int)
     columns = ((np.arange(left, right) + 0.5) * w / covered[1]).astype(int)
     return depth[np.ix_(rows, columns)]
+
+
+def uncrop_depth(depth: Float[np.ndarray, "h w"], size: Size, pad: bool = False) -> Float[np.ndarray, "h2 w2"]:
+    """The depth of an image of `size` from that of what was cropped, or padded, from it; 0 where that shows nothing.
+
+    Neighbours are mixed, but not across an edge (EDGE): there the nearest pixel's depth is taken.
+    """
+    places = fitted_places(size, depth.shape, pad)
+    inside = [(place >= 0) & (place <= side) for place, side in zip(places, depth.shape, strict=True)]
+    y, x = (np.clip(place - 0.5, 0, side - 1) for place, side in zip(places, depth.shape, strict=True))
+    top, left = np.floor(y).astype(int), np.floor(x).astype(int)
+    bottom, right = np.minimum(top + 1, depth.shape[0] - 1), np.minimum(left + 1, depth.shape[1] - 1)
+    corners = [depth[np.ix_(row, column)] for row in (top, bottom) for column in (left, right)]
+    down, across = (y - top)[:, None], x - left
+    upper, lower = ((1 - across) * corners[i] + across * corners[i + 1] for i in (0, 2))
+    mixed = (1 - down) * upper + down * lower
+    is_edge = np.maximum.reduce(corners) > EDGE * np.minimum.reduce(corners)
+    nearest = depth[np.ix_(np.rint(y).astype(int), np.rint(x).astype(int))]
+    return (np.where(is_edge, nearest, mixed) * np.outer(*inside)).astype(depth.dtype)
 
 
 def default_intrinsics(size: Size, fov_degrees: float = 60.0) -> Float[np.ndarray, "3 3"]:

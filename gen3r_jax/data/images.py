@@ -1,45 +1,29 @@
 """Pictures in, 8-bit RGB out: image files of any kind, and what a user names as frames."""
 
+import importlib
 import io
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
-from warnings import filterwarnings
 
 import numpy as np
-from jaxtyping import Bool, UInt8
+from jaxtyping import Float64
 from PIL import Image
 
-from gen3r_jax.data.colour import Picture, to_srgb
+from gen3r_jax.data.colour import Picture
+from gen3r_jax.data.decoding import MOST_PIXELS, TURNS, Mask, decode, orientation
 from gen3r_jax.data.video import VIDEO_SUFFIXES, Video, is_video
 from gen3r_jax.errors import UserError, notice, one_line
-from gen3r_jax.geometry.camera_files.orientation import UPRIGHT, StoredPicture, stored_as
+from gen3r_jax.geometry.camera_files.orientation import ASPECT_TOLERANCE, UPRIGHT, StoredPicture, stored_as
 from gen3r_jax.storage.files import natural_key
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
-
-Mask = Bool[np.ndarray, "h w"]
-
-MOST_PIXELS = 300_000_000
-"""Larger pictures are refused."""
-FULL_PIXELS = 64_000_000
-"""Larger pictures are halved, once or more often, while they are decoded."""
-
-Image.MAX_IMAGE_PIXELS = MOST_PIXELS // 2  # Pillow warns above it and refuses above twice as many
-filterwarnings("ignore", category=Image.DecompressionBombWarning)
-
-TURNS = {  # by the value of EXIF's orientation
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-INVERSE = {6: 8, 8: 6}  # the other turns undo themselves
+HEIF_SUFFIXES = (".heic", ".heif")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".avif", ".gif", *HEIF_SUFFIXES)
+MOVING = ("GIF", "WEBP", "AVIF", "PNG")
+"""Formats of pictures that may be clips: several pages of others, such as those of phones, are no frames."""
 
 
 def read_image(source: Path | bytes | Image.Image, upright: bool = True) -> Picture:
@@ -74,25 +58,30 @@ def read_posed_image(source: Path | bytes, camera_size: Sequence[float] | None =
 def read_orientation(source: Path | bytes | Image.Image) -> StoredPicture:
     """The size of a picture, in any form as above, as it is stored, and how EXIF says that it is shown."""
     name = source if isinstance(source, Path) else "image"
-    try:
+    with _refusing_damage(name):
         if isinstance(source, Image.Image):
             return _stored(source, name)
-        with Image.open(_as_file(source)) as file:
+        with _open(source) as file:
             return _stored(file, name)
-    except FileNotFoundError:
-        raise UserError(f"{name} does not exist") from None
-    except Exception as error:  # damaged files make Pillow raise nearly anything, SyntaxError included
-        raise UserError(f"cannot read {name}: {one_line(error)}") from None
 
 
 def read_image_and_mask(source: Path | bytes | Image.Image, upright: bool = True) -> tuple[Picture, Mask | None]:
     """Reads an image like :func:`read_image`, and where it is at least half opaque; None where it is so everywhere."""
     name = source if isinstance(source, Path) else "image"
-    try:
+    with _refusing_damage(name):
         if isinstance(source, Image.Image):
-            return _decode(source, name, upright)
+            return decode(source, name, upright)
         with open_whole(source) as file:
-            return _decode(file, name, upright)
+            return decode(file, name, upright)
+
+
+@contextmanager
+def _refusing_damage(name: object) -> Iterator[None]:
+    """Turns whatever the block raises over a picture into a UserError of one line."""
+    try:
+        yield
+    except UserError:
+        raise
     except FileNotFoundError:
         raise UserError(f"{name} does not exist") from None
     except Image.DecompressionBombError:
@@ -104,98 +93,33 @@ def read_image_and_mask(source: Path | bytes | Image.Image, upright: bool = True
 @contextmanager
 def open_whole(source: Path | bytes) -> Iterator[Image.Image]:
     """Opens an image file or its bytes. Of a PNG all checksums are compared, which Pillow does not do by itself."""
-    with Image.open(_as_file(source)) as file:
+    with _open(source) as file:
         if file.format == "PNG":
             file.verify()  # after which it cannot be read
-    with Image.open(_as_file(source)) as file:
+    with _open(source) as file:
         yield file
 
 
-def _as_file(source: Path | bytes) -> Path | io.BytesIO:
-    return io.BytesIO(source) if isinstance(source, bytes) else source
-
-
-def _decode(file: Image.Image, name: object, upright: bool) -> tuple[Picture, Mask | None]:
-    full_size = file.size
-    shrink = 1
-    while full_size[0] * full_size[1] > FULL_PIXELS * shrink**2:
-        shrink *= 2
-    if shrink > 1:
-        file.draft(None, (full_size[0] // shrink, full_size[1] // shrink))  # JPEG decodes fewer pixels, others all
-    stored = _orientation(file, name)
-    file.load()
-    left = _orientation(file, name)  # Pillow turns TIFFs itself
-    image = _in_eight_bits(file, name)
-    if shrink > 1:
-        if image.size == full_size:
-            image = image.reduce(shrink)
-        kept = f"{image.width} x {image.height}"
-        notice(f"{name}: its {full_size[0]} x {full_size[1]} pixels are shrunk to {kept}", kind="huge picture")
-    turn = left if upright else INVERSE.get(stored, stored) if left != stored else 1
-    if turn in TURNS:
-        image = image.transpose(TURNS[turn])
-    if not image.has_transparency_data:
-        return np.array(_opaque(image, name)), None
-    alpha = image.convert("RGBA").getchannel("A")
-    picture = _opaque(image.convert("L" if image.mode in ("L", "LA") else "RGB"), name)
-    if alpha.getextrema() == (255, 255):
-        return np.array(picture), None
-    mask = np.array(alpha) >= 128
-    notice(f"{name}: transparent pixels ({1 - mask.mean():.0%} of the picture) are shown on white", kind="alpha")
-    return np.array(Image.composite(picture, Image.new("RGB", picture.size, "white"), alpha)), mask
+def _open(source: Path | bytes) -> Image.Image:
+    if isinstance(source, Path) and source.suffix.lower() in HEIF_SUFFIXES:
+        _learn_heif(source)
+    return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
 
 
 def _stored(file: Image.Image, name: object) -> StoredPicture:
-    tag = _orientation(file, name)
+    tag = orientation(file, name)
     return StoredPicture(str(name), (file.height, file.width), tag if tag in TURNS else UPRIGHT)
 
 
-def _orientation(file: Image.Image, name: object) -> int:
+def _learn_heif(path: Path) -> None:
+    """Have Pillow read HEIC, which needs a package of another licence than this one's."""
     try:
-        return file.getexif().get(0x0112, 1)
-    except Exception as error:  # of all that may stand in a tag
-        notice(f"{name}: its EXIF tags are ignored: {one_line(error)}", kind="bad EXIF")
-        return 1
-
-
-def _in_eight_bits(file: Image.Image, name: object) -> Image.Image:
-    """The picture with 8 bits a channel, and without a palette."""
-    if file.mode == "F":
-        raise ValueError("its pixels are floating-point numbers; convert it to 8 or 16 bits")
-    if file.mode in ("P", "PA"):
-        return file.convert("RGBA" if file.has_transparency_data else "RGB")
-    if file.mode == "1":
-        return file.convert("L")
-    if not file.mode.startswith("I"):
-        return file
-    values = np.asarray(file)
-    if values.dtype.itemsize == 4:
-        values = _in_sixteen_bits(values, file, name)
-    image = Image.fromarray(_sixteen_to_eight_bits()[values])
-    image.info = {key: value for key, value in file.info.items() if key != "transparency"}
-    return image
-
-
-def _in_sixteen_bits(values: np.ndarray, file: Image.Image, name: object) -> UInt8[np.ndarray, "h w"]:
-    """32-bit numbers as 16-bit ones. No rule says what of their range a picture uses: its largest value has to tell."""
-    unsigned = getattr(file, "tag_v2", {}).get(339, (1,))[0] == 1  # TIFF's SampleFormat
-    values = values.astype(np.uint32 if unsigned else np.int64)
-    bits = next(bits for bits in (8, 16, 32 if unsigned else 31) if values.max() < 1 << bits)
-    notice(f"{name}: its 32-bit pixels need no more than {bits} bits and are taken as such", kind="32-bit picture")
-    return np.rint(np.clip(values, 0, None) * (65535 / ((1 << bits) - 1))).astype(np.uint16)
-
-
-@lru_cache(maxsize=1)
-def _sixteen_to_eight_bits() -> UInt8[np.ndarray, "65536"]:
-    return np.rint(np.arange(65536) / 257).astype(np.uint8)
-
-
-def _opaque(image: Image.Image, name: object) -> Image.Image:
-    """A picture without alpha as sRGB."""
-    if image.mode == "CMYK" and not image.info.get("icc_profile"):
-        notice(f"{name}: it has CMYK colours without a profile; they are only roughly converted", kind="CMYK")
-    image = to_srgb(image, name)
-    return image if image.mode == "RGB" else image.convert("RGB")
+        importlib.import_module("pi_heif").register_heif_opener()
+    except ImportError:
+        raise UserError(
+            f"{path} is HEIC: install pi-heif to read it (pip install 'gen3r-jax[heic]'; its libheif is LGPL), or save "
+            "the picture as JPEG or PNG"
+        ) from None
 
 
 def encode_image(image: Picture, suffix: str = ".jpg", quality: int = 95) -> bytes:
@@ -252,8 +176,9 @@ def read_clip(
     first: int | None = None,
     at_most: int | None = None,
     at: Sequence[int] | None = None,
+    masks: Sequence[Path] = (),
 ) -> Clip:
-    """Reads what a user names as frames: one video, one folder of images, or images in the given order.
+    """Reads what a user names as frames: one video or moving picture, one folder of images, or images in order.
 
     Where not all frames are read, a line on standard error tells which.
 
@@ -262,32 +187,35 @@ def read_clip(
       stride, first: read every `stride`-th from number `first` on. Without both the frames are spread evenly, from the
         first there is to the last.
       at: the numbers of those to read instead; -1 is the last. All are read where there are just as many.
+      masks: of all frames there are, in the same forms as `inputs`: white where a frame is known, black where not.
 
     Returns:
       RGB images, whose sizes may differ. Raises UserError when there are fewer than asked for or one is unreadable.
     """
+    name, available, read = _frames_of(inputs)
+    chosen, how = _choose(name, available, num_frames, stride, first, at_most, at)
+    if len(chosen) < available:
+        notice(f"{name}: {len(chosen)} of {available} frames are used, {how}")
+    clip = read(chosen)
+    if masks:
+        of, count, read_masks = _frames_of(masks)
+        if count != available:
+            raise UserError(f"{of} has {count} masks for {available} frames of {name}; each frame needs its own")
+        shown = read_masks(chosen)
+        each = zip(clip.frames, clip.masks, shown.frames, shown.masks, strict=True)
+        clip = clip._replace(masks=[_joined(*of_one) for of_one in each])
+    return clip if at is None and len(chosen) > 1 else clip._replace(fps=None)
+
+
+def _frames_of(inputs: Sequence[Path]) -> tuple[str, int, Callable[[Sequence[int]], Clip]]:
+    """What the inputs are called, how many frames they have, and what reads those of some numbers."""
     inputs = [Path(path) for path in inputs]
     name = str(inputs[0]) if len(inputs) == 1 else f"{len(inputs)} images"
-
-    def choose(available: int) -> Sequence[int]:
-        chosen, how = _choose(name, available, num_frames, stride, first, at_most, at)
-        if len(chosen) < available:
-            notice(f"{name}: {len(chosen)} of {available} frames are used, {how}")
-        return chosen
-
     if len(inputs) == 1 and not inputs[0].exists():
         raise UserError(f"{name} does not exist")
     if len(inputs) == 1 and is_video(inputs[0]):
         video = Video(inputs[0])
-        chosen = choose(len(video))
-        frames = video.read(chosen)
-        whole = [frame for frame in frames if frame is not None]
-        if len(whole) < len(frames):
-            damaged = next(index for index, frame in zip(chosen, frames, strict=True) if frame is None)
-            raise UserError(f"{name}: frame {damaged} is damaged; re-encode the video")
-        shown = video.times[list(chosen)]
-        fps = float((len(shown) - 1) / (shown[-1] - shown[0])) if at is None and len(shown) > 1 else None
-        return Clip(whole, [None] * len(whole), fps, stored_as(name, whole[0].shape[:2], video.tag))
+        return name, len(video), partial(_read_video, video)
     files = inputs
     if len(inputs) == 1 and inputs[0].is_dir():
         files = list_images(inputs[0])
@@ -297,9 +225,63 @@ def read_clip(
         if path.exists() and not is_image(path):
             kinds = " ".join(IMAGE_SUFFIXES if len(files) > 1 else VIDEO_SUFFIXES + IMAGE_SUFFIXES)
             raise UserError(f"{path} is of a kind that cannot be read; known are {kinds}")
-    chosen = choose(len(files))
+    if len(inputs) == 1 and (count := _count_moving(files[0])) > 1:
+        return name, count, partial(_read_moving, files[0])
+    return name, len(files), partial(_read_files, files)
+
+
+def _read_video(video: Video, chosen: Sequence[int]) -> Clip:
+    frames = video.read(chosen)
+    whole = [frame for frame in frames if frame is not None]
+    if len(whole) < len(frames):
+        damaged = next(index for index, frame in zip(chosen, frames, strict=True) if frame is None)
+        raise UserError(f"{video.path}: frame {damaged} is damaged; re-encode the video")
+    stored = stored_as(str(video.path), whole[0].shape[:2], video.tag)
+    return Clip(whole, [None] * len(whole), _speed(video.times[list(chosen)]), stored)
+
+
+def _read_files(files: Sequence[Path], chosen: Sequence[int]) -> Clip:
     frames, masks = zip(*(read_image_and_mask(files[index]) for index in chosen), strict=True)
     return Clip(list(frames), list(masks), None, read_orientation(files[chosen[0]]))
+
+
+def _count_moving(path: Path) -> int:
+    """How many frames a picture has that moves (GIF, WebP, AVIF, PNG); 1 of every other."""
+    if path.suffix.lower() in HEIF_SUFFIXES:
+        return 1
+    with _refusing_damage(path), Image.open(path) as file:
+        return getattr(file, "n_frames", 1) if file.format in MOVING else 1
+
+
+def _read_moving(path: Path, chosen: Sequence[int]) -> Clip:
+    """Frames of a moving picture, each as it is shown: whole, whatever of it the file stores."""
+    decoded, time, times = {}, 0.0, {}
+    with _refusing_damage(path), open_whole(path) as file:
+        for index in range(max(chosen) + 1):
+            file.seek(index)
+            file.load()  # WebP and AVIF say how long a frame is shown once it is decoded
+            times[index], time = time, time + (file.info.get("duration") or 0) / 1000
+            if index in chosen:
+                decoded[index] = decode(file.copy(), path, upright=True)
+    frames, masks = zip(*(decoded[index] for index in chosen), strict=True)
+    speed = _speed(np.array([times[index] for index in chosen]))
+    return Clip(list(frames), list(masks), speed, read_orientation(path))
+
+
+def _speed(times: Float64[np.ndarray, "n"]) -> float | None:
+    """How many frames with these times, in seconds, are shown in a second; None where the times do not tell."""
+    return float((len(times) - 1) / (times[-1] - times[0])) if times[-1] > times[0] else None
+
+
+def _joined(frame: Picture, alpha: Mask | None, mask: Picture, mask_alpha: Mask | None) -> Mask:
+    """Where a frame is known: where its mask is white, and neither of them transparent."""
+    height, width = frame.shape[:2]
+    if abs(math.log(mask.shape[0] / mask.shape[1] * width / height)) > ASPECT_TOLERANCE:
+        given = f"{mask.shape[1]} x {mask.shape[0]}"
+        raise UserError(f"a mask of {given} for a frame of {width} x {height}: a mask must show the whole frame")
+    white = np.array(Image.fromarray(mask).convert("L").resize((width, height), Image.Resampling.BOX)) >= 128
+    others = [known for known in (alpha, mask_alpha) if known is not None and known.shape == white.shape]
+    return np.logical_and.reduce([white, *others])
 
 
 def _choose(

@@ -3,13 +3,15 @@
 import argparse
 import dataclasses
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from conversion.pipeline_folder import find_weights
-from gen3r_jax.data.clips import quantize, resize_crop, tell_fit
+from gen3r_jax.data.clips import fit_mask, fit_picture, fitted_places, quantize, tell_fit, uncrop_depth
+from gen3r_jax.data.colour import Picture
 from gen3r_jax.data.images import read_clip, require_choice
 from gen3r_jax.errors import UserError
 from gen3r_jax.export.folder import scene_folder, write_scene
@@ -17,18 +19,23 @@ from gen3r_jax.export.pointcloud import CloudFilter
 from gen3r_jax.export.run_report import RunReport
 from gen3r_jax.export.video import require_fps
 from gen3r_jax.generation import networks
-from gen3r_jax.generation.inputs import as_size, fit_mask
+from gen3r_jax.generation.inputs import as_size
 from gen3r_jax.generation.settings import MOST_FRAMES, read_settings
 from gen3r_jax.generation.vggt import vggt_folder
 from gen3r_jax.generation.weights import default_dtype
 from gen3r_jax.generation.windows import SHORTEST_WINDOW, reconstruct_in_windows
-from gen3r_jax.geometry.cameras import Size
+from gen3r_jax.geometry.cameras import Size, uncrop_intrinsics
+from gen3r_jax.geometry.points import unproject_depth
 from gen3r_jax.models.geometry_adapter import GeometryAdapter
 from gen3r_jax.models.registry import EXACT
-from gen3r_jax.models.sizes import longest_clip, require_side
+from gen3r_jax.models.sizes import SIDE_MULTIPLE, longest_clip, require_side, whole_size
 from gen3r_jax.models.vggt import VGGT
+from gen3r_jax.scene import Scene
 from gen3r_jax.storage.checkpoint import load_network, read_config
 from gen3r_jax.storage.hub import read_licence
+
+MOST_ORIGINAL_PIXELS = 200_000_000
+"""Of all pictures together: a scene holds 35 bytes a pixel."""
 
 
 def reconstruct_clip(options: argparse.Namespace) -> None:
@@ -51,17 +58,23 @@ def _reconstruct(options: argparse.Namespace, weights: Path, size: Size, folder:
         report.results["licence"] = licence
     with report.stage("Reading frames"):
         at_most = None if options.window else MOST_FRAMES
-        clip = read_clip(
-            options.images, options.num_frames, stride=options.stride, first=options.first, at_most=at_most
-        )
+        which = {"stride": options.stride, "first": options.first, "at_most": at_most}
+        clip = read_clip(options.images, options.num_frames, masks=options.masks, **which)
         pictures = clip.frames
         window = min(options.window or MOST_FRAMES, len(pictures))
         if options.through_adapter and (below := longest_clip(window)) < window:
             more = f"--num_frames {below}" if window == len(pictures) else f"--window {max(below, 5)}"
             raise UserError(f"--through_adapter takes 4k+1 frames, not {window}; add {more}")
-        tell_fit(pictures[0].shape[:2], size)
-        frames = np.stack([quantize(resize_crop(picture, size)) for picture in pictures])
-        known = np.stack([fit_mask(mask, size) for mask in clip.masks])
+        if options.original_size:
+            _require_one_size(pictures)
+        pad = options.fit == "pad"
+        if options.fit == "whole":
+            multiple = SIDE_MULTIPLE if options.through_adapter else read_config(vggt_folder(weights), VGGT).patch_size
+            size = whole_size(pictures[0].shape[:2], size, multiple)
+        tell_fit(pictures[0].shape[:2], size, pad)
+        frames = np.stack([quantize(fit_picture(picture, size, pad)) for picture in pictures])
+        pairs = zip(clip.masks, pictures, strict=True)
+        known = np.stack([fit_mask(mask, picture.shape[:2], size, pad) for mask, picture in pairs])
         fps = report.results["fps"] = options.fps or clip.fps or 12
     with report.stage("Loading weights"):
         dtype = default_dtype(options.dtype)
@@ -78,6 +91,8 @@ def _reconstruct(options: argparse.Namespace, weights: Path, size: Size, folder:
     with report.stage(f"Writing {options.output}"):
         keep = CloudFilter.official() if options.points == "official" else CloudFilter()
         write_scene(scene, folder, fps, keep, formats=options.format)
+        if options.original_size:
+            write_scene(at_original_size(scene, pictures, pad), folder / "original", fps, keep, formats=("maps", "ply"))
     report.write(folder / "run.json")
     print(report.programs(), file=sys.stderr)
 
@@ -101,6 +116,33 @@ def _check(options: argparse.Namespace, size: Size, weights: Path) -> None:
                 f"the adapter in {weights} takes {adapter.input_dim} channels and the VGGT beside it gives "
                 f"{10 * vggt.embed_dim}; put networks there that were made for each other"
             )
+
+
+def at_original_size(scene: Scene, pictures: Sequence[Picture], pad: bool) -> Scene:
+    """A scene in the pixels of the pictures that its frames were cropped, or padded, from.
+
+    Intrinsics are those of the whole pictures, exactly; what was cut off has no depth and the confidence 0.
+    """
+    size = pictures[0].shape[:2]
+    rows, columns = fitted_places(size, scene.rgb.shape[1:3], pad)
+    (height, width), depth = scene.rgb.shape[1:3], np.stack([uncrop_depth(one, size, pad) for one in scene.depth])
+    nearest = np.ix_(*(np.clip(place.astype(int), 0, side - 1) for place, side in ((rows, height), (columns, width))))
+    confidence = np.stack([one[nearest] for one in scene.confidence]) * (depth > 0)
+    intrinsics = uncrop_intrinsics(scene.intrinsics, size, (height, width), pad=pad).astype(np.float32)
+    points = unproject_depth(depth, scene.w2c, intrinsics, offset=0.5)
+    return Scene(np.stack(pictures), depth, confidence, scene.w2c, intrinsics, points, scene.prompt)
+
+
+def _require_one_size(pictures: Sequence[Picture]) -> None:
+    sizes = {picture.shape[:2] for picture in pictures}
+    if len(sizes) > 1:
+        (h, w), (h2, w2), *_ = sorted(sizes)
+        raise UserError(f"--original_size needs pictures of one size; here are some of {w} x {h} and of {w2} x {h2}")
+    if (pixels := sum(picture.shape[0] * picture.shape[1] for picture in pictures)) > MOST_ORIGINAL_PIXELS:
+        raise UserError(
+            f"--original_size: {len(pictures)} pictures have {pixels / 1e6:.0f} megapixels together, "
+            f"{MOST_ORIGINAL_PIXELS // 10**6} can be held; give fewer (--num_frames) or smaller ones"
+        )
 
 
 def _network_config(folder: Path, name: str, network: type[VGGT] | type[GeometryAdapter]) -> Any:

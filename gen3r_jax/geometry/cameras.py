@@ -205,10 +205,23 @@ def cover_size(size: Size, target: Size) -> Size:
     return round(size[0] * ratio), round(size[1] * ratio)
 
 
+def inner_size(size: Size, target: Size) -> Size:
+    """Size of an image of `size` once it is scaled, aspect kept, to just fit inside of `target`."""
+    ratio = min(target[0] / size[0], target[1] / size[1])
+    return max(round(size[0] * ratio), 1), max(round(size[1] * ratio), 1)
+
+
+def offset(size: Size, target: Size) -> tuple[int, int]:
+    """Row and column of an image of `size` where one of `target` begins that has the same middle; below 0 outside."""
+    return (size[0] - target[0]) // 2, (size[1] - target[1]) // 2
+
+
 def crop_intrinsics(
-    intrinsics: Float[np.ndarray, "*b 3 3"], size: Size, target: Size, *, truncate: bool = False
+    intrinsics: Float[np.ndarray, "*b 3 3"], size: Size, target: Size, *, truncate: bool = False, pad: bool = False
 ) -> Float[np.ndarray, "*b 3 3"]:
     """Pixel intrinsics of an image of `size` (height, width) after :func:`resize_crop` to `target`.
+
+    With `pad` they are those after :func:`resize_pad` instead.
 
     The axes are scaled by the ratio of the whole pixel sizes, and the crop's offset is that of the image, so that a
     projected point stays on its pixel. `truncate=True` is the official loader instead: one ratio for both axes, and
@@ -219,13 +232,28 @@ def crop_intrinsics(
         scale_x = scale_y = ratio
         resized = (int(size[0] * ratio), int(size[1] * ratio))
     else:
-        resized = cover_size(size, target)
+        resized = inner_size(size, target) if pad else cover_size(size, target)
         scale_x, scale_y = resized[1] / size[1], resized[0] / size[0]
     result = np.array(intrinsics, np.float64)
     result[..., 0, :] *= scale_x
     result[..., 1, :] *= scale_y
-    result[..., 0, 2] -= (resized[1] - target[1]) // 2
-    result[..., 1, 2] -= (resized[0] - target[0]) // 2
+    top, left = offset(resized, target)
+    result[..., 0, 2] -= left
+    result[..., 1, 2] -= top
+    return result
+
+
+def uncrop_intrinsics(
+    intrinsics: Float[np.ndarray, "*b 3 3"], size: Size, target: Size, *, pad: bool = False
+) -> Float[np.ndarray, "*b 3 3"]:
+    """The inverse of :func:`crop_intrinsics`: those of the image of `size` from those of `target`."""
+    resized = inner_size(size, target) if pad else cover_size(size, target)
+    top, left = offset(resized, target)
+    result = np.array(intrinsics, np.float64)
+    result[..., 0, 2] += left
+    result[..., 1, 2] += top
+    result[..., 0, :] /= resized[1] / size[1]
+    result[..., 1, :] /= resized[0] / size[0]
     return result
 
 

@@ -1,5 +1,7 @@
 """Which sizes the networks take, and what the video autoencoder makes of them."""
 
+import math
+
 from gen3r_jax.errors import UserError
 
 SIDE_MULTIPLE = 112
@@ -12,6 +14,26 @@ PIXELS_PER_LATENT = 8
 def require_side(side: int) -> None:
     """Raises UserError, with the nearest sizes that do, for a side that the networks do not fit."""
     require_multiple("side", side, SIDE_MULTIPLE)
+
+
+def whole_size(picture: tuple[int, int], size: tuple[int, int], multiple: int = SIDE_MULTIPLE) -> tuple[int, int]:
+    """The height and width that show most of a picture, with sides of `multiple` and about as many pixels as `size`.
+
+    The aspect counts ten times as much as the number of pixels, which differs by a quarter at most.
+    """
+    wanted, pixels = picture[0] / picture[1], size[0] * size[1] / multiple**2
+
+    def misfit(tiles: tuple[int, int]) -> float:
+        return 10 * abs(math.log(tiles[0] / tiles[1] / wanted)) + abs(math.log(tiles[0] * tiles[1] / pixels))
+
+    heights = range(1, math.floor(1.25 * pixels) + 1)
+    fitting = [
+        (height, width)
+        for height in heights
+        for width in range(math.ceil(0.75 * pixels / height), math.floor(1.25 * pixels / height) + 1)
+    ]
+    height, width = min(fitting, key=misfit)
+    return height * multiple, width * multiple
 
 
 def require_multiple(name: str, value: int, divisor: int) -> None:

@@ -180,6 +180,47 @@ def test_transparent_pixels_have_no_confidence_and_a_video_keeps_its_speed(weigh
     assert json.loads((tmp_path / "out" / "run.json").read_text())["results"]["fps"] == pytest.approx(6, rel=1e-3)
 
 
+@pytest.mark.parametrize(
+    ("fit", "size", "known", "focal", "centre"),
+    [
+        ("crop", (112, 112), np.s_[:, 50:150], 1 / 1.12, (50, 0)),
+        ("pad", (112, 112), np.s_[:, :], 1 / 0.56, (0, -50)),
+        ("whole", (84, 168), np.s_[:, :], 1 / 0.84, (0, 0)),
+    ],
+)
+def test_pictures_of_other_aspects(weights, tmp_path, monkeypatch, fit, size, known, focal, centre):
+    """What the networks see, and the scene in the pixels of the picture, whose left half a mask leaves out."""
+    written = []
+    monkeypatch.setattr(networks, "reconstruct", lambda frames, *_: _flat_scene(frames))
+    monkeypatch.setattr("gen3r_jax.generation.reconstruction.write_scene", lambda *given, **_: written.append(given))
+    picture = np.zeros((100, 200, 3), np.uint8) + np.arange(200, dtype=np.uint8)[:, None]
+    Image.fromarray(picture).save(tmp_path / "wide.png")
+    Image.fromarray(np.tile(np.repeat(np.uint8([0, 255]), 100), (100, 1))).save(tmp_path / "mask.png")
+    how = ["--frames", tmp_path / "wide.png", "--masks", tmp_path / "mask.png", "--fit", fit, "--original_size"]
+    assert run(weights, tmp_path / "out", *how) == 0
+    (scene, *_), (original, folder, *_) = written
+    assert scene.rgb.shape == (1, *size, 3) and folder.name == "original"
+    np.testing.assert_array_equal(original.rgb[0], picture)
+    expected = np.zeros((100, 200))
+    expected[known] = 1
+    np.testing.assert_array_equal(original.depth[0], expected)
+    expected[:, :100] = 0
+    np.testing.assert_array_equal(original.confidence[0], 2 * expected)
+    np.testing.assert_allclose(original.intrinsics[0], [[focal, 0, centre[0]], [0, focal, centre[1]], [0, 0, 1]])
+    assert (scene.confidence[0, :, : size[1] // 2] == 0).all()
+
+
+def test_original_sizes_that_cannot_be_held(weights, tmp_path, monkeypatch):
+    for name, size in (("a.png", (50, 40)), ("b.png", (40, 50))):
+        Image.new("RGB", size).save(tmp_path / name)
+    arguments = ["--frames", tmp_path / "a.png", tmp_path / "b.png", "--original_size"]
+    with pytest.raises(UserError, match="needs pictures of one size; here are some of 50 x 40 and of 40 x 50"):
+        run(weights, tmp_path / "out", *arguments)
+    monkeypatch.setattr("gen3r_jax.generation.reconstruction.MOST_ORIGINAL_PIXELS", 1000)
+    with pytest.raises(UserError, match="1 pictures have 0 megapixels together, 0 can be held"):
+        run(weights, tmp_path / "out", "--frames", tmp_path / "a.png", "--original_size")
+
+
 def _flat_scene(frames):
     shape = frames.shape[:3]
     c2w = np.tile(np.eye(4, dtype=np.float32), (len(frames), 1, 1))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gen3r_jax.data import images
+from gen3r_jax.data import decoding
 from gen3r_jax.data.images import encode_image, list_images, read_clip, read_frames, read_image, read_image_and_mask
 from gen3r_jax.errors import UserError
 from tests.helpers.damage import flipped
@@ -121,7 +121,7 @@ def test_cmyk_without_a_profile(tmp_path):
 
 @pytest.mark.parametrize("suffix, mode", [("jpg", "RGB"), ("jpg", "L"), ("png", "RGB"), ("tif", "I;16"), ("png", "P")])
 def test_huge_pictures_are_shrunk_as_they_are_decoded(tmp_path, monkeypatch, capsys, suffix, mode):
-    monkeypatch.setattr(images, "FULL_PIXELS", 50_000)
+    monkeypatch.setattr(decoding, "FULL_PIXELS", 50_000)
     slope = np.repeat(np.arange(0, 250, dtype=np.uint8)[None].repeat(500, 0), 2, 1)  # 500 x 500
     image = Image.fromarray(slope * np.uint16(257)) if mode == "I;16" else Image.fromarray(slope).convert(mode)
     image.save(tmp_path / f"huge.{suffix}")
