@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gen3r_jax.command_line import Size, add_compile_cache, read_part
+from gen3r_jax.data.clips import FITS
 from gen3r_jax.diffusion.conditioning import TASKS
 from gen3r_jax.diffusion.solvers import SOLVERS
 from gen3r_jax.errors import UserError, main_guard
@@ -100,6 +101,8 @@ def _parser() -> argparse.ArgumentParser:
     add = inputs.add_argument
     add("--images", "--frames", "--frame_path", nargs="+", metavar="PATH",
         help="the image, the two images, or a video or folder of images")  # fmt: skip
+    add("--masks", nargs="+", metavar="PATH", help="what of the images is known: a mask each, white where it is, as a "
+        "folder, a video or images")  # fmt: skip
     add("--prompt", "--prompts", metavar="TEXT_OR_FILE", help="what the scene shows; of a file, the first line")
     add("--task", choices=TASKS, help="1view: from one image (default); 2view: from the first and the last; allview: "
         "reconstruct a video")  # fmt: skip
@@ -134,6 +137,8 @@ def _parser() -> argparse.ArgumentParser:
         "multiples of 112 (default: 560)")  # fmt: skip
     add("--height", type=int, metavar="PIXELS", help=argparse.SUPPRESS)
     add("--width", type=int, metavar="PIXELS", help=argparse.SUPPRESS)
+    add("--fit", choices=FITS, help="other aspects: crop cuts images to the size (default), whole takes a size of "
+        "about as many pixels that shows most, pad adds white, which is unknown")  # fmt: skip
     add("--num_frames", type=int, metavar="N", help="length of the clip, 4k+1 (default: 49)")
     add("--seed", type=int, metavar="N", help="seed of the noise (default: 42)")
     add("--num_inference_steps", type=int, metavar="N", help="steps of the solver (default: 50)")

@@ -7,7 +7,7 @@ the image's corner (the centre of the first pixel is at 0.5, 0.5), as in OpenCV-
 import math
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, Num, UInt8
 from PIL import Image
 
 from gen3r_jax.errors import notice
@@ -86,7 +86,7 @@ def resize_crop(image: UInt8[np.ndarray, "h w c"], target: Size) -> Float[np.nda
     return _resized(image, (bottom - top, right - left), box)
 
 
-def resize_pad(image: UInt8[np.ndarray, "h w c"], target: Size, fill: float = 255) -> Float[np.ndarray, "h2 w2 c"]:
+def resize_pad(image: Num[np.ndarray, "h w c"], target: Size, fill: float = 255) -> Float[np.ndarray, "h2 w2 c"]:
     """Scales an image to fit inside of `target`, as :func:`resize_crop` does, and fills what is left around it."""
     inner = inner_size(image.shape[:2], target)
     top, left = (-place for place in offset(inner, target))
@@ -107,7 +107,7 @@ def fitted_places(size: Size, target: Size, pad: bool = False) -> tuple[Float[np
 
 
 def _resized(
-    image: UInt8[np.ndarray, "h w c"], size: Size, box: tuple[float, float, float, float]
+    image: Num[np.ndarray, "h w c"], size: Size, box: tuple[float, float, float, float]
 ) -> Float[np.ndarray, "h2 w2 c"]:
     """The part of an image in a box (left, top, right, bottom), scaled to a size."""
     planes = np.moveaxis(image, -1, 0).astype(np.float32)
@@ -115,9 +115,9 @@ def _resized(
     return np.stack([np.asarray(plane) for plane in scaled], axis=-1)
 
 
-def fit_picture(picture: UInt8[np.ndarray, "h w c"], target: Size, pad: bool = False) -> Float[np.ndarray, "h2 w2 c"]:
-    """A picture cropped, or padded with white, to `target`; stays on 0..255."""
-    return resize_pad(picture, target) if pad else resize_crop(picture, target)
+def fit_picture(picture: Num[np.ndarray, "h w c"], target: Size, pad: bool = False) -> Float[np.ndarray, "h2 w2 c"]:
+    """A picture cropped, or padded with white, to `target`; it stays on 0..255, and one of floats on 0..1."""
+    return resize_pad(picture, target, 255 if picture.dtype == np.uint8 else 1) if pad else resize_crop(picture, target)
 
 
 def fit_mask(

@@ -147,12 +147,14 @@ class Clip(NamedTuple):
     masks: where a picture is known, None where it is known everywhere.
     fps: how many of these frames a video shows in a second; None where they are not a row of a video's frames.
     stored: the first of them as its file stores it; None where no file is known.
+    names: of their files; none where they are not files each.
     """
 
     frames: list[Picture]
     masks: list[Mask | None]
     fps: float | None
     stored: StoredPicture | None
+    names: Sequence[str] = ()
 
 
 def read_frames(
@@ -242,7 +244,8 @@ def _read_video(video: Video, chosen: Sequence[int]) -> Clip:
 
 def _read_files(files: Sequence[Path], chosen: Sequence[int]) -> Clip:
     frames, masks = zip(*(read_image_and_mask(files[index]) for index in chosen), strict=True)
-    return Clip(list(frames), list(masks), None, read_orientation(files[chosen[0]]))
+    names = [files[index].name for index in chosen]
+    return Clip(list(frames), list(masks), None, read_orientation(files[chosen[0]]), names)
 
 
 def _count_moving(path: Path) -> int:
@@ -279,9 +282,10 @@ def _joined(frame: Picture, alpha: Mask | None, mask: Picture, mask_alpha: Mask 
     if abs(math.log(mask.shape[0] / mask.shape[1] * width / height)) > ASPECT_TOLERANCE:
         given = f"{mask.shape[1]} x {mask.shape[0]}"
         raise UserError(f"a mask of {given} for a frame of {width} x {height}: a mask must show the whole frame")
+    if mask_alpha is not None:
+        mask = mask * mask_alpha[..., None]
     white = np.array(Image.fromarray(mask).convert("L").resize((width, height), Image.Resampling.BOX)) >= 128
-    others = [known for known in (alpha, mask_alpha) if known is not None and known.shape == white.shape]
-    return np.logical_and.reduce([white, *others])
+    return white if alpha is None else white & alpha
 
 
 def _choose(

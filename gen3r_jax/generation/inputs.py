@@ -1,36 +1,34 @@
 """What a generation is given, in any form that people have it, made ready for the networks.
 
-Pictures are files, PIL images or arrays; cameras are presets, files, :class:`Cameras` or Plücker maps.
+Pictures are files, PIL images or arrays. Cameras are presets, files, :class:`gen3r_jax.geometry.cameras.Cameras` or
+Plücker maps (:mod:`gen3r_jax.generation.cameras`).
 """
 
+import dataclasses
 import operator
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Real
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jaxtyping import Bool, Float, Num
 from PIL import Image
 
-from gen3r_jax.arrays import picture_size
 from gen3r_jax.carried import user_path
-from gen3r_jax.data.clips import resize_crop, tell_fit
-from gen3r_jax.data.images import Clip, Mask, read_clip, read_image_and_mask, read_orientation
+from gen3r_jax.data.clips import FITS, fit_mask, fit_picture, tell_fit
+from gen3r_jax.data.decoding import Mask
+from gen3r_jax.data.images import Clip, read_clip, read_image_and_mask, read_orientation
 from gen3r_jax.diffusion.conditioning import frame_mask
 from gen3r_jax.errors import UserError, notice
 from gen3r_jax.generation.settings import require_text
-from gen3r_jax.geometry.camera_files import read_camera_file
 from gen3r_jax.geometry.camera_files.contents import CameraFile
-from gen3r_jax.geometry.camera_files.orientation import StoredPicture
-from gen3r_jax.geometry.camera_files.read import cameras_for
-from gen3r_jax.geometry.cameras import Cameras, Size, plucker_map, rebase_to_first
-from gen3r_jax.geometry.trajectories import PRESETS, camera_path
-from gen3r_jax.models.sizes import require_side
-from gen3r_jax.options import Range, nearest, read_value
+from gen3r_jax.geometry.camera_files.orientation import UPRIGHT, StoredPicture
+from gen3r_jax.geometry.cameras import Size
+from gen3r_jax.models.sizes import require_side, whole_size
 
 VGGT_WIDTH, VGGT_PATCH = 518, 14
 """The width that VGGT's own loader scales pictures to, and the multiple that their height is cut to."""
@@ -38,11 +36,6 @@ VGGT_WIDTH, VGGT_PATCH = 518, 14
 Picture = Num[np.ndarray, "h w 3"]
 Images = Any
 """A path, a PIL image, an array ``h w 3`` or ``k h w 3`` (uint8, or floats in [0, 1]), a list of these, or a clip."""
-
-Reconstruct = Callable[
-    [Float[np.ndarray, "k h w 3"]], tuple[Float[np.ndarray, "k 3 4"], Float[np.ndarray, "k 3 3"], float]
-]
-"""Gives world-to-camera matrices, intrinsics in pixels and the median depth of pictures, as VGGT sees them."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +67,7 @@ class Given(NamedTuple):
     """The given frames of every sample.
 
     images, known, places: the fields `images`, `known` and `given` of :class:`Inputs`.
+    cameras: as they were given, but pinholes where their lenses were taken out of the pictures.
     stored: of each sample the first picture as its file stores it.
     """
 
@@ -81,6 +75,7 @@ class Given(NamedTuple):
     known: Bool[np.ndarray, "b k h w"] | None
     places: tuple[int, ...]
     stored: Sequence[StoredPicture | None]
+    cameras: Any = None
 
 
 def load_images(images: Images, size: int | Size | None = None) -> Float[np.ndarray, "t h w 3"]:
@@ -167,19 +162,20 @@ def _picture(image: Any) -> tuple[Picture, Mask | None]:
     return array.astype(np.float32), None
 
 
-def _fit(picture: Picture, size: Size) -> Float[np.ndarray, "h w 3"]:
-    tell_fit(picture.shape[:2], size)
-    scaled = resize_crop(picture, size)
+def _fit(picture: Picture, size: Size, pad: bool = False) -> Float[np.ndarray, "h w 3"]:
+    tell_fit(picture.shape[:2], size, pad)
+    scaled = fit_picture(picture, size, pad)
     return (scaled / 255 if picture.dtype == np.uint8 else np.clip(scaled, 0, 1)).astype(np.float32)
 
 
-def fit_mask(mask: Mask | None, size: Size) -> Mask:
-    """Where a picture is known that was scaled and cut to `size`."""
-    return np.ones(size, bool) if mask is None else resize_crop(mask[..., None] * np.uint8(255), size)[..., 0] >= 128
-
-
 def given_images(
-    images: Images, samples: int, size: Size, num_frames: int, control_frames: Sequence[int] | None
+    images: Images,
+    samples: int,
+    size: Size,
+    num_frames: int,
+    control_frames: Sequence[int] | None,
+    fit: str = "crop",
+    cameras: Any = None,
 ) -> Given:
     """The given frames of every sample.
 
@@ -187,8 +183,11 @@ def given_images(
       images: of one sample, or a list with those of every sample; an array ``b k h w 3`` in [0, 1] keeps its size.
       control_frames: by default the first, the first and the last, or all, by the number of pictures; all of a longer
         video or folder are spread evenly over it.
+      fit: one of :data:`gen3r_jax.data.clips.FITS`; with "whole" the first picture says what `size` becomes.
+      cameras: a file's lenses are taken out of pictures that it names.
     """
     control_frames = _frame_numbers(control_frames)
+    require_fit(fit)
     if isinstance(images, (np.ndarray, jax.Array)) and images.ndim == 5:
         batch, known, stored = check_batch(images, samples), None, [None] * samples
     else:
@@ -196,12 +195,42 @@ def given_images(
         if len({len(clip.frames) for clip in clips}) > 1:
             counts = ", ".join(str(len(clip.frames)) for clip in clips)
             raise UserError(f"samples with {counts} images: each needs as many")
-        batch = np.stack([[_fit(picture, size) for picture in clip.frames] for clip in clips])
-        known = np.stack([[fit_mask(mask, size) for mask in clip.masks] for clip in clips])
+        if isinstance(cameras, CameraFile) and any(map(any, cameras.lenses)):
+            clips, cameras = _undistorted(clips, cameras)
+        size = whole_size(clips[0].frames[0].shape[:2], size) if fit == "whole" else size
+        pad = fit == "pad"
+        batch = np.stack([[_fit(picture, size, pad) for picture in clip.frames] for clip in clips])
+        pairs = [zip(clip.frames, clip.masks, strict=True) for clip in clips]
+        known = np.stack([[fit_mask(mask, frame.shape[:2], size, pad) for frame, mask in pair] for pair in pairs])
         known, stored = None if known.all() else known, [clip.stored for clip in clips]
     require_side(batch.shape[2])
     require_side(batch.shape[3])
-    return Given(batch, known, _places(batch.shape[1], num_frames, control_frames), stored)
+    return Given(batch, known, _places(batch.shape[1], num_frames, control_frames), stored, cameras)
+
+
+def _undistorted(clips: Sequence[Clip], cameras: CameraFile) -> tuple[Sequence[Clip], CameraFile]:
+    """Pictures and cameras without lenses, where the file names all pictures; else as they are: the lens is refused."""
+    numbers = {Path(name).name: index for index, name in enumerate(cameras.names)}
+    turned = any(clip.stored is None or clip.stored.tag != UPRIGHT for clip in clips)
+    named = all(clip.names and numbers.keys() >= set(clip.names) for clip in clips)
+    if turned or not named or len(numbers) < len(cameras.names):
+        return clips, cameras
+    dataclasses.replace(cameras, lenses=()).require_sound()
+    try:
+        from gen3r_jax.data.lenses import undistort_clip, without_lenses
+    except ImportError:
+        raise UserError(
+            f"{cameras.path} has distorted lenses; to take them out of the pictures, pip install 'gen3r-jax[prepare]'"
+        ) from None
+    notice(f"{cameras.path}: its lens distortion is taken out of the pictures")
+    straight = [undistort_clip(clip, cameras.take([numbers[name] for name in clip.names])) for clip in clips]
+    return straight, without_lenses(cameras)
+
+
+def require_fit(fit: str) -> None:
+    """Raises UserError for what is no way to bring pictures to a size."""
+    if fit not in FITS:
+        raise UserError(f"fit {fit!r} is none of {', '.join(FITS)}")
 
 
 def _of_each(images: Images, samples: int) -> Sequence[Images]:
@@ -249,103 +278,6 @@ def _places(count: int, num_frames: int, control_frames: Sequence[int] | None) -
         raise UserError(f"{count} images and {len(places)} control_frames")
     frame_mask(places, num_frames)
     return places
-
-
-def camera_poses(
-    cameras: str | os.PathLike | Cameras,
-    images: Float[np.ndarray, "k h w 3"],
-    num_frames: int,
-    reconstruct: Reconstruct,
-    picture: StoredPicture | None = None,
-    *,
-    camera_format: str | None = None,
-    camera_angle: float | None = None,
-    camera_distance: float | None = None,
-    camera_easing: str | None = None,
-    camera_scale: float | None = None,
-) -> tuple[Float[np.ndarray, "t 4 4"], Float[np.ndarray, "t 3 3"]]:
-    """Camera-to-world matrices, the first the identity, and intrinsics in pixels of the given images.
-
-    Cameras are turned with `picture`, the first of the images, if they are for its stored pixels. Fewer or
-    more poses than frames are resampled along their path.
-
-    The scale of a preset is VGGT's median depth; so are intrinsics VGGT's where the cameras have none.
-
-    Args:
-      camera_format: of a file, one of :data:`gen3r_jax.geometry.camera_files.FORMATS`.
-      camera_angle, camera_distance: of presets, as :func:`gen3r_jax.geometry.trajectories.camera_path` takes them.
-      camera_easing: how fast the camera moves when, one of :data:`gen3r_jax.geometry.trajectories.EASINGS`.
-      camera_scale: what the translations of given cameras are multiplied by.
-
-    Raises:
-      UserError: unknown presets, damaged files, options that do not belong to such cameras.
-    """
-    size = picture_size(images)
-    refuse_other_options(cameras, camera_format, camera_angle, camera_distance, camera_easing, camera_scale)
-    easing = camera_easing or "none"
-    if isinstance(cameras, str) and cameras in PRESETS:
-        options: dict[str, Any] = {"angle": camera_angle, "distance": camera_distance, "easing": easing}
-        camera_path(cameras, num_frames, 1.0, **options)  # says what is wrong before VGGT runs
-        _, intrinsics, depth = reconstruct(images)
-        return camera_path(cameras, num_frames, 0.8 * depth, **options), np.repeat(intrinsics[:1], num_frames, axis=0)
-    if isinstance(cameras, Cameras):
-        c2w, intrinsics = cameras_for(num_frames, size, _as_file(cameras), picture, easing)
-    else:
-        c2w, intrinsics = read_camera_file(camera_file(cameras), num_frames, size, camera_format, picture, easing)
-    if intrinsics is None:  # the form has none
-        intrinsics = np.repeat(reconstruct(images)[1][:1], num_frames, axis=0)
-    c2w = rebase_to_first(c2w)
-    c2w[:, :3, 3] *= 1 if camera_scale is None else camera_scale
-    return c2w, intrinsics
-
-
-def _as_file(cameras: Cameras) -> CameraFile:
-    """Cameras, as if a file had held them. Raises UserError where their arrays have other shapes."""
-    shapes = [np.shape(array) for array in (cameras.c2w, cameras.intrinsics, cameras.sizes)]
-    count = shapes[0][:1]
-    if shapes != [(*count, 4, 4), (*count, 3, 3), (*count, 2)]:
-        wanted = "c2w [t, 4, 4], intrinsics [t, 3, 3] and sizes [t, 2]"
-        raise UserError(f"cameras need {wanted}, not {', '.join(str(list(shape)) for shape in shapes)}")
-    c2w, intrinsics, sizes = (np.asarray(array, np.float64) for array in vars(cameras).values())
-    return CameraFile(Path("cameras"), c2w, intrinsics=intrinsics, sizes=sizes)
-
-
-def camera_file(name: Any) -> Path:
-    """The camera file of a name. Raises UserError, with the preset that is most alike, where there is none."""
-    path = user_path(name, "cameras")
-    if not os.path.exists(path):  # a name that is too long for a path included
-        hint = nearest(str(name), PRESETS)
-        raise UserError(f"cameras {str(name)[:60]!r}{hint} is neither a file nor one of {', '.join(PRESETS)}")
-    return path
-
-
-def refuse_other_options(
-    cameras: Any,
-    camera_format: str | None = None,
-    camera_angle: float | None = None,
-    camera_distance: float | None = None,
-    camera_easing: str | None = None,
-    camera_scale: float | None = None,
-) -> None:
-    """Raises UserError for options of presets where the cameras are a file, and the other way round."""
-    preset = isinstance(cameras, str) and cameras in PRESETS
-    free = cameras is None or (preset and cameras == "free")
-    if camera_easing is not None and (free or isinstance(cameras, (np.ndarray, jax.Array))):
-        raise UserError("camera_easing is of presets, files and Cameras; these cameras have no path to resample")
-    read_value(camera_scale, Annotated[float | None, Range(above=0)], "camera_scale")
-    if camera_scale is not None and (free or preset or isinstance(cameras, (np.ndarray, jax.Array))):
-        raise UserError(f"camera_scale is of files and Cameras, cameras is {str(cameras)[:80]!r}")
-    if not (preset and cameras != "free") and (camera_angle, camera_distance) != (None, None):
-        raise UserError(f"camera_angle and camera_distance are of presets, cameras is {str(cameras)!r}")
-    if camera_format and (preset or cameras is None):
-        raise UserError(f"camera_format is of camera files, cameras is {str(cameras)!r}")
-
-
-def camera_maps(
-    poses: Sequence[tuple[Float[np.ndarray, "t 4 4"], Float[np.ndarray, "t 3 3"]]], size: Size
-) -> Float[np.ndarray, "b t h w 6"]:
-    """Plücker maps (moment, direction) of the cameras of every sample."""
-    return np.stack([plucker_map(intrinsics, c2w, size) for c2w, intrinsics in poses]).astype(np.float32)
 
 
 def tell_other_sizes(size: Size, num_frames: int, made_for: tuple[Size, int]) -> None:

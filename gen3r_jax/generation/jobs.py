@@ -106,6 +106,7 @@ def _generate(pipeline: Gen3RPipeline, request: Request, options: argparse.Names
         "cameras": cameras,
         "control_frames": request.given,
         "size": request.size,
+        "fit": request.fit,
         "num_frames": request.num_frames,
         "negative_prompt": request.negative_prompt,
         "num_inference_steps": request.num_inference_steps,
@@ -148,10 +149,11 @@ def _preview(pipeline: Gen3RPipeline, request: Request, cameras: str, options: a
         request.num_frames,
         request.size,
         control_frames=request.given,
+        fit=request.fit,
         **request.camera_options,
     )
     picture = (options.output or options.output_dir) / f"{request.name or request.task}-cameras.png"
-    plot_cameras(picture, *inputs.poses[0], request.size)
+    plot_cameras(picture, *inputs.poses[0], inputs.images.shape[2:4])
     return picture
 
 

@@ -5,7 +5,6 @@ from which VGGT's heads read depth and cameras (Gen3R, section 3.3).
 """
 
 import dataclasses
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
@@ -26,34 +25,31 @@ from gen3r_jax.diffusion.step_cache import evaluated_steps
 from gen3r_jax.errors import UserError
 from gen3r_jax.export.run_report import RunReport, describe
 from gen3r_jax.generation import programs
+from gen3r_jax.generation.cameras import camera_maps, camera_poses, open_cameras, refuse_other_options
 from gen3r_jax.generation.inputs import (
     Images,
     Inputs,
     as_prompts,
     as_size,
-    camera_maps,
-    camera_poses,
     check_batch,
     fill_clip,
     given_images,
-    refuse_other_options,
     tell_other_sizes,
 )
 from gen3r_jax.generation.networks import Network, finite
 from gen3r_jax.generation.output import Gen3RPipelineOutput
 from gen3r_jax.generation.rereading import require_source, reread
+from gen3r_jax.generation.sampling import Callback, telling
 from gen3r_jax.generation.settings import GenerationSettings, read_settings, read_shift
 from gen3r_jax.generation.weights import Weights, default_dtype
 from gen3r_jax.geometry.cameras import Cameras, Size, decode_pose
 from gen3r_jax.geometry.points import depth_mask, unproject_depth
 from gen3r_jax.models.sizes import latent_frames
 from gen3r_jax.module import require_finite
-from gen3r_jax.progress import Progress
 from gen3r_jax.sharding import fetch
 from gen3r_jax.storage.hub import read_licence
 
 MemoryMode = Literal["resident", "staged"]
-Callback = Callable[[int, float, Float[Array, "b f h w 16"]], None]
 
 
 class Gen3RPipeline:
@@ -167,6 +163,7 @@ class Gen3RPipeline:
         camera_easing: str | None = None,
         camera_scale: float | None = None,
         size: int | Size | None = None,
+        fit: str = "crop",
         num_frames: int | None = None,
         negative_prompt: str | None = None,
         num_inference_steps: int | None = None,
@@ -195,8 +192,10 @@ class Gen3RPipeline:
           control_frames: which frames are given; by default the first, the first and the last, or all, by their number.
             Of a longer video or folder, frames are taken that are spread evenly over it.
           camera_format, camera_angle, camera_distance, camera_easing, camera_scale: see
-            :func:`gen3r_jax.generation.inputs.camera_poses`.
+            :func:`gen3r_jax.generation.cameras.camera_poses`.
           size: side, or (height, width), in pixels; multiples of 112.
+          fit: how pictures of another aspect are brought to it: "crop", "whole" or "pad"; see
+            :func:`gen3r_jax.generation.inputs.given_images`.
           num_frames: 4k+1.
           negative_prompt, num_inference_steps, guidance_scale, step_cache, solver, shift, seed, geometry: see
             :class:`gen3r_jax.generation.settings.GenerationSettings`; `cfg_skip_ratio` is its `guidance_skip`.
@@ -227,7 +226,7 @@ class Gen3RPipeline:
         camera_options |= {"camera_distance": camera_distance, "camera_easing": camera_easing}
         images = images if control_images is None else check_batch(control_images, len(prompts))
         cameras = cameras if control_cameras is None else control_cameras
-        told = {"prompts": prompts, "images": images, "cameras": cameras, **camera_options}
+        told = {"prompts": prompts, "images": images, "fit": fit, "cameras": cameras, **camera_options}
         told |= {"latents": latents, "posterior_noise": posterior_noise, "min_max_depth_mask": min_max_depth_mask}
         told = {name: describe(value) for name, value in told.items() if value is not None}
         weights = self._load.described() if isinstance(self._load, Weights) else {}
@@ -242,11 +241,12 @@ class Gen3RPipeline:
                 settings.num_frames,
                 size,
                 control_frames=control_frames,
+                fit=fit,
                 **camera_options,
             )
             report.options |= {"height": inputs.images.shape[2], "width": inputs.images.shape[3]}
             report.options["control_frames"] = list(inputs.given)
-            callback = _told(callback_on_step_end, settings.num_inference_steps) if progress else callback_on_step_end
+            callback = telling(callback_on_step_end, settings.num_inference_steps) if progress else callback_on_step_end
             z, evaluations = self._generate(inputs, settings, latents, posterior_noise, callback)
             output = self.decode(z, min_max_depth_mask)
             if settings.geometry != "generated":
@@ -265,6 +265,7 @@ class Gen3RPipeline:
         size: int | Size | None = None,
         *,
         control_frames: Sequence[int] | None = None,
+        fit: str = "crop",
         **camera_options: Any,
     ) -> Inputs:
         """What :meth:`__call__` is given, checked and brought to the form that the networks take."""
@@ -273,19 +274,21 @@ class Gen3RPipeline:
         size = as_size(self.settings.size if size is None else size)
         if images is None:
             raise UserError("no images: give the frames that are known, such as one picture of the first")
-        given = given_images(images, len(prompts), size, num_frames, control_frames)
+        refuse_other_options(cameras, **camera_options)
+        cameras = open_cameras(cameras, camera_options.pop("camera_format", None))
+        given = given_images(images, len(prompts), size, num_frames, control_frames, fit, cameras)
         common = prompts, given.images, given.places, num_frames, given.known
         size = given.images.shape[2:4]
         tell_other_sizes(size, num_frames, (self.settings.size, self.settings.num_frames))
-        refuse_other_options(cameras, **camera_options)
-        if cameras is None or (isinstance(cameras, str) and cameras == "free"):
+        if cameras is None:
             return Inputs(*common)
         if isinstance(cameras, (np.ndarray, jax.Array)):
             if np.shape(cameras) != (wanted := (len(prompts), num_frames, *size, 6)):
                 raise UserError(f"control_cameras need the shape {list(wanted)}, not {list(np.shape(cameras))}")
             return Inputs(*common, maps=require_finite("control_cameras are", np.asarray(cameras)))
+        how = {"pad": fit == "pad", **camera_options}
         poses = [
-            camera_poses(cameras, one, num_frames, self.reconstruct_cameras, stored, **camera_options)
+            camera_poses(given.cameras, one, num_frames, self.reconstruct_cameras, stored, **how)
             for one, stored in zip(given.images, given.stored, strict=True)
         ]
         return Inputs(*common, poses, camera_maps(poses, size))
@@ -477,24 +480,3 @@ class Gen3RPipeline:
             yield network
         if self.memory_mode == "staged":  # now, whoever still holds it
             jax.tree.map(lambda x: x.delete(), network)
-
-
-def _told(callback: Callback | None, steps: int) -> Callback:
-    """A callback that also tells how far sampling is; it waits for the step before, so the device is never idle."""
-    running: deque[jax.Array] = deque()
-    progress: Progress | None = None
-
-    def advance(i: int, timestep: float, latents: jax.Array) -> None:
-        nonlocal progress
-        progress = progress or Progress("sampling", steps, "step", within="Sampling ...")
-        running.append(latents)
-        last = i == steps - 1
-        while len(running) > (0 if last else 1):
-            running.popleft().block_until_ready()
-            progress.advance()
-        if last:
-            progress.close()
-        if callback is not None:
-            callback(i, timestep, latents)
-
-    return advance

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from gen3r_jax.carried import user_path
-from gen3r_jax.data.images import Clip, is_image, read_clip, require_choice
+from gen3r_jax.data.images import Clip, read_clip, require_choice
 from gen3r_jax.diffusion.conditioning import TASKS, frame_mask, given_frames
 from gen3r_jax.errors import UserError, notice
-from gen3r_jax.generation.inputs import as_size, camera_file, refuse_other_options
+from gen3r_jax.generation.cameras import camera_file, refuse_other_options
+from gen3r_jax.generation.inputs import as_size, require_fit
 from gen3r_jax.generation.settings import GenerationSettings, require_text
 from gen3r_jax.geometry.trajectories import PRESETS, options_of
 from gen3r_jax.options import read_options
@@ -33,16 +34,20 @@ class Request(GenerationSettings):
       images: pictures, a folder or a video; for a file with jobs, relative to that file or, if they are not there, to
         the working folder.
       prompt: the text, or a file whose first line it is.
+      masks: of the frames of `images`, in the same forms: white where a frame is known, black where it is not.
+      fit: how pictures of another aspect are brought to the size, one of :data:`gen3r_jax.data.clips.FITS`.
       task: which frames the images are: the first, the first and the last, or all.
       frame_index: which frames of the clip the images are, instead of what `task` says.
       stride, first: for "allview" of a longer video or folder, every `stride`-th frame from number `first` on, instead
         of frames spread evenly over all.
-      cameras: "free", a preset, or a file; what is said of them: :func:`gen3r_jax.generation.inputs.camera_poses`.
+      cameras: "free", a preset, or a file; what is said of them: :func:`gen3r_jax.generation.cameras.camera_poses`.
       name: sub-folder of the output.
     """
 
     images: tuple[str, ...]
     prompt: str
+    masks: tuple[str, ...] = ()
+    fit: str = "crop"
     task: str = "1view"
     frame_index: tuple[int, ...] | None = None
     stride: int | None = None
@@ -70,6 +75,7 @@ class Request(GenerationSettings):
         if (self.stride, self.first) != (None, None) and (self.task != "allview" or self.frame_index is not None):
             raise UserError("stride and first choose frames for the task allview without frame_index")
         require_choice(self.stride, self.first)
+        require_fit(self.fit)
         refuse_other_options(self.cameras, **self.camera_options)
         self.text()
 
@@ -103,16 +109,16 @@ class Request(GenerationSettings):
 
     def pictures(self) -> Clip:
         """The given frames. Raises UserError unless there are as many as needed."""
-        given, paths = self.given, [Path(path) for path in self.images]
+        given, paths, masks = self.given, [Path(path) for path in self.images], [Path(path) for path in self.masks]
         if len(paths) > 1 and len(paths) != len(given):
             raise UserError(f"{len(paths)} images for {self.task}, which takes {len(given)}{self._places()}")
-        if len(paths) == len(given) and all(map(is_image, paths)):
-            return read_clip(paths)
+        if len(paths) > 1:
+            return read_clip(paths, masks=masks)
         if self.task == "allview" and self.frame_index is None:
-            clip = read_clip(paths, at_most=self.num_frames, stride=self.stride, first=self.first)
+            clip = read_clip(paths, at_most=self.num_frames, stride=self.stride, first=self.first, masks=masks)
         else:
             ends = self.task == "2view" and self.frame_index is None  # of a video or a folder
-            clip = read_clip(paths, at=(0, -1) if ends else given)
+            clip = read_clip(paths, at=(0, -1) if ends else given, masks=masks)
         if len(clip.frames) != len(given):
             found = f"{paths[0]} has {len(clip.frames)} frame{'s' * (len(clip.frames) != 1)}"
             raise UserError(f"{found}, {self.task} takes {len(given)}{self._places()}")
@@ -190,11 +196,12 @@ def _resolved(fields: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Paths of a job, which are relative to the file it stands in, else to the working folder; a single frame may stand
     without a list."""
     fields = dict(fields)
-    images = fields.get("images")
-    if isinstance(images, str):
-        images = [images]
-    if isinstance(images, list):
-        fields["images"] = [str(_locate(image, folder)) if isinstance(image, str) else image for image in images]
+    for key in ("images", "masks"):
+        paths = fields.get(key)
+        if isinstance(paths, str):
+            paths = [paths]
+        if isinstance(paths, list):
+            fields[key] = [str(_locate(path, folder)) if isinstance(path, str) else path for path in paths]
     for key in ("cameras", "prompt"):
         value = fields.get(key)
         if isinstance(value, str) and value not in PRESETS and value.strip() and _exists(folder / value):

@@ -183,9 +183,9 @@ def test_transparent_pixels_have_no_confidence_and_a_video_keeps_its_speed(weigh
 @pytest.mark.parametrize(
     ("fit", "size", "known", "focal", "centre"),
     [
-        ("crop", (112, 112), np.s_[:, 50:150], 1 / 1.12, (50, 0)),
-        ("pad", (112, 112), np.s_[:, :], 1 / 0.56, (0, -50)),
-        ("whole", (84, 168), np.s_[:, :], 1 / 0.84, (0, 0)),
+        ("crop", (112, 112), np.s_[:, 50:150], 50, (100, 50)),
+        ("pad", (112, 112), np.s_[:, :], 100, (100, 50)),
+        ("whole", (84, 168), np.s_[:, :], 56 / 0.84, (56 / 0.84, 56 / 0.84)),
     ],
 )
 def test_pictures_of_other_aspects(weights, tmp_path, monkeypatch, fit, size, known, focal, centre):

@@ -8,15 +8,8 @@ from PIL import Image
 
 from gen3r_jax.errors import UserError
 from gen3r_jax.export.run_report import describe
-from gen3r_jax.generation.inputs import (
-    as_prompts,
-    as_size,
-    camera_file,
-    given_images,
-    load_images,
-    read_pictures,
-    refuse_other_options,
-)
+from gen3r_jax.generation.cameras import camera_file, refuse_other_options
+from gen3r_jax.generation.inputs import as_prompts, as_size, given_images, load_images, read_pictures
 from tests.helpers.toy_videos import numbered_frames, write_video
 
 SIZE = (112, 112)

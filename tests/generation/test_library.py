@@ -203,6 +203,59 @@ def test_no_points_are_made_of_transparent_pixels(pipeline, result, tmp_path, fo
 
 
 @pytest.mark.parametrize(
+    ("fit", "size", "focal", "centre"),
+    [
+        ("crop", (336, 336), 3.36 * 100, (3.36 * 100 - 168, 3.36 * 50)),
+        ("whole", (224, 448), 2.24 * 100, (2.24 * 100, 2.24 * 50)),
+        ("pad", (336, 336), 1.68 * 100, (1.68 * 100, 1.68 * 50 + 84)),
+    ],
+)
+def test_pictures_of_other_aspects(pipeline, fit, size, focal, centre):
+    """What is shown of a picture of 200 x 100, and the same pixels of its camera."""
+    picture = np.zeros((100, 200, 3), np.float32)
+    camera = Cameras(np.eye(4)[None], np.array([[[100.0, 0, 100], [0, 100, 50], [0, 0, 1]]]), np.array([[100, 200]]))
+    inputs = pipeline.prepare([PROMPT], picture, camera, 1, 336, fit=fit)
+    assert inputs.images.shape == (1, 1, *size, 3) and inputs.maps.shape == (1, 1, *size, 6)
+    np.testing.assert_allclose(inputs.poses[0][1], [[[focal, 0, centre[0]], [0, focal, centre[1]], [0, 0, 1]]])
+    shown = np.zeros(size, bool)
+    shown[84:252] = True
+    if fit == "pad":
+        np.testing.assert_array_equal(inputs.known[0, 0], shown)
+        assert (inputs.images[0, 0, ~shown] == 1).all() and (inputs.images[0, 0, shown] == 0).all()
+    else:
+        assert inputs.known is None and (inputs.images == 0).all()
+    with pytest.raises(UserError, match="fit 'stretch' is none of crop, whole, pad"):
+        pipeline.prepare([PROMPT], picture, camera, 1, 336, fit="stretch")
+
+
+def test_a_lens_is_taken_out_of_pictures_that_its_file_names(pipeline, tmp_path, capsys):
+    """COLMAP projects a point through its lens; in what the networks see it is where a pinhole has it."""
+    pycolmap = pytest.importorskip("pycolmap", reason="pycolmap is not installed (extra: dev)")
+    lens = pycolmap.Camera(model="SIMPLE_RADIAL", width=400, height=400, params=[300, 200, 190, -0.15], camera_id=1)
+    model = pycolmap.Reconstruction()
+    model.add_camera_with_trivial_rig(lens)
+    for number in (0, 1):
+        image = pycolmap.Image(name=f"left/{number}.png", camera_id=1, image_id=number + 1)
+        model.add_image_with_trivial_frame(image, pycolmap.Rigid3d(np.eye(4)[:3]))
+    model.write_binary(tmp_path)
+    ray = np.array([0.4, -0.3, 1])
+    seen_x, seen_y = lens.img_from_cam(ray)
+    y, x = np.mgrid[:400, :400] + 0.5
+    spot = np.exp(-((x - seen_x) ** 2 + (y - seen_y) ** 2) / 50)
+    for name in ("0.png", "other.png"):
+        Image.fromarray(np.rint(255 * spot[..., None].repeat(3, -1)).astype(np.uint8)).save(tmp_path / name)
+    inputs = pipeline.prepare([PROMPT], tmp_path / "0.png", tmp_path, 1, 224)
+    assert "its lens distortion is taken out of the pictures" in capsys.readouterr().err
+    found, (y, x) = inputs.images[0, 0, ..., 0], np.mgrid[:224, :224] + 0.5
+    middle = np.array([(found * x).sum(), (found * y).sum()]) / found.sum()
+    projected = inputs.poses[0][1][0] @ ray
+    assert np.abs(middle - projected[:2]).max() < 0.2
+    assert np.abs(np.array([seen_x, seen_y]) - (300 * ray[:2] + [200, 190])).max() > 4  # of 400: what the lens does
+    with pytest.raises(UserError, match=r"camera 0 \(left/0.png\) has a distorted lens \(k1 = -0.15\)"):
+        pipeline.prepare([PROMPT], tmp_path / "other.png", tmp_path, 1, 224)
+
+
+@pytest.mark.parametrize(
     ("images", "message"),
     [
         (None, "no images"),

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from PIL import Image
 
 from gen3r_jax.errors import UserError
 from gen3r_jax.generation.request import Request, read_jobs
@@ -31,6 +32,29 @@ def test_frames_of_a_longer_video(video, options, numbers, fps):
     clip = Request(images=(video,), prompt="x", num_frames=5, **options).pictures()
     assert [number_of(frame) for frame in clip.frames] == numbers
     assert clip.fps == (fps and pytest.approx(fps, rel=1e-3))
+
+
+def test_masks_go_with_their_frames(video, tmp_path):
+    """Those of the chosen frames of a video; of a job beside its file; how pictures are fitted is a key, too."""
+    (tmp_path / "masks").mkdir()
+    for number in range(21):
+        Image.new("L", (48, 32), 255 * (number % 2)).save(tmp_path / "masks" / f"{number}.png")
+    line = {"images": video, "masks": "masks", "prompt": "x", "frame_index": [3, 4], "num_frames": 5, "fit": "pad"}
+    (tmp_path / "jobs.jsonl").write_text(json.dumps(line))
+    ((_, request),) = read_jobs(tmp_path / "jobs.jsonl", {})
+    assert request.fit == "pad"
+    assert [mask.all() for mask in request.pictures().masks] == [True, False]
+    with pytest.raises(UserError, match="fit 'x' is none of crop, whole, pad"):
+        Request(images=(video,), prompt="x", fit="x")
+
+
+def test_a_moving_picture_is_a_clip(tmp_path):
+    first, *others = (Image.fromarray(frame) for frame in numbered_frames(5))
+    first.save(tmp_path / "clip.gif", save_all=True, append_images=others, duration=50)
+    clip = Request(images=(str(tmp_path / "clip.gif"),), prompt="x", num_frames=5, task="allview").pictures()
+    assert [number_of(frame) for frame in clip.frames] == [0, 1, 2, 3, 4] and clip.fps == pytest.approx(20)
+    (frame,) = Request(images=(str(tmp_path / "clip.gif"),), prompt="x", num_frames=5).pictures().frames
+    assert number_of(frame) == 0
 
 
 @pytest.mark.parametrize(

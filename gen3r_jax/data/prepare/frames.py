@@ -1,6 +1,5 @@
 """One raw frame made ready for training: decoded, undistorted, with intrinsics in pixels of the picture it becomes."""
 
-import functools
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ import numpy as np
 from jaxtyping import Float, Float32
 
 from gen3r_jax.data.images import Picture, encode_image, read_orientation, read_posed_image
+from gen3r_jax.data.lenses import undistort
 from gen3r_jax.data.prepare.recording import RawFrame
 from gen3r_jax.errors import UserError
 from gen3r_jax.geometry.camera_files.orientation import UPRIGHT
@@ -76,7 +76,7 @@ def develop(frame: RawFrame, how: Developing) -> DevelopedFrame:
         raise UserError(f"the picture is {width} x {height}, its depth {depth.shape[1]} x {depth.shape[0]}")
     changed = bool(encoded) and read_orientation(encoded).tag != UPRIGHT  # what is written carries no such tag
     if how.undistort and any(frame.distortion):
-        picture, depth, intrinsics = _undistort(picture, depth, intrinsics, frame.distortion)
+        picture, depth, intrinsics = undistort(picture, depth, intrinsics, frame.distortion)
         changed = True
     if how.short_side and min(picture.shape[:2]) > how.short_side:
         picture, depth, intrinsics = _shrink(picture, depth, intrinsics, how.short_side)
@@ -95,63 +95,6 @@ def _checked_depth(frame: RawFrame) -> Float32[np.ndarray, "h w"]:
     if depth.ndim != 2:
         raise UserError(f"the depth has the shape {depth.shape}, not [height, width]")
     return np.where(np.isfinite(depth) & (depth > 0), depth, 0)
-
-
-def _undistort(
-    picture: Picture, depth: np.ndarray | None, intrinsics: np.ndarray, distortion: tuple[float, ...]
-) -> tuple[Picture, np.ndarray | None, np.ndarray]:
-    """The picture that a pinhole with the same focal lengths would have taken, without the pixels nobody saw."""
-    map_x, map_y, (top, left, bottom, right) = _undistortion(
-        tuple(intrinsics[:2, :3].ravel().tolist()), distortion, picture.shape[:2]
-    )
-    result = intrinsics.copy()
-    result[:2, 2] -= left, top
-    cut = np.s_[top:bottom, left:right]
-    # Places up to half a pixel outside belong to the picture; without its edge repeated they would be dark.
-    undistorted = cv2.remap(picture, map_x, map_y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
-    picture = np.ascontiguousarray(undistorted[cut])
-    if depth is not None:
-        depth = np.ascontiguousarray(cv2.remap(depth, map_x, map_y, cv2.INTER_NEAREST)[cut])
-    return picture, depth, result
-
-
-@functools.lru_cache(maxsize=4)
-def _undistortion(
-    camera: tuple[float, ...], distortion: tuple[float, ...], size: tuple[int, int]
-) -> tuple[np.ndarray, np.ndarray, tuple[int, int, int, int]]:
-    """Where each pixel of the pinhole's picture is found in the distorted one, and the box of pixels that all are.
-
-    OpenCV counts from the centre of the first pixel, hence the halves.
-    """
-    height, width = size
-    matrix = np.array([*camera, 0, 0, 1]).reshape(3, 3)
-    matrix[:2, 2] -= 0.5
-    map_x, map_y = cv2.initUndistortRectifyMap(
-        matrix, np.array(distortion), None, matrix, (width, height), cv2.CV_32FC1
-    )
-    seen = (map_x >= -0.5) & (map_x <= width - 0.5) & (map_y >= -0.5) & (map_y <= height - 0.5)
-    box = _seen_box(seen)
-    if (box[2] - box[0]) * (box[3] - box[1]) < 0.25 * height * width:
-        raise UserError(
-            f"undistorting by {distortion} leaves less than a quarter of the picture; is it the right lens?"
-        )
-    return map_x, map_y, box
-
-
-def _seen_box(seen: np.ndarray) -> tuple[int, int, int, int]:
-    """Top, left, bottom, right of a box without unseen pixels: the edge with most of them goes first."""
-    top, left = 0, 0
-    bottom, right = seen.shape
-    while top < bottom and left < right:
-        box = seen[top:bottom, left:right]
-        unseen = [1 - edge.mean() for edge in (box[0], box[:, 0], box[-1], box[:, -1])]
-        worst = int(np.argmax(unseen))
-        if unseen[worst] == 0:
-            break
-        top, left, bottom, right = (
-            top + (worst == 0), left + (worst == 1), bottom - (worst == 2), right - (worst == 3),
-        )  # fmt: skip
-    return top, left, bottom, right
 
 
 def _shrink(

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from gen3r_jax.errors import UserError
-from gen3r_jax.geometry.camera_files.contents import CameraFile, pinhole
+from gen3r_jax.geometry.camera_files.contents import LENS_TERMS, CameraFile, pinhole
 from gen3r_jax.geometry.cameras import Size, invert_se3, matrix_to_quaternion, quaternion_pose
 from gen3r_jax.storage.files import read_lines, read_text, write_text
 
@@ -27,7 +27,6 @@ _NUMBERS = (  # what binary files call the models
     "SIMPLE_RADIAL_FISHEYE", "RADIAL_FISHEYE", "THIN_PRISM_FISHEYE", "RAD_TAN_THIN_PRISM_FISHEYE",
     "SIMPLE_DIVISION", "DIVISION", "SIMPLE_FISHEYE", "FISHEYE", "EUCM", "EQUIRECTANGULAR",
 )  # fmt: skip
-_LENS = ("k1", "k2", "p1", "p2", "k3", "k4", "k5", "k6")  # in OpenCV's order
 _FOLDERS = ("", "0", "sparse/0", "sparse", "colmap/sparse/0")
 """Where a model may lie in the folder that is given."""
 
@@ -121,7 +120,7 @@ def _camera(model: str, size: tuple[float, float], parameters: Sequence[float], 
         raise UserError(f"{where} is {model} with {len(parameters)} parameters; it needs {', '.join(names)}")
     values = dict(zip(names, parameters, strict=True))
     fx, fy = (values[key if key in values else "f"] for key in ("fx", "fy"))
-    terms = tuple(values.get(key, 0.0) for key in (_LENS if "k3" in values else _LENS[:4]))
+    terms = tuple(values.get(key, 0.0) for key in (LENS_TERMS if "k3" in values else LENS_TERMS[:4]))
     return ColmapCamera((fx, fy), (values["cx"], values["cy"]), size, terms)
 
 

@@ -16,6 +16,9 @@ from gen3r_jax.errors import UserError, notice
 from gen3r_jax.geometry.cameras import Cameras, homogeneous, intrinsics_fault, pose_fault
 from gen3r_jax.storage.files import natural_key
 
+LENS_TERMS = ("k1", "k2", "p1", "p2", "k3", "k4", "k5", "k6")
+"""The terms of a lens in OpenCV's order."""
+
 PAUSE = 1.5
 """A step of numbers or stamps so many times the usual one is a gap."""
 
@@ -80,7 +83,10 @@ class CameraFile:
 
     def lens_fault(self, index: int) -> str:
         """What :meth:`faults` says of the lens."""
-        return "has a distorted lens (k1, ...); undistort the pictures first" if any(self.lens(index)) else ""
+        if not any(terms := self.lens(index)):
+            return ""
+        told = ", ".join(f"{name} = {term:.3g}" for name, term in zip(LENS_TERMS, terms, strict=False) if term)
+        return f"has a distorted lens ({told}); undistort the pictures first (COLMAP: image_undistorter)"
 
     def intrinsics_fault(self, index: int) -> str:
         """What :meth:`faults` says of the intrinsics, where the file says their picture's size."""

@@ -47,6 +47,7 @@ def read_camera_file(
     camera_format: str | None = None,
     picture: StoredPicture | None = None,
     easing: str = "none",
+    pad: bool = False,
 ) -> tuple[Poses, Intrinsics | None]:
     """Camera-to-world matrices (OpenCV axes) and intrinsics of a file, resampled along its path to `num_frames`.
 
@@ -60,6 +61,7 @@ def read_camera_file(
       picture: the given picture as its file stores it. If a camera is for the stored pixels, and the picture is shown
         turned, the camera is turned with it.
       easing: one of :data:`gen3r_jax.geometry.trajectories.EASINGS`.
+      pad: whether images are padded to `size`, not cropped.
 
     Returns:
       Matrices, and None instead of intrinsics where the form has none.
@@ -67,16 +69,25 @@ def read_camera_file(
     Raises:
       UserError: no such file or form, axes that are not told, impossible cameras; one line.
     """
+    return cameras_for(num_frames, size, read_contents(path, camera_format), picture, easing, pad)
+
+
+def read_contents(path: Path, camera_format: str | None = None) -> CameraFile:
+    """The cameras of a file as it states them, in order. Raises UserError as :func:`read_camera_file` does."""
     if camera_format is not None and camera_format not in FORMATS:
         raise UserError(f"camera format {camera_format!r} is none of {', '.join(FORMATS)}")
     if not path.exists():
         raise UserError(f"no camera file at {path}")
-    contents = (FORMATS[camera_format] if camera_format else _recognise(path))(path).in_order()
-    return cameras_for(num_frames, size, contents, picture, easing)
+    return (FORMATS[camera_format] if camera_format else _recognise(path))(path).in_order()
 
 
 def cameras_for(
-    num_frames: int, size: Size, contents: CameraFile, picture: StoredPicture | None = None, easing: str = "none"
+    num_frames: int,
+    size: Size,
+    contents: CameraFile,
+    picture: StoredPicture | None = None,
+    easing: str = "none",
+    pad: bool = False,
 ) -> tuple[Poses, Intrinsics | None]:
     """What :func:`read_camera_file` gives, of cameras that are in order. Raises UserError where it does."""
     if not len(contents):
@@ -85,18 +96,18 @@ def cameras_for(
     contents.tell_gaps()
     if picture is not None:
         contents = turned_with(picture, contents)
-    intrinsics = _fitted_intrinsics(contents, size)
+    intrinsics = _fitted_intrinsics(contents, size, pad)
     return resampled(contents.c2w, intrinsics, num_frames, contents.path, easing, contents.stamps)
 
 
-def _fitted_intrinsics(contents: CameraFile, size: Size) -> Intrinsics | None:
-    """Intrinsics in pixels of pictures that were scaled and cropped to `size`; None where the form has none."""
+def _fitted_intrinsics(contents: CameraFile, size: Size, pad: bool) -> Intrinsics | None:
+    """Intrinsics in pixels of pictures that were cropped or padded to `size`; None where the form has none."""
     intrinsics = contents.intrinsics
     if intrinsics is None:
         return None
     if contents.sizes is not None:
         pairs = zip(intrinsics, contents.sizes.astype(int).tolist(), strict=True)
-        intrinsics = np.stack([crop_intrinsics(k, tuple(of), size) for k, of in pairs])
+        intrinsics = np.stack([crop_intrinsics(k, tuple(of), size, pad=pad) for k, of in pairs])
     for index, k in enumerate(intrinsics):
         if fault := intrinsics_fault(k, size):
             raise UserError(f"{contents.path}: camera {index} {fault}")

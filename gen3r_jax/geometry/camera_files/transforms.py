@@ -15,14 +15,13 @@ from jaxtyping import Float
 from PIL import Image
 
 from gen3r_jax.errors import UserError
-from gen3r_jax.geometry.camera_files.contents import CameraFile, pinhole, to_numbers, to_poses
+from gen3r_jax.geometry.camera_files.contents import LENS_TERMS, CameraFile, pinhole, to_numbers, to_poses
 from gen3r_jax.geometry.cameras import OPENGL_AXES, Cameras
 from gen3r_jax.storage.files import read_json, write_json
 
 OPENCV, OPENGL = "opencv_c2w", "opengl_c2w"
 INTRINSIC_KEYS = ("w", "h", "fl_x", "fl_y", "cx", "cy")
 
-_LENS = ("k1", "k2", "p1", "p2", "k3", "k4", "k5", "k6")  # in OpenCV's order
 _ANGLES = ("camera_angle_x", "camera_angle_y")
 _PINHOLES = ("OPENCV", "FULL_OPENCV", "PINHOLE", "SIMPLE_PINHOLE", "SIMPLE_RADIAL", "RADIAL", "PERSPECTIVE")
 # What nerfstudio and its kin write, and Gen3R's training data do not have.
@@ -140,7 +139,7 @@ def _declared(path: Path, document: dict[str, Any]) -> str | None:
 
 def _contents(path: Path, document: dict[str, Any], opengl: bool) -> CameraFile:
     """Intrinsics and lens terms stand in each frame or, for all frames, at the top."""
-    kept = (*INTRINSIC_KEYS, *_LENS, *_ANGLES, "camera_model", "is_fisheye")
+    kept = (*INTRINSIC_KEYS, *LENS_TERMS, *_ANGLES, "camera_model", "is_fisheye")
     shared = {key: document[key] for key in kept if key in document}
     names, poses, numbers, lenses = [], [], [], []
     for index, frame in enumerate(document["frames"]):
@@ -154,8 +153,8 @@ def _contents(path: Path, document: dict[str, Any], opengl: bool) -> CameraFile:
         names.append(str(frame["file_path"]).replace("\\", "/").removeprefix("./"))
         poses.append(_pose(frame["transform_matrix"], f"{path}: frame {index}"))
         numbers.append(to_numbers([frame[key] for key in INTRINSIC_KEYS]))
-        lenses.append(to_numbers([frame.get(key) or 0 for key in _LENS]))
-        for what, values, keys in (("intrinsics", numbers[-1], INTRINSIC_KEYS), ("lens terms", lenses[-1], _LENS)):
+        lenses.append(to_numbers([frame.get(key) or 0 for key in LENS_TERMS]))
+        for what, values, keys in (("intrinsics", numbers[-1], INTRINSIC_KEYS), ("lens terms", lenses[-1], LENS_TERMS)):
             if values is None or values.shape != (len(keys),):
                 raise UserError(f"{path}: frame {index} has {what} that are not numbers")
     w, h, *pinholes = np.array(numbers).T
