@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Float32, UInt8
 from gen3r_jax.evaluation.appearance import Lpips, psnr, ssim
 from gen3r_jax.evaluation.depth import depth_errors
 from gen3r_jax.evaluation.geometry import aligned_chamfer, thin
+from gen3r_jax.geometry.agreement import Agreement
 from gen3r_jax.geometry.cameras import invert_se3
 from gen3r_jax.geometry.points import unproject_depth
 from gen3r_jax.geometry.poses import pose_errors
@@ -58,7 +59,7 @@ class Prediction:
     """What a row says of a clip; None where it says nothing.
 
     frames: all of the clip, in [0, 1]. given: which of them were known. seen: which frames the geometry is of, which is
-    depth and cameras, or points alone. agreement: of two readings of the geometry, from 0 to 1.
+    depth and cameras, or points alone. agreement: of two readings of the geometry.
     """
 
     frames: Float32[np.ndarray, "t h w 3"] | None = None
@@ -68,7 +69,7 @@ class Prediction:
     w2c: Float[np.ndarray, "k r 4"] | None = None
     intrinsics: Float[np.ndarray, "k 3 3"] | None = None
     points: Float[np.ndarray, "k h w 3"] | None = None
-    agreement: float | None = None
+    agreement: Agreement | None = None
 
     @property
     def views(self) -> tuple[Float[np.ndarray, "k h w"], Float[np.ndarray, "k r 4"], Float[np.ndarray, "k 3 3"]]:
@@ -133,7 +134,7 @@ def score(prediction: Prediction, truth: Truth, options: MetricOptions, lpips: L
             if np.isnan(scores["rta_15"]):
                 not_available(("rta_15",), "the true cameras stand still")
     if prediction.agreement is not None:
-        values["agreement"] = prediction.agreement
+        values |= {"agreement": prediction.agreement.depth, "agreement_of_cameras": prediction.agreement.poses}
     not_finite = [name for name, value in values.items() if value is not None and not np.isfinite(value)]
     not_available(not_finite, "the prediction is not finite")
     return Scores(values, reasons)

@@ -15,8 +15,8 @@ from gen3r_jax.storage.files import read_json, replacing, write_json, write_text
 
 JPEG_SIDE = 65_000  # pixels, a little less than the format can hold
 LENGTHS = ("accuracy", "completeness", "chamfer")
-AGREED = {"abs_rel": -1, "chamfer": -1, "auc_30": 1}
-"""Metrics that the agreement of two readings should predict, and the sign with which they grow with it."""
+AGREED = {"abs_rel": ("agreement", -1), "chamfer": ("agreement", -1), "auc_30": ("agreement_of_cameras", 1)}
+"""Metrics that the agreement of two readings should predict: which one, and the sign with which they grow with it."""
 
 UNITS = {
     False: "the unit of the data's cameras",
@@ -87,9 +87,9 @@ def _agreement_lines(scenes: list[dict]) -> list[str]:
         method, _, task = row.partition("/")
         if not method.startswith("gen3r") or ", " in task:
             continue
-        for metric, sign in AGREED.items():
+        for metric, (kind, sign) in AGREED.items():
             rows = [scene["rows"] for scene in scenes if row in scene["rows"]]
-            found = [(_agreement(scores, task), scores[row]["values"].get(metric)) for scores in rows]
+            found = [(_agreement(scores, task, kind), scores[row]["values"].get(metric)) for scores in rows]
             pairs = [(agreement, sign * value) for agreement, value in found if None not in (agreement, value)]
             if len(pairs) > 2:
                 correlation = spearmanr(np.array(pairs))[0]
@@ -103,10 +103,10 @@ def _agreement_lines(scenes: list[dict]) -> list[str]:
     ]
 
 
-def _agreement(rows: dict, task: str) -> float | None:
+def _agreement(rows: dict, task: str, kind: str) -> float | None:
     """That of a scene's two readings, which every row that compares them has."""
     readings = (rows.get(f"gen3r_{source}/{task}") for source in ("video", "both"))
-    return next((reading["values"]["agreement"] for reading in readings if reading), None)
+    return next((reading["values"].get(kind) for reading in readings if reading), None)
 
 
 def _limits(config: dict) -> str:

@@ -152,7 +152,7 @@ def _judged(
         return f"gen3r/{name}", _of_output(output, given)
     output = pipeline.reread(output, source, free_cameras=not cameras)
     assert output.agreement is not None
-    prediction = replace(_of_output(output, given), frames=None, agreement=output.agreement[0].score)
+    prediction = replace(_of_output(output, given), frames=None, agreement=output.agreement[0])
     return f"gen3r_{source}/{name}", prediction
 
 

@@ -50,7 +50,8 @@ METRICS = {
     "auc_30": Metric("AUC@30°", "↑", 4),
     "rra_15": Metric("RRA@15°", "↑", 4),
     "rta_15": Metric("RTA@15°", "↑", 4),
-    "agreement": Metric("Agreement of two readings", "", 4),
+    "agreement": Metric("Agreement of two depths", "", 4),
+    "agreement_of_cameras": Metric("Agreement of two sets of cameras", "", 4),
     "pixels": Metric("Part of the pixels of new frames", "", 3),
 }
 

@@ -120,8 +120,5 @@ class Gen3RPipelineOutput:
             write_scene(self.scene(sample), folder, fps, cloud, formats)
         if self.agreement is not None:
             found = self.agreement[sample]
-            report.results |= {
-                "agreement": found.score,
-                "agreement_by_part": {"depth": found.depth, "poses": found.poses},
-            }
+            report.results |= {"agreement": found.depth, "agreement_of_cameras": found.poses}
         report.write(folder / "run.json")

@@ -17,7 +17,7 @@ class Agreement(NamedTuple):
     """How far two readings of a clip agree, from 0 to 1; 1: they are equal but for the scale.
 
     Attributes:
-      depth: part of the pixels at which the depths differ by less than a fifth of the larger (δ < 1.25).
+      depth: mean of `map`.
       poses: AUC@30° of the relative poses, see :class:`gen3r_jax.geometry.poses.PoseErrors`; 1 for a single frame.
       map: at each pixel the smaller depth as a part of the larger; 0 where one is not finite and above 0.
     """
@@ -25,11 +25,6 @@ class Agreement(NamedTuple):
     depth: float
     poses: float
     map: Float32[np.ndarray, "t h w"]
-
-    @property
-    def score(self) -> float:
-        """One number: the mean of both parts."""
-        return (self.depth + self.poses) / 2
 
 
 def common_scale(depth: Float[np.ndarray, "t h w"], reference: Float[np.ndarray, "t h w"]) -> float:
@@ -52,7 +47,7 @@ def compare(
     known = _known(depth) & _known(other_depth)
     ratio = np.divide(near, far, out=np.zeros(depth.shape, np.float32), where=known)
     poses = pose_errors(invert_se3(w2c), invert_se3(other_w2c)).auc(30) if len(w2c) > 1 else 1.0
-    return Agreement(float((ratio > 0.8).mean()), poses, ratio)
+    return Agreement(float(ratio.mean()), poses, ratio)
 
 
 def mix(

@@ -150,7 +150,7 @@ def test_true_cameras_that_stand_still(truth):
         ("output", "dtype", "foo", "must be one of '', 'bfloat16'"),
         ("metrics", "num_points", 0, "num_points must be at least 1"),
         ("sampling", "solver", "heun", "none of euler"),
-        ("sampling", "num_inference_steps", -1, "at least 1"),
+        ("sampling", "num_inference_steps", -1, "at least 0"),
         ("data", "num_frames", 1, "at least 5"),
         ("data", "split", "train", "must be one of 'eval', 'test'"),
     ],

@@ -120,7 +120,7 @@ def test_the_geometry_may_be_that_of_the_video(pipeline, photo, result, tmp_path
     assert both.agreement is not None
     both.save(tmp_path / "out", formats=("video", "maps", "sheet"))
     run = json.loads((tmp_path / "out" / "run.json").read_text())
-    assert run["results"]["agreement"] == both.agreement[0].score and run["options"]["geometry"] == "both"
+    assert run["results"]["agreement"] == both.agreement[0].depth and run["options"]["geometry"] == "both"
     np.testing.assert_allclose(read_scene(tmp_path / "out").agreement, both.agreement[0].map, atol=1e-3)
 
 
