@@ -55,8 +55,7 @@ def with_known(
         scale = scale_from_depth(scene.depth, known.depth, scene.confidence)
     elif source == "cameras":
         assert w2c is not None
-        cameras = (scene.w2c, scene.intrinsics), (w2c, intrinsics)
-        scale = scale_from_cameras(scene.depth, scene.confidence, *cameras)
+        scale = scale_from_cameras(scene.rgb, scene.depth, scene.confidence, w2c, intrinsics)
     elif source is not None:
         scale = _scale_from_distance(scene, float(source))
     depth, confidence = np.float32(scale) * scene.depth, scene.confidence

@@ -1,21 +1,28 @@
 """How long the unit of a predicted scene is, from depth or cameras that are known (NumPy, float64).
 
-A network's scenes are right up to their unit of length. Every confident pixel votes, and those that disagree with most
-lose their weight (Geman and McClure), so that a wrong pixel here and there moves nothing.
+A network's scenes are right up to their unit of length. Confident pixels vote by least squares in which those that
+disagree with most lose their weight (Geman and McClure), so that a wrong pixel here and there moves nothing.
 """
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import numpy as np
-from jaxtyping import Float, Num
+from jaxtyping import Bool, Float, UInt8
 
 from gen3r_jax.errors import UserError
 from gen3r_jax.geometry.cameras import invert_se3
 
 GRID = 32
 """A frame's pixels that vote lie on a grid of so many rows and columns."""
-PARTNERS = 8
-"""Frames that each frame is compared with, spread over the clip."""
-LEAST_PARALLAX = 1e-3
-"""Cameras that turn a pixel's line of sight by less, in radians, tell no length."""
+MOST_FRAMES = 16
+"""Frames whose pixels are moved to others, spread over the clip."""
+SIDE = 112
+"""Pictures are compared at about so many pixels a side: small errors of depth do not count there."""
+NEAREST, FARTHEST = 0.5, 500.0
+"""Of the scene's middle depth, in units of how far the cameras are apart."""
+_STEPS = 121
+_ALIKE = 16.0  # of 255
 _ITERATIONS = 20
 
 
@@ -42,74 +49,113 @@ def scale_from_depth(
 
 
 def scale_from_cameras(
+    rgb: UInt8[np.ndarray, "t h w 3"],
     depth: Float[np.ndarray, "t h w"],
     confidence: Float[np.ndarray, "t h w"],
-    predicted: tuple[Float[np.ndarray, "t 4 4"], Float[np.ndarray, "t 3 3"]],
-    known: tuple[Float[np.ndarray, "t 4 4"], Float[np.ndarray, "t 3 3"]],
+    w2c: Float[np.ndarray, "t 4 4"],
+    intrinsics: Float[np.ndarray, "t 3 3"],
 ) -> float:
-    """What predicted depths are to be multiplied by, so that known cameras see the same points at the same pixels.
+    """What predicted depths are to be multiplied by, so that known cameras see the same colours at the same points.
 
-    Predicted depth and cameras say which pixels of two frames show the same point. The known cameras triangulate it: a
-    line of sight crosses the other at the inverse depth which, times the unknown scale, is the predicted one. That is
-    linear in the inverse scale, whose least squares it takes over the confident half of the pixels.
+    The confident half of the pixels is moved by depth from frame to frame, as the cameras say. The scale with the least
+    difference of colours (squares; those beyond `_ALIKE` count less) is looked for from near to far. Predicted cameras
+    play no part: their turns and shifts are mixed up more easily than depth is wrong.
 
     Args:
-      predicted, known: world-to-camera matrices and intrinsics in pixels of the depth maps.
+      w2c, intrinsics: the known cameras, world to camera and in pixels of the frames.
 
     Raises:
-      UserError: the known cameras stand still, or no two frames show the same.
+      UserError: the cameras stand still, or no two frames show the same.
     """
+    centers = invert_se3(np.asarray(w2c, np.float64))[:, :3, 3]
+    reach = float(np.sqrt(np.mean(np.sum((centers - centers.mean(axis=0)) ** 2, axis=1))))
+    good = (depth > 0) & np.isfinite(depth) & (confidence > 0)
+    if not good.any() or reach <= 1e-6 * np.abs(centers).max():
+        raise UserError("the given cameras stand still, which tells no lengths; give --scale_from depth or a DISTANCE")
+    good &= confidence >= np.median(confidence[good])
+    pairs = _moving_pixels(_small(rgb), depth, good, np.asarray(w2c, np.float64), np.asarray(intrinsics, np.float64))
+    unit = reach / float(np.median(depth[good]))
+    scales = unit * np.geomspace(NEAREST, FARTHEST, _STEPS)
+    for _ in range(3):  # each time around the best, in steps a sixth as long
+        costs = [_difference(pairs, scale) for scale in scales]
+        best = int(np.argmin(costs))
+        if not np.isfinite(costs[best]):
+            raise UserError("no two frames show the same, so cameras tell no lengths; give --scale_from DISTANCE")
+        if len(scales) == _STEPS and best == _STEPS - 1:
+            raise UserError("the given cameras move too little to tell lengths by; give --scale_from DISTANCE")
+        low, high = scales[max(best - 1, 0)], scales[min(best + 1, len(scales) - 1)]
+        found, scales = scales[best], np.geomspace(low, high, 13)
+    return float(found)
+
+
+class _Pixels(NamedTuple):
+    """Pixels of one frame in another: where they are at depth z is ``z * turned + shift``, in its pixels times z."""
+
+    turned: Float[np.ndarray, "n 3"]
+    shift: Float[np.ndarray, "3"]
+    depth: Float[np.ndarray, "n"]
+    colors: Float[np.ndarray, "n 3"]
+    other: Float[np.ndarray, "h w 3"]
+
+
+def _moving_pixels(
+    pictures: Float[np.ndarray, "t a b 3"],
+    depth: Float[np.ndarray, "t h w"],
+    good: Bool[np.ndarray, "t h w"],
+    w2c: Float[np.ndarray, "t 4 4"],
+    intrinsics: Float[np.ndarray, "t 3 3"],
+) -> list[_Pixels]:
+    """Pixels on a grid of frames over the whole clip, with frames that are 1, 2, 4, ... before and after them."""
     count, height, width = depth.shape
+    small = np.array(pictures.shape[2:0:-1])  # width, height
+    shrink = np.diag([*small / [width, height], 1.0])
     rows, columns = (np.linspace(0, side - 1, min(GRID, side)).round().astype(int) for side in (height, width))
     row, column = (axis.ravel() for axis in np.meshgrid(rows, columns, indexing="ij"))
     pixels = np.stack([column + 0.5, row + 0.5, np.ones(len(row))], axis=-1)
-    (w2c, k), (known_w2c, known_k) = ([np.asarray(x, np.float64) for x in pair] for pair in (predicted, known))
-    sure = np.median(confidence[confidence > 0]) if (confidence > 0).any() else np.inf
-    crossings, shifts = [], []
-    for index in range(count):
-        others = {round(x) for x in np.linspace(0, count - 1, min(PARTNERS + 1, count))} - {index}
-        z = depth[index, row, column].astype(np.float64)
-        good = (z > 0) & (confidence[index, row, column] >= sure)
-        here, z = pixels[good], z[good]
-        for other in sorted(others):
-            motion = w2c[other] @ invert_se3(w2c[index])
-            point = z[:, None] * (here @ np.linalg.inv(k[index]).T) @ motion[:3, :3].T + motion[:3, 3]
-            there = point @ k[other].T
-            with np.errstate(divide="ignore", invalid="ignore"):
-                there = there / there[:, 2:]
-            inside = (point[:, 2] > 0) & (there[:, :2] >= 0).all(axis=1) & (there[:, :2] < [width, height]).all(axis=1)
-            cell = np.where(inside[:, None], there[:, 1::-1], 0).astype(int)
-            seen = depth[other, cell[:, 0], cell[:, 1]]
-            inside &= np.abs(seen - point[:, 2]) < 0.1 * point[:, 2]  # else something stands before it
-            motion = known_w2c[other] @ invert_se3(known_w2c[index])
-            rays = here[inside] @ np.linalg.inv(known_k[index]).T @ motion[:3, :3].T
-            sights = there[inside] @ np.linalg.inv(known_k[other]).T
-            crossings.append(np.cross(sights, rays))
-            shifts.append(-np.cross(sights, motion[:3, 3]) / z[inside, None])
-    crossing, shift = (np.concatenate([np.empty((0, 3)), *each]) for each in (crossings, shifts))
-    if not len(shift):
-        raise UserError("no two frames show the same, so cameras tell no lengths; give --scale_from DISTANCE")
-    inverse = _robust_ratio(crossing, shift)
-    parallax = float(np.sqrt(np.mean(np.sum((inverse * shift) ** 2, axis=1))))
-    if not (inverse > 0 and parallax >= LEAST_PARALLAX):
-        raise UserError(
-            f"the given cameras turn lines of sight by {parallax:.1e} radians, too little to tell lengths by; "
-            "give --scale_from depth or a DISTANCE"
-        )
-    return 1 / inverse
+    result = []
+    for index in sorted({round(x) for x in np.linspace(0, count - 1, min(MOST_FRAMES, count))}):
+        chosen = good[index, row, column]
+        here = pixels[chosen]
+        colors = _look_up(pictures[index], here[:, :2] * small / [width, height])
+        rays = here @ np.linalg.inv(intrinsics[index]).T
+        steps = 2 ** np.arange(int(np.log2(max(count - 1, 1))) + 1)
+        for other in (index + np.concatenate([steps, -steps])).tolist():
+            if 0 <= other < count and count > 1:
+                motion, project = w2c[other] @ invert_se3(w2c[index]), shrink @ intrinsics[other]
+                turned, shift = rays @ (project @ motion[:3, :3]).T, project @ motion[:3, 3]
+                result.append(_Pixels(turned, shift, depth[index, row, column][chosen], colors, pictures[other]))
+    return result
 
 
-def _robust_ratio(values: Num[np.ndarray, "n c"], of: Num[np.ndarray, "n c"]) -> float:
-    """The factor of `of` that comes nearest to `values`."""
-    weights = np.ones(len(of))
-    ratio = 0.0
-    for _ in range(_ITERATIONS):
-        squares = float(np.sum(weights[:, None] * of**2))
-        if squares == 0:
-            return 0.0
-        ratio = float(np.sum(weights[:, None] * values * of)) / squares
-        weights = _agreement(np.sum((values - ratio * of) ** 2, axis=1))
-    return ratio
+def _difference(pairs: Sequence[_Pixels], scale: float) -> float:
+    """How much colours differ at the pixels that are seen twice, from 0 to 1; infinite where hardly any are."""
+    total, seen, all_pixels = 0.0, 0, 0
+    for pair in pairs:
+        moved = (scale * pair.depth)[:, None] * pair.turned + pair.shift
+        place = moved[:, :2] / np.maximum(moved[:, 2:], 1e-9)
+        inside = (moved[:, 2] > 0) & (place >= 0).all(axis=1) & (place < pair.other.shape[1::-1]).all(axis=1)
+        squares = np.mean((_look_up(pair.other, place[inside]) - pair.colors[inside]) ** 2, axis=1)
+        total += float(np.sum(squares / (squares + _ALIKE**2)))
+        seen, all_pixels = seen + int(inside.sum()), all_pixels + len(inside)
+    return total / seen if seen > 0.1 * all_pixels else np.inf
+
+
+def _look_up(picture: Float[np.ndarray, "h w 3"], place: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, "n 3"]:
+    """Colours at places (x, y) in pixels, between pixels by linear interpolation."""
+    from scipy.ndimage import map_coordinates
+
+    at = (place[:, ::-1] - 0.5).T
+    return np.stack(
+        [map_coordinates(channel, at, order=1, mode="nearest") for channel in np.moveaxis(picture, -1, 0)], -1
+    )
+
+
+def _small(rgb: UInt8[np.ndarray, "t h w 3"]) -> Float[np.ndarray, "t a b 3"]:
+    """The pictures, means of blocks of pixels, so that no side is much longer than `SIDE`."""
+    block = max(1, round(max(rgb.shape[1:3]) / SIDE))
+    t, height, width = len(rgb), rgb.shape[1] // block, rgb.shape[2] // block
+    cut = rgb[:, : height * block, : width * block].reshape(t, height, block, width, block, 3)
+    return cut.mean(axis=(2, 4)) if block > 1 else rgb.astype(np.float64)
 
 
 def _agreement(squares: Float[np.ndarray, "n"]) -> Float[np.ndarray, "n"]:
