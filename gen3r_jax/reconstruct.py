@@ -9,6 +9,7 @@ from pathlib import Path
 
 from gen3r_jax.command_line import Size, add_compile_cache
 from gen3r_jax.data.clips import FITS
+from gen3r_jax.data.depth_maps import STEPS
 from gen3r_jax.errors import main_guard
 from gen3r_jax.export.folder import FORMATS, describe_formats, require_formats
 from gen3r_jax.generation.settings import MOST_FRAMES
@@ -54,6 +55,21 @@ def _parser() -> argparse.ArgumentParser:
         "a size of about as many pixels that shows most, pad adds white, which is unknown")  # fmt: skip
     add("--original_size", action="store_true", help="also write depth, points and cameras of the whole pictures, in "
         "their pixels, to original/")  # fmt: skip
+    add("--cameras", type=Path, metavar="FILE", help="known cameras, one for each frame: exported as they are, with "
+        "depth in their unit (docs/cameras.md)")  # fmt: skip
+    add("--camera_format", metavar="FORMAT", help="format of a camera file whose form does not tell (docs/cameras.md)")
+    add("--intrinsics", nargs="+", default=(), metavar="FX FY CX CY | FILE", help="known intrinsics, in pixels of the "
+        "pictures, or a camera file that has them")  # fmt: skip
+    add("--depth", nargs="+", type=Path, default=(), metavar="PATH", help="known depth, a map a frame: a folder, "
+        "files or one .npz; .npy, .tif, or 16-bit .png; 0 is unknown")  # fmt: skip
+    add("--depth_steps", type=float, default=STEPS, metavar="N", help="steps of a 16-bit .png in one unit of length "
+        f"(default: {STEPS:g}: millimetres)")  # fmt: skip
+    add("--scale_from", metavar="WHAT", help="the unit of length: of cameras, of depth, or by the distance of the last "
+        "camera from the first (default: the first of these that is known)")  # fmt: skip
+    add("--min_confidence", type=float, metavar="C", help="leave out pixels below it, such as sky: 1 is no confidence, "
+        "and it has no upper end (default: keep all)")  # fmt: skip
+    add("--far_percentile", type=float, metavar="P", help="leave out pixels farther away than this percentile of the "
+        "clip's (default: keep all)")  # fmt: skip
     add("--dtype", choices=("float32", "bfloat16"), help="dtype of the weights (default: bfloat16, on CPUs float32)")
     add("--format", nargs="+", choices=FORMATS, metavar="NAME", help=describe_formats())
     add("--fps", type=float, help="speed of the written videos (default: as the given video shows the frames, or 12)")

@@ -148,6 +148,7 @@ class Clip(NamedTuple):
     fps: how many of these frames a video shows in a second; None where they are not a row of a video's frames.
     stored: the first of them as its file stores it; None where no file is known.
     names: of their files; none where they are not files each.
+    numbers: which they are of the `available` frames.
     """
 
     frames: list[Picture]
@@ -155,6 +156,8 @@ class Clip(NamedTuple):
     fps: float | None
     stored: StoredPicture | None
     names: Sequence[str] = ()
+    numbers: Sequence[int] = ()
+    available: int = 0
 
 
 def read_frames(
@@ -198,7 +201,7 @@ def read_clip(
     chosen, how = _choose(name, available, num_frames, stride, first, at_most, at)
     if len(chosen) < available:
         notice(f"{name}: {len(chosen)} of {available} frames are used, {how}")
-    clip = read(chosen)
+    clip = read(chosen)._replace(numbers=chosen, available=available)
     if masks:
         of, count, read_masks = _frames_of(masks)
         if count != available:

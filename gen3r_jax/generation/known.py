@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from gen3r_jax.errors import UserError, notice
+from gen3r_jax.geometry.alignment import umeyama
 from gen3r_jax.geometry.cameras import invert_se3
 from gen3r_jax.geometry.points import unproject_depth
 from gen3r_jax.geometry.scale import scale_from_cameras, scale_from_depth
@@ -46,7 +47,7 @@ def with_known(
       UserError: arrays of other shapes than the scene's, or a scale that cannot be told.
     """
     _require_shapes(scene, known)
-    source = _source(known, scale_from)
+    source = require_scale_source(scale_from, known.c2w is not None, known.depth is not None)
     intrinsics = scene.intrinsics if known.intrinsics is None else known.intrinsics.astype(np.float32)
     w2c = None if known.c2w is None else invert_se3(known.c2w.astype(np.float64))
     scale = 1.0
@@ -56,13 +57,17 @@ def with_known(
     elif source == "cameras":
         assert w2c is not None
         scale = scale_from_cameras(scene.rgb, scene.depth, scene.confidence, w2c, intrinsics)
+        if scale is None:
+            notice("colours do not tell the scale of the given cameras; the places of the predicted ones do, inexactly")
+            places = (invert_se3(cameras.astype(np.float64))[:, :3, 3] for cameras in (scene.w2c, w2c))
+            scale = umeyama(*places).scale
     elif source is not None:
         scale = _scale_from_distance(scene, float(source))
     depth, confidence = np.float32(scale) * scene.depth, scene.confidence
     if known.depth is not None:
         given = np.isfinite(known.depth) & (known.depth > 0)
         depth = np.where(given, known.depth, depth).astype(np.float32)
-        confidence = np.where(given, confidence.max(), confidence)
+        confidence = np.where(given & (confidence > 0), confidence.max(), confidence)
     if w2c is None:
         w2c = scene.w2c.copy()
         w2c[:, :3, 3] *= scale
@@ -74,14 +79,13 @@ def with_known(
     return dataclasses.replace(scene, **changed), {"scale": scale, "scale_from": source}
 
 
-def _source(known: KnownGeometry, scale_from: str | float | None) -> str | float | None:
-    """What the scale is taken from, one of the values of `scale_from`."""
+def require_scale_source(scale_from: str | float | None, has_cameras: bool, has_depth: bool) -> str | float | None:
+    """What the scale is taken from: "cameras", "depth", a distance, or None. Raises UserError where it cannot be."""
+    known = {"cameras": has_cameras, "depth": has_depth}
     if scale_from is None:
-        if known.c2w is not None:
-            return "cameras"
-        return None if known.depth is None else "depth"
-    if scale_from in ("cameras", "depth"):
-        if (known.c2w if scale_from == "cameras" else known.depth) is None:
+        return next((name for name, has in known.items() if has), None)
+    if isinstance(scale_from, str) and scale_from in known:
+        if not known[scale_from]:
             raise UserError(f"--scale_from {scale_from} needs known {scale_from}: add --{scale_from}")
         return scale_from
     try:
@@ -90,7 +94,7 @@ def _source(known: KnownGeometry, scale_from: str | float | None) -> str | float
         distance = math.nan
     if not 0 < distance < math.inf:
         raise UserError(f"--scale_from {scale_from} is neither cameras nor depth nor a distance above 0")
-    if known.c2w is not None:
+    if has_cameras:
         raise UserError("--scale_from DISTANCE: the cameras are given, and their unit with them; leave one of both out")
     return distance
 

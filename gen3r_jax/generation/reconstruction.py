@@ -19,7 +19,10 @@ from gen3r_jax.export.pointcloud import CloudFilter
 from gen3r_jax.export.run_report import RunReport
 from gen3r_jax.export.video import require_fps
 from gen3r_jax.generation import networks
+from gen3r_jax.generation.background import require_background, without_background
 from gen3r_jax.generation.inputs import as_size
+from gen3r_jax.generation.known import require_scale_source, with_known
+from gen3r_jax.generation.known_files import read_known
 from gen3r_jax.generation.settings import MOST_FRAMES, read_settings
 from gen3r_jax.generation.vggt import vggt_folder
 from gen3r_jax.generation.weights import default_dtype
@@ -75,6 +78,16 @@ def _reconstruct(options: argparse.Namespace, weights: Path, size: Size, folder:
         frames = np.stack([quantize(fit_picture(picture, size, pad)) for picture in pictures])
         pairs = zip(clip.masks, pictures, strict=True)
         known = np.stack([fit_mask(mask, picture.shape[:2], size, pad) for mask, picture in pairs])
+        given = read_known(
+            clip,
+            size,
+            pad,
+            options.cameras,
+            options.camera_format,
+            options.intrinsics,
+            options.depth,
+            options.depth_steps,
+        )
         fps = report.results["fps"] = options.fps or clip.fps or 12
     with report.stage("Loading weights"):
         dtype = default_dtype(options.dtype)
@@ -88,6 +101,9 @@ def _reconstruct(options: argparse.Namespace, weights: Path, size: Size, folder:
         report.results.update(joined)
         if not known.all():
             scene = dataclasses.replace(scene, confidence=np.where(known, scene.confidence, np.float32(0)))
+        scene, scaled = with_known(scene, given, options.scale_from)
+        report.results.update(scaled)
+        scene = without_background(scene, options.min_confidence, options.far_percentile)
     with report.stage(f"Writing {options.output}"):
         keep = CloudFilter.official() if options.points == "official" else CloudFilter()
         write_scene(scene, folder, fps, keep, formats=options.format)
@@ -106,6 +122,10 @@ def _check(options: argparse.Namespace, size: Size, weights: Path) -> None:
     if options.window is not None and options.window < SHORTEST_WINDOW:
         raise UserError(f"--window {options.window} is too short to share frames; give at least {SHORTEST_WINDOW}")
     require_choice(options.stride, options.first)
+    require_background(options.min_confidence, options.far_percentile)
+    require_scale_source(options.scale_from, options.cameras is not None, bool(options.depth))
+    if options.depth and options.fit == "pad":
+        raise UserError("--depth goes with --fit crop and --fit whole, not with pad")
     if options.fps is not None:
         require_fps(options.fps)
     vggt = _network_config(vggt_folder(weights), "vggt", VGGT)

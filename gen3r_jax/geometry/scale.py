@@ -23,6 +23,7 @@ NEAREST, FARTHEST = 0.5, 500.0
 """Of the scene's middle depth, in units of how far the cameras are apart."""
 _STEPS = 121
 _ALIKE = 16.0  # of 255
+_LEAST_GAIN = 0.004
 _ITERATIONS = 20
 
 
@@ -54,7 +55,7 @@ def scale_from_cameras(
     confidence: Float[np.ndarray, "t h w"],
     w2c: Float[np.ndarray, "t 4 4"],
     intrinsics: Float[np.ndarray, "t 3 3"],
-) -> float:
+) -> float | None:
     """What predicted depths are to be multiplied by, so that known cameras see the same colours at the same points.
 
     The confident half of the pixels is moved by depth from frame to frame, as the cameras say. The scale with the least
@@ -64,8 +65,11 @@ def scale_from_cameras(
     Args:
       w2c, intrinsics: the known cameras, world to camera and in pixels of the frames.
 
+    Returns:
+      None where colours fit about as well infinitely far away: frames move too little or too much to be compared.
+
     Raises:
-      UserError: the cameras stand still, or no two frames show the same.
+      UserError: the cameras stand still.
     """
     centers = invert_se3(np.asarray(w2c, np.float64))[:, :3, 3]
     reach = float(np.sqrt(np.mean(np.sum((centers - centers.mean(axis=0)) ** 2, axis=1))))
@@ -76,16 +80,14 @@ def scale_from_cameras(
     pairs = _moving_pixels(_small(rgb), depth, good, np.asarray(w2c, np.float64), np.asarray(intrinsics, np.float64))
     unit = reach / float(np.median(depth[good]))
     scales = unit * np.geomspace(NEAREST, FARTHEST, _STEPS)
-    for _ in range(3):  # each time around the best, in steps a sixth as long
-        costs = [_difference(pairs, scale) for scale in scales]
-        best = int(np.argmin(costs))
-        if not np.isfinite(costs[best]):
-            raise UserError("no two frames show the same, so cameras tell no lengths; give --scale_from DISTANCE")
-        if len(scales) == _STEPS and best == _STEPS - 1:
-            raise UserError("the given cameras move too little to tell lengths by; give --scale_from DISTANCE")
-        low, high = scales[max(best - 1, 0)], scales[min(best + 1, len(scales) - 1)]
-        found, scales = scales[best], np.geomspace(low, high, 13)
-    return float(found)
+    gains = [_gain(pairs, scale) for scale in scales]
+    if max(gains) < _LEAST_GAIN:
+        return None
+    for _ in range(2):  # around the best, in steps a sixth as long each time
+        best = int(np.argmax(gains))
+        scales = np.geomspace(scales[max(best - 1, 0)], scales[min(best + 1, len(scales) - 1)], 13)
+        gains = [_fit(pairs, scale) for scale in scales]
+    return float(scales[int(np.argmax(gains))])
 
 
 class _Pixels(NamedTuple):
@@ -96,6 +98,22 @@ class _Pixels(NamedTuple):
     depth: Float[np.ndarray, "n"]
     colors: Float[np.ndarray, "n 3"]
     other: Float[np.ndarray, "h w 3"]
+
+    def moved(self, scale: float) -> Float[np.ndarray, "n 3"]:
+        """Where the pixels are in the other picture, homogeneously."""
+        return (scale * self.depth)[:, None] * self.turned + self.shift
+
+    def inside(self, place: Float[np.ndarray, "n 3"]) -> Bool[np.ndarray, "n"]:
+        """Whether homogeneous places are within the other picture."""
+        x, y, z = place.T
+        height, width = self.other.shape[:2]
+        return (z > 0) & (x >= 0) & (x < width * z) & (y >= 0) & (y < height * z)
+
+    def difference(self, place: Float[np.ndarray, "n 3"], which: Bool[np.ndarray, "n"]) -> Float[np.ndarray, "m"]:
+        """How the colours of `which` pixels differ from those at homogeneous places of the other, from 0 to 1."""
+        there = _look_up(self.other, place[which, :2] / place[which, 2:])
+        squares = np.mean((there - self.colors[which]) ** 2, axis=1)
+        return squares / (squares + _ALIKE**2)
 
 
 def _moving_pixels(
@@ -127,17 +145,24 @@ def _moving_pixels(
     return result
 
 
-def _difference(pairs: Sequence[_Pixels], scale: float) -> float:
-    """How much colours differ at the pixels that are seen twice, from 0 to 1; infinite where hardly any are."""
-    total, seen, all_pixels = 0.0, 0, 0
+def _gain(pairs: Sequence[_Pixels], scale: float) -> float:
+    """How much less colours differ at a scale than infinitely far away, where cameras only turn: from -1 to 1.
+
+    Only pixels that are within the picture at both count, so that it does not matter which leave it.
+    """
+    gain, count = 0.0, 0
     for pair in pairs:
-        moved = (scale * pair.depth)[:, None] * pair.turned + pair.shift
-        place = moved[:, :2] / np.maximum(moved[:, 2:], 1e-9)
-        inside = (moved[:, 2] > 0) & (place >= 0).all(axis=1) & (place < pair.other.shape[1::-1]).all(axis=1)
-        squares = np.mean((_look_up(pair.other, place[inside]) - pair.colors[inside]) ** 2, axis=1)
-        total += float(np.sum(squares / (squares + _ALIKE**2)))
-        seen, all_pixels = seen + int(inside.sum()), all_pixels + len(inside)
-    return total / seen if seen > 0.1 * all_pixels else np.inf
+        moved = pair.moved(scale)
+        inside = pair.inside(moved) & pair.inside(pair.turned)
+        gain += float(np.sum(pair.difference(pair.turned, inside) - pair.difference(moved, inside)))
+        count += len(inside)
+    return gain / max(count, 1)
+
+
+def _fit(pairs: Sequence[_Pixels], scale: float) -> float:
+    """How little colours differ in the mean, at scales near the right one, where the same pixels are seen."""
+    differences = [pair.difference(moved, pair.inside(moved)) for pair in pairs for moved in [pair.moved(scale)]]
+    return -float(np.mean(np.concatenate(differences)))
 
 
 def _look_up(picture: Float[np.ndarray, "h w 3"], place: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, "n 3"]:

@@ -160,6 +160,52 @@ def test_with_a_window_all_frames_are_used(weights, tmp_path, monkeypatch):
     assert [join["frames"] for join in results["joins"]] == [[13, 37], [26, 50], [35, 59]]
 
 
+def test_known_cameras_and_depth_are_written_as_they_were_given(weights, tmp_path, monkeypatch):
+    """Of five frames every second is used; cameras, one intrinsics for all, and depth in millimetres are for all."""
+    monkeypatch.setattr(networks, "reconstruct", lambda frames, *_: _flat_scene(frames))
+    for index in range(5):
+        (tmp_path / "depth").mkdir(exist_ok=True)
+        Image.fromarray(np.full((112, 112), 50 * index, np.uint8)).save(tmp_path / f"{index}.png")
+        depth = np.full((56, 56), 1000 * (index + 1), np.uint16)
+        depth[:10] = 0
+        Image.fromarray(depth).save(tmp_path / "depth" / f"{index}.png")
+    c2w = np.tile(np.eye(4), (5, 1, 1))
+    c2w[:, 0, 3] = np.arange(5)
+    np.savetxt(tmp_path / "poses.txt", c2w[:, :3].reshape(5, 12))
+    flags = ["--cameras", tmp_path / "poses.txt", "--intrinsics", 100, 101, 50, 60, "--depth", tmp_path / "depth"]
+    flags += ["--scale_from", "depth", "--stride", 2, "--format", "maps"]
+    images = [tmp_path / f"{index}.png" for index in range(5)]
+    assert run(weights, tmp_path / "out", "--images", *images, *flags) == 0
+    cameras = read_cameras(tmp_path / "out" / "cameras.json")
+    np.testing.assert_array_equal(cameras.w2c[:, 0, 3], [0, -2, -4])
+    np.testing.assert_array_equal(cameras.intrinsics, np.tile([[100, 0, 50], [0, 101, 60], [0, 0, 1]], (3, 1, 1)))
+    depth = np.load(tmp_path / "out" / "depth.npz")["depth"]
+    np.testing.assert_array_equal(depth[:, 20:], np.broadcast_to([[[1]], [[3]], [[5]]], (3, 92, 112)))
+    results = json.loads((tmp_path / "out" / "run.json").read_text())["results"]
+    assert results["scale_from"] == "depth"
+    np.testing.assert_allclose(depth[:, :20], results["scale"], rtol=1e-6)  # unknown there: that of the network
+    (tmp_path / "depth" / "4.png").unlink()
+    with pytest.raises(UserError, match="4 depth maps for 5 frames, of which 3 are used"):
+        run(weights, tmp_path / "other", "--images", *images, *flags)
+
+
+@pytest.mark.parametrize(("flags", "left"), [(["--far_percentile", 50], 6272), (["--min_confidence", 2.5], 0)])
+def test_sky_and_what_is_far_can_be_left_out(weights, tmp_path, monkeypatch, flags, left):
+    def slanted(frames, *_):
+        scene = _flat_scene(frames)
+        return dataclasses.replace(scene, depth=scene.depth + np.arange(112, dtype=np.float32))
+
+    monkeypatch.setattr(networks, "reconstruct", slanted)
+    Image.fromarray(np.zeros((112, 112), np.uint8)).save(tmp_path / "0.png")
+    arguments = ["--images", tmp_path / "0.png", "--format", "maps", *flags]
+    if not left:
+        with pytest.raises(UserError, match="leaves nothing: the most confident pixel has 2"):
+            run(weights, tmp_path / "out", *arguments)
+        return
+    assert run(weights, tmp_path / "out", *arguments) == 0
+    assert (np.load(tmp_path / "out" / "confidence.npz")["confidence"] > 0).sum() == left
+
+
 def test_transparent_pixels_have_no_confidence_and_a_video_keeps_its_speed(weights, tmp_path, monkeypatch):
     """From what the networks give to what is written."""
     written = []

@@ -57,9 +57,9 @@ def test_cameras_tell_the_scale_of_noisy_depth_with_outliers(rng):
     assert scale_from_cameras(rgb, noisy, confidence, w2c, K) == pytest.approx(2.5, rel=0.01)
 
 
-def test_cameras_that_tell_nothing_are_refused():
+def test_cameras_that_tell_nothing():
     w2c, rgb, depth = wall(0.3)
-    still, same = np.tile(np.eye(4), (5, 1, 1)), np.repeat(rgb[:1], 5, axis=0)
-    for pictures, cameras, message in ((rgb, still, "cameras stand still"), (same, w2c, "move too little")):
-        with pytest.raises(UserError, match=message):
-            scale_from_cameras(pictures, depth, np.ones(depth.shape), cameras, K)
+    sure = np.ones(depth.shape)
+    with pytest.raises(UserError, match="cameras stand still"):
+        scale_from_cameras(rgb, depth, sure, np.tile(np.eye(4), (5, 1, 1)), K)
+    assert scale_from_cameras(np.repeat(rgb[:1], 5, axis=0), depth, sure, w2c, K) is None
