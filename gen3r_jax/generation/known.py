@@ -59,8 +59,7 @@ def with_known(
         scale = scale_from_cameras(scene.rgb, scene.depth, scene.confidence, w2c, intrinsics)
         if scale is None:
             notice("colours do not tell the scale of the given cameras; the places of the predicted ones do, inexactly")
-            places = (invert_se3(cameras.astype(np.float64))[:, :3, 3] for cameras in (scene.w2c, w2c))
-            scale = umeyama(*places).scale
+            scale = umeyama(invert_se3(scene.w2c)[:, :3, 3], invert_se3(w2c)[:, :3, 3]).scale
     elif source is not None:
         scale = _scale_from_distance(scene, float(source))
     depth, confidence = np.float32(scale) * scene.depth, scene.confidence
