@@ -138,6 +138,7 @@ def test_weights_know_what_they_were_made_for(official, tmp_path, capsys):
         flags = "--pretrained_model_name_or_path", str(official), "--output_dir", str(tmp_path), "--dry_run"
         with pytest.raises(UserError, match="4 frames"):
             generate.main([*flags])
+        file.write_text('{"num_inference_steps": 7, "num_frames": 9}')
         assert generate.main([*flags, *map(str, SMALL[:6])]) == 0
         assert "Sampling, 7 steps" in capsys.readouterr().out
         for text in ('{"side": 3}', "[", "[]", '{"height": "112"}', '{"num_frames": null}', '{"num_frames": 9.0}'):
