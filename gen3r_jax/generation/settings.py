@@ -37,6 +37,7 @@ class SamplingOptions:
       solver: "euler", "unipc" or "dpm++".
       shift: shift of the noise schedule towards noise.
       seed: number that the noise follows from.
+      geometry: where depth and points come from: "generated", "video" or "both".
     """
 
     num_inference_steps: int | None = None
