@@ -77,8 +77,8 @@ class RGBHeadStage(Stage):
         chosen = jax.vmap(lambda key: jax.random.permutation(key, total)[:count])(keys)  # [b n]
         frames, packed = (jax.vmap(lambda x, i: x[i])(batch[name], chosen) for name in self.loss_reads)
         read = self._read(trainable, packed, frames.shape[2:4])
-        target = networks.to_unit_range(frames)
-        return jnp.square(read - target).mean(), {"psnr": jnp.asarray(psnr(read, target))}
+        errors = jnp.square(read - networks.to_unit_range(frames)).mean(axis=(1, 2, 3, 4))
+        return errors.mean(), {"psnr": -10 * jnp.log10(errors).mean()}
 
     def validate(self, trainable: Params, frozen: Params, batch: Batch, directory: Path, step: int) -> Metrics:
         """The peak signal-to-noise ratio of all frames of whole clips."""

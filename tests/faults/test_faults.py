@@ -82,7 +82,7 @@ def test_more_cases(tmp_path, seed):
     [
         partial(flips.run, count=100, names=SEALED),
         partial(kills.run, count=8, names=("train toy", "convert", "pack")),
-        partial(pairs.run, count=4, names=("prepare", "train toy")),
+        partial(pairs.run, count=4, names=("prepare", "convert")),
     ],
     ids=["flips", "kills", "pairs"],
 )
