@@ -1,4 +1,4 @@
-"""How far the fused surface of rendered rooms is from the true one, beside the points that it is made of.
+"""Measure how far the fused surface of rendered rooms is from the true one, beside the points that it is made of.
 
     python -m benchmarks.mesh                        # five rooms, nine frames of 112 pixels
     python -m benchmarks.mesh --frames 25 --side 224

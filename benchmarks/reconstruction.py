@@ -1,4 +1,4 @@
-"""How good long clips and given cameras come out on procedural scenes, whose truth is exact.
+"""Measure how well long clips and given cameras come out on procedural scenes, whose truth is exact.
 
     python -m benchmarks.reconstruction windows --weights pretrained/nano --window 9 --frames 300 --scenes 8
     python -m benchmarks.reconstruction scale --weights pretrained/nano --frames 9 --scenes 64
@@ -28,7 +28,7 @@ from gen3r_jax.scene import Scene
 from gen3r_jax.storage.checkpoint import load_network
 
 FIRST_SEED = 90_000
-"""Of scenes that nothing was trained on."""
+"""Number of the first scene; nothing was trained on those from here on."""
 
 
 def main() -> None:

@@ -57,7 +57,7 @@ FILES = (PEFT_FILE, "pytorch_lora_weights.safetensors")
 
 @dataclass(frozen=True)
 class Change:
-    """What is added to a parameter, in our layout and in float32: ``scale * down @ up``, or without `up` `down` alone.
+    """The change of a parameter, in our layout and in float32: ``scale * down @ up``, or without `up` `down` alone.
 
     row: the row of a stacked parameter that it belongs to; None: it is for all of the parameter.
     """
@@ -72,7 +72,7 @@ class Change:
 
 
 Changes = Mapping[str, Sequence[Change]]
-"""What is added to parameters, by their dotted paths."""
+"""Changes of parameters, by their dotted paths."""
 
 
 def split_scale(text: str) -> tuple[Path, float]:
@@ -248,7 +248,10 @@ def _change(slot: Slot, scale: float, down: Tensor, up: Tensor | None = None) ->
 
 
 def _settings(file: Path, metadata: Mapping[str, str], names: Iterable[str]) -> dict[str, Any]:
-    """What PEFT says beside a file, diffusers in its header. Raises UserError if it is no plain LoRA."""
+    """Read the settings that PEFT keeps beside a file, and diffusers in its header.
+
+    Raises UserError if the file is no plain LoRA.
+    """
     settings: dict[str, Any] = {}
     if file.name == PEFT_FILE and (config := file.with_name(PEFT_CONFIG)).exists():
         settings = read_json(config)
@@ -267,7 +270,7 @@ def _settings(file: Path, metadata: Mapping[str, str], names: Iterable[str]) -> 
 def _scale(
     layer: str, rank: int, group: Mapping[str, str], tensors: Mapping[str, Tensor], settings: Mapping[str, Any]
 ) -> float:
-    """What the product of a layer's factors is multiplied with: ``alpha / rank``, or 1 where no alpha is said."""
+    """Return the factor of the product of a layer's factors: ``alpha / rank``, or 1 where no alpha is said."""
     if "alpha" in group:
         return float(np.asarray(tensors[group["alpha"]], np.float64).reshape(())) / rank
     alphas = settings.get("alpha_pattern") or {}

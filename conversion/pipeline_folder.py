@@ -31,7 +31,7 @@ from gen3r_jax.storage.locks import lock_beside, locked
 TOKENIZERS = ("tokenizer", "google/umt5-xxl")
 DEFAULT_SHIFT = 2.0
 OFFICIAL = "official weights"
-"""What the marker of their folder says."""
+"""Kind of the folder, as its marker says it."""
 
 TINY_GENERATION = {"num_frames": 5, "height": 112, "width": 112, "num_inference_steps": 4}
 

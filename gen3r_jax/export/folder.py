@@ -34,7 +34,7 @@ from gen3r_jax.storage.folders import MARKER, mark, require_ours
 from gen3r_jax.storage.locks import lock_beside, locked
 
 SCENE = "a scene"
-"""What the marker of its folder says."""
+"""Kind of a scene's folder, as its marker says it."""
 
 
 @dataclass

@@ -7,20 +7,16 @@ from pathlib import Path
 import numpy as np
 
 from conversion.pipeline_folder import find_weights
-from gen3r_jax.data.clips import quantize, resize_crop
+from gen3r_jax.data.clips import quantize, resize_crop, tell_fit
 from gen3r_jax.data.images import encode_image, read_clip
 from gen3r_jax.data.prepare.capture import FOUND_BY, TRANSFORMS
 from gen3r_jax.export.folder import scene_folder
 from gen3r_jax.generation import networks
 from gen3r_jax.generation.settings import MOST_FRAMES, read_settings
-from gen3r_jax.generation.vggt import vggt_folder
-from gen3r_jax.generation.weights import default_dtype
+from gen3r_jax.generation.vggt import load_vggt
 from gen3r_jax.generation.windows import reconstruct_in_windows
 from gen3r_jax.geometry.camera_files.transforms import write_transforms
 from gen3r_jax.geometry.cameras import Cameras, Size, crop_intrinsics, invert_se3
-from gen3r_jax.models.registry import EXACT
-from gen3r_jax.models.vggt import VGGT
-from gen3r_jax.storage.checkpoint import load_network
 
 LONGEST = 150
 """Frames that are taken of a video, spread evenly: all of them are in memory in the video's own size."""
@@ -44,7 +40,7 @@ def find_cameras(videos: Sequence[Path], source: Path, folder: Path, weights: Pa
     if not todo:
         return
     size = read_settings(weights).size
-    vggt = load_network(vggt_folder(weights), VGGT, dtype=default_dtype(), exact=EXACT["vggt"])
+    vggt = load_vggt(weights)
     for video, place in todo.items():
         print(f"{video}: finding its cameras", file=sys.stderr)
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -54,6 +50,7 @@ def find_cameras(videos: Sequence[Path], source: Path, folder: Path, weights: Pa
 
 def _write_capture(video: Path, vggt: networks.Network, size: Size, folder: Path) -> None:
     pictures = read_clip([video], at_most=LONGEST).frames
+    tell_fit(pictures[0].shape[:2], size)
     frames = np.stack([quantize(resize_crop(picture, size)) for picture in pictures])
     window = min(MOST_FRAMES, len(frames))
     scene, _ = reconstruct_in_windows(frames, window, lambda some: networks.reconstruct(some, vggt))

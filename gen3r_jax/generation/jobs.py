@@ -24,7 +24,7 @@ from gen3r_jax.storage.folders import mark, require_ours
 from gen3r_jax.storage.locks import Held
 
 SCENES = "scenes of jobs"
-"""What the marker of their folder says."""
+"""Kind of the folder, as its marker says it."""
 
 MOST_SHEETS = 32
 SHOWN = ("viewer.html", "scene.glb", "rgb.mp4", "sheet.png")

@@ -24,13 +24,12 @@ from gen3r_jax.generation.inputs import as_size
 from gen3r_jax.generation.known import require_scale_source, with_known
 from gen3r_jax.generation.known_files import read_known
 from gen3r_jax.generation.settings import MOST_FRAMES, read_settings
-from gen3r_jax.generation.vggt import vggt_folder
+from gen3r_jax.generation.vggt import load_vggt, vggt_folder
 from gen3r_jax.generation.weights import default_dtype
 from gen3r_jax.generation.windows import SHORTEST_WINDOW, reconstruct_in_windows
 from gen3r_jax.geometry.cameras import Size, uncrop_intrinsics
 from gen3r_jax.geometry.points import unproject_depth
 from gen3r_jax.models.geometry_adapter import GeometryAdapter
-from gen3r_jax.models.registry import EXACT
 from gen3r_jax.models.sizes import SIDE_MULTIPLE, longest_clip, require_side, whole_size
 from gen3r_jax.models.vggt import VGGT
 from gen3r_jax.scene import Scene
@@ -91,7 +90,7 @@ def _reconstruct(options: argparse.Namespace, weights: Path, size: Size, folder:
         fps = report.results["fps"] = options.fps or clip.fps or 12
     with report.stage("Loading weights"):
         dtype = default_dtype(options.dtype)
-        vggt = load_network(vggt_folder(weights), VGGT, dtype=dtype, exact=EXACT["vggt"])
+        vggt = load_vggt(weights, dtype)
         adapter = None
         if options.through_adapter:
             adapter = load_network(weights / "geometry_adapter", GeometryAdapter, dtype=dtype)

@@ -37,9 +37,8 @@ class VGGT:
         Raises:
           UserError: there are no weights of VGGT.
         """
-        folder = vggt_folder(find_weights(path))
-        weights = load_network(folder, network.VGGT, dtype=default_dtype(dtype), exact=EXACT["vggt"])
-        return cls(read_config(folder, network.VGGT), weights)
+        folder = find_weights(path)
+        return cls(read_config(vggt_folder(folder), network.VGGT), load_vggt(folder, dtype))
 
     def __call__(self, images: Float[Array | np.ndarray, "*b t h w 3"]) -> dict[str, Float32[np.ndarray, "..."]]:
         """Reconstructs one clip ``t h w 3`` or several, ``b t h w 3``, in [0, 1]; sides are multiples of 14.
@@ -69,6 +68,11 @@ class VGGT:
 def vggt_folder(weights: Path) -> Path:
     """The folder of VGGT in a folder of weights, which may be of VGGT alone."""
     return weights if holds_weights(weights) else weights / "vggt"
+
+
+def load_vggt(weights: Path, dtype: Any = None) -> Network:
+    """Read VGGT from a folder of weights, in `dtype` (see :func:`default_dtype`) but for its heads."""
+    return load_network(vggt_folder(weights), network.VGGT, dtype=default_dtype(dtype), exact=EXACT["vggt"])
 
 
 @jax.jit

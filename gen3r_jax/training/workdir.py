@@ -30,7 +30,7 @@ FREE_KEYS = (
     "data.worker_timeout",
 )
 KIND = "a training run"
-"""What the marker of a workdir says."""
+"""Kind of a work folder, as its marker says it."""
 
 STEPS = re.compile(r"train\.phases\.\d+\.1")
 CLIPS_PER_DEVICE = re.compile(r"train\.phases\.\d+\.2")

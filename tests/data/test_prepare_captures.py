@@ -95,7 +95,7 @@ def reconstruct(monkeypatch):
         return Scene(frames, maps, maps, w2c.astype(np.float32), intrinsics.astype(np.float32), points)
 
     monkeypatch.setattr(captures.networks, "reconstruct", scene)
-    monkeypatch.setattr(captures, "load_network", lambda *path, **options: None)
+    monkeypatch.setattr(captures, "load_vggt", lambda weights: None)
     monkeypatch.setattr(captures, "find_weights", lambda path: path)
     monkeypatch.setattr(captures, "read_settings", lambda weights: type("Settings", (), {"size": (28, 28)}))
 
@@ -112,5 +112,5 @@ def test_cameras_of_videos_are_found_for_their_own_pixels(tmp_path, reconstruct,
     scene = read_scene_folder(tmp_path / "root/capture/street_walk.mp4")
     shared.assert_camera(scene.cameras, frames=9)
     assert scene.description["cameras_found_by"] == "gen3r"
-    monkeypatch.setattr(captures, "load_network", None)  # what is there is kept
+    monkeypatch.setattr(captures, "load_vggt", None)  # what is there is kept
     assert main() == 0
