@@ -1,4 +1,6 @@
 """gaussians.usdc: Gaussians as OpenUSD's ParticleField3DGaussianSplat has them."""
+# usd-core comes without types.
+# pyright: reportMissingImports=false, reportAttributeAccessIssue=false
 
 from pathlib import Path
 
@@ -12,7 +14,7 @@ from gen3r_jax.storage.files import replacing
 def write_usd(path: Path | str, gaussians: Gaussians) -> None:
     """Writes one prim, ``/gaussians``, with y up; the unit of length is that of the scene."""
     # Of usd-core, which only this format needs.
-    from pxr import Usd, UsdGeom, UsdVol, Vt  # pyright: ignore[reportMissingImports]
+    from pxr import Usd, UsdGeom, UsdVol, Vt
 
     stage = Usd.Stage.CreateInMemory()
     UsdGeom.SetStageUpAxis(stage, UsdGeom.Tokens.y)
