@@ -5,13 +5,15 @@ the space Gen3R generates in: what is lost on that way is what the adapter costs
 """
 
 import argparse
+import dataclasses
+import sys
 from pathlib import Path
 
 from gen3r_jax.command_line import Size, add_compile_cache
 from gen3r_jax.data.clips import FITS
 from gen3r_jax.data.depth_maps import STEPS
 from gen3r_jax.errors import main_guard
-from gen3r_jax.export.folder import FORMATS, describe_formats, require_formats
+from gen3r_jax.export.folder import FORMATS, describe_formats, require_formats, scene_folder
 from gen3r_jax.generation.settings import MOST_FRAMES
 from gen3r_jax.models.sizes import SIDE_MULTIPLE
 
@@ -19,12 +21,25 @@ from gen3r_jax.models.sizes import SIDE_MULTIPLE
 def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     # What takes seconds to import waits until the flags are read: --help needs none of it.
-    from gen3r_jax.generation.reconstruction import reconstruct_clip
+    from gen3r_jax.export.pointcloud import CloudFilter
+    from gen3r_jax.export.video import require_fps
+    from gen3r_jax.generation.reconstruction import ReconstructionOptions
+    from gen3r_jax.generation.vggt import VGGT
     from gen3r_jax.storage.compile_cache import use_compile_cache
 
     require_formats(options.format or ())
+    if options.fps is not None:
+        require_fps(options.fps)
     use_compile_cache(options.compile_cache)
-    reconstruct_clip(options)
+    vggt = VGGT.from_pretrained(options.weights, dtype=options.dtype)
+    how = {field.name: getattr(options, field.name) for field in dataclasses.fields(ReconstructionOptions)}
+    with scene_folder(options.output) as folder:
+        found = vggt.reconstruct(options.images, **how)
+        found.report.options = vars(options)
+        cloud = CloudFilter.official() if options.points == "official" else CloudFilter()
+        found.write(folder, fps=options.fps, cloud=cloud, formats=options.format)
+    shown = options.output / "viewer.html"
+    print(found.report.programs(), f"open {shown if shown.exists() else options.output}", sep="\n", file=sys.stderr)
     return 0
 
 
@@ -45,8 +60,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--through_adapter", action="store_true", help="pass VGGT's tokens through the geometry adapter's latents")
     add("--num_frames", type=int, metavar="N", help="frames to use, spread evenly over all there are (default: all, at "
         f"most {MOST_FRAMES})")  # fmt: skip
-    add("--window", type=int, metavar="N", help="use all frames, N at a time: clips of any length in the memory of N "
-        f"frames, joined on frames that windows share (default: {MOST_FRAMES} at a time)")  # fmt: skip
+    add("--window", type=int, metavar="N", help="use all frames, N at a time, joined on frames that windows share: the "
+        f"memory of N frames for clips of any length (default: at most {MOST_FRAMES}, fewer if larger than 560 x "
+        "560)")  # fmt: skip
     add("--stride", type=int, metavar="N", help="use every N-th frame instead of an even spread")
     add("--first", type=int, metavar="N", help="number of the first frame to use, from 0; without --stride every one")
     add("--size", "--side", nargs="+", type=int, action=Size, metavar="PIXELS", help="side of the frames, or height "
@@ -58,9 +74,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--cameras", type=Path, metavar="FILE", help="known cameras, one for each frame: exported as they are, with "
         "depth in their unit (docs/cameras.md)")  # fmt: skip
     add("--camera_format", metavar="FORMAT", help="format of a camera file whose form does not tell (docs/cameras.md)")
-    add("--intrinsics", nargs="+", default=(), metavar="FX FY CX CY | FILE", help="known intrinsics, in pixels of the "
+    add("--intrinsics", nargs="+", metavar="FX FY CX CY | FILE", help="known intrinsics, in pixels of the "
         "pictures, or a camera file that has them")  # fmt: skip
-    add("--depth", nargs="+", type=Path, default=(), metavar="PATH", help="known depth, a map a frame: a folder, "
+    add("--depth", nargs="+", type=Path, metavar="PATH", help="known depth, a map a frame: a folder, "
         "files or one .npz; .npy, .tif, or 16-bit .png; 0 is unknown")  # fmt: skip
     add("--depth_steps", type=float, default=STEPS, metavar="N", help="steps of a 16-bit .png in one unit of length "
         f"(default: {STEPS:g}: millimetres)")  # fmt: skip

@@ -21,7 +21,8 @@ from conversion.__main__ import main as convert
 from gen3r_jax.data.procedural import render_clip
 from gen3r_jax.export.video import write_video
 from gen3r_jax.geometry.camera_files.official import write_cameras
-from gen3r_jax.geometry.cameras import invert_se3
+from gen3r_jax.geometry.camera_files.transforms import write_transforms
+from gen3r_jax.geometry.cameras import Cameras, invert_se3
 from gen3r_jax.geometry.trajectories import camera_path
 from tests.helpers.paths import REPOSITORY
 from tests.helpers.printed import Printed, printed
@@ -173,7 +174,13 @@ def workplace(tmp_path_factory) -> Path:
     convert(["random", "gen3r", "--tiny", "--output", str(folder / "checkpoints")])
     for name, official in {"vggt": "vggt", "wan_vae": "wan_vae", "geo_adapter": "geo_adapter"}.items():
         (folder / name).symlink_to(folder / "checkpoints" / official)
-    clip = render_clip(0, 9, (112, 140)).frames
+    rendered = render_clip(0, 9, (112, 140))
+    clip, numbers = rendered.frames, range(len(rendered.frames))
+    cameras = Cameras(rendered.c2w, rendered.intrinsics, np.tile((112, 140), (len(clip), 1)))
+    write_transforms(folder / "transforms.json", [f"{number}.png" for number in numbers], cameras)
+    (folder / "DEPTH").mkdir()
+    for number in numbers:
+        np.save(folder / "DEPTH" / f"{number}.npy", rendered.depth[number])
     for name in ("image.png", "first.png", "last.png", "photo.jpg", "a.jpg", "b.jpg", "scene0.png"):
         Image.fromarray(clip[0]).save(folder / name)
     for name in ("VIDEO.mp4", "video.mp4"):

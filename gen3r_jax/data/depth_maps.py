@@ -19,13 +19,18 @@ STEPS = 1000.0
 
 
 def read_depth_maps(
-    inputs: Sequence[Path], numbers: Sequence[int], available: int, sizes: Sequence[Size], size: Size, steps: float
+    inputs: Sequence[Path] | np.ndarray,
+    numbers: Sequence[int],
+    available: int,
+    sizes: Sequence[Size],
+    size: Size,
+    steps: float,
 ) -> Float32[np.ndarray, "t h w"]:
     """The depth of some frames of a clip, in the pixels that their pictures were scaled and cropped to.
 
     Args:
-      inputs: a folder, files in order, or one ``.npz`` (or ``.npy``) file of all frames; one map for each frame there
-        is, or for each that is used.
+      inputs: a folder, files in order, one ``.npz`` (or ``.npy``) file of all frames, or an array; one map for each
+        frame there is, or for each that is used.
       numbers, available: which frames are used, of how many.
       sizes: height and width of the used pictures, whose aspect the maps need to have.
       size: what the pictures were cropped to.
@@ -34,11 +39,14 @@ def read_depth_maps(
     Raises:
       UserError: missing, damaged or unfitting files.
     """
-    files = [Path(path) for path in inputs]
-    name = str(files[0]) if len(files) == 1 else f"{len(files)} depth maps"
-    if len(files) == 1 and files[0].is_dir():
-        files = sorted((path for path in files[0].iterdir() if path.suffix in SUFFIXES), key=natural_key)
-    stack = _read(files[0], steps) if len(files) == 1 else None
+    if isinstance(inputs, np.ndarray):
+        name, files, stack = "depth", [], inputs
+    else:
+        files = list(inputs)
+        name = str(files[0]) if len(files) == 1 else f"{len(files)} depth maps"
+        if len(files) == 1 and files[0].is_dir():
+            files = sorted((path for path in files[0].iterdir() if path.suffix in SUFFIXES), key=natural_key)
+        stack = _read(files[0], steps) if len(files) == 1 else None
     if stack is not None and stack.ndim == 3:
         count = len(stack)
     else:

@@ -41,7 +41,7 @@ def open_cameras(cameras: Any, camera_format: str | None = None) -> Any:
     if isinstance(cameras, str) and cameras in PRESETS:
         return None if cameras == "free" else cameras
     if isinstance(cameras, Cameras):
-        return _as_file(cameras)
+        return as_file(cameras)
     return read_contents(camera_file(cameras), camera_format)
 
 
@@ -90,7 +90,7 @@ def camera_poses(
     return c2w, intrinsics
 
 
-def _as_file(cameras: Cameras) -> CameraFile:
+def as_file(cameras: Cameras) -> CameraFile:
     """Cameras, as if a file had held them. Raises UserError where their arrays have other shapes."""
     shapes = [np.shape(array) for array in (cameras.c2w, cameras.intrinsics, cameras.sizes)]
     count = shapes[0][:1]

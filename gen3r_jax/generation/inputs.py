@@ -132,21 +132,25 @@ def read_pictures(images: Images, at: Sequence[int] | None = None, at_most: int 
     """
     if isinstance(images, Clip):
         return images
-    if isinstance(images, (str, os.PathLike)):
-        images = [images]
+    if paths := as_paths(images, "images"):
+        return read_clip(paths, at=at, at_most=at_most if len(paths) == 1 else None)
     if isinstance(images, (np.ndarray, jax.Array)) and images.ndim == 4:
         images = list(np.asarray(images))
     if not isinstance(images, Sequence):
         images = [images]
     if not len(images):
         raise UserError("no images: give a path, a PIL image, an array, or a list of these")
-    if all(isinstance(image, (str, os.PathLike)) for image in images):
-        paths = [user_path(image, "images") for image in images]
-        return read_clip(paths, at=at, at_most=at_most if len(paths) == 1 else None)
     images = [user_path(image, "images") if isinstance(image, (str, os.PathLike)) else image for image in images]
     frames, masks = zip(*map(_picture, images), strict=True)
     stored = read_orientation(images[0]) if isinstance(images[0], (Path, Image.Image)) else None
-    return Clip(list(frames), list(masks), None, stored)
+    return Clip(list(frames), list(masks), None, stored, numbers=range(len(frames)), available=len(frames))
+
+
+def as_paths(given: Any, name: str) -> list[Path] | None:
+    """One path or several; None for anything else. Raises UserError, which calls it `name`, for what is no path."""
+    given = [given] if isinstance(given, (str, os.PathLike)) else given
+    is_paths = isinstance(given, Sequence) and given and all(isinstance(one, (str, os.PathLike)) for one in given)
+    return [user_path(one, name) for one in given] if is_paths else None
 
 
 def _picture(image: Any) -> tuple[Picture, Mask | None]:

@@ -1,140 +1,219 @@
-"""The work of ``gen3r reconstruct``: VGGT reads a clip, through the adapter's latents if wanted."""
+"""What VGGT reconstructs from, how, and what comes out of it; :class:`gen3r_jax.generation.vggt.VGGT` does the work."""
 
-import argparse
-import dataclasses
-import sys
+import copy
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Bool, UInt8
 
-from conversion.pipeline_folder import find_weights
+from gen3r_jax.carried import user_path
 from gen3r_jax.data.clips import fit_mask, fit_picture, fitted_places, quantize, tell_fit, uncrop_depth
 from gen3r_jax.data.colour import Picture
-from gen3r_jax.data.images import read_clip, require_choice
+from gen3r_jax.data.depth_maps import STEPS
+from gen3r_jax.data.images import Clip, read_clip, require_choice
 from gen3r_jax.errors import UserError
 from gen3r_jax.export.folder import scene_folder, write_scene
-from gen3r_jax.export.pointcloud import CloudFilter
+from gen3r_jax.export.pointcloud import DEFAULT_FILTER, CloudFilter
 from gen3r_jax.export.run_report import RunReport
-from gen3r_jax.export.video import require_fps
-from gen3r_jax.generation import networks
-from gen3r_jax.generation.background import require_background, without_background
-from gen3r_jax.generation.inputs import as_size
-from gen3r_jax.generation.known import require_scale_source, with_known
+from gen3r_jax.generation.background import require_background
+from gen3r_jax.generation.inputs import Images, as_paths, read_pictures, require_fit
+from gen3r_jax.generation.known import KnownGeometry, require_scale_source
 from gen3r_jax.generation.known_files import read_known
-from gen3r_jax.generation.settings import MOST_FRAMES, read_settings
-from gen3r_jax.generation.vggt import load_vggt, vggt_folder
-from gen3r_jax.generation.weights import default_dtype
-from gen3r_jax.generation.windows import SHORTEST_WINDOW, reconstruct_in_windows
+from gen3r_jax.generation.settings import MOST_FRAMES
+from gen3r_jax.generation.windows import SHORTEST_WINDOW, default_window
 from gen3r_jax.geometry.cameras import Size, uncrop_intrinsics
 from gen3r_jax.geometry.points import unproject_depth
-from gen3r_jax.models.geometry_adapter import GeometryAdapter
-from gen3r_jax.models.sizes import SIDE_MULTIPLE, longest_clip, require_side, whole_size
-from gen3r_jax.models.vggt import VGGT
+from gen3r_jax.models.sizes import longest_clip, whole_size
 from gen3r_jax.scene import Scene
-from gen3r_jax.storage.checkpoint import load_network, read_config
-from gen3r_jax.storage.hub import read_licence
 
 MOST_ORIGINAL_PIXELS = 200_000_000
 """Of all pictures together: a scene holds 35 bytes a pixel."""
 
 
-def reconstruct_clip(options: argparse.Namespace) -> None:
-    """Reads the frames, reconstructs them and writes the scene; `options` are the flags of the command.
+@dataclass(frozen=True, kw_only=True)
+class ReconstructionOptions:
+    """How a clip is reconstructed. The fields are the flags of ``gen3r reconstruct``.
 
-    Raises UserError for frames, weights and settings that do not fit, and where the output is not free.
+    Attributes:
+      num_frames: how many frames of files are used, spread evenly; by default all, at most 49 without `window`.
+      stride, first: every `stride`-th frame of files from number `first` on, instead of an even spread.
+      window: all frames are used, so many at a time; by default as :func:`default_window` says.
+      masks: files, one mask for each frame there is: white where it is known.
+      size: side of the frames, or (height, width), multiples of 112; by default that of the weights.
+      fit: how pictures of another aspect are brought to it, one of :data:`gen3r_jax.data.clips.FITS`.
+      through_adapter: whether the tokens pass through the latents of the geometry adapter.
+      original_size: whether the scene is also written in the pixels of the pictures.
+      cameras: known cameras: a camera file, :class:`Cameras`, or camera-to-world matrices [t, 4, 4] with OpenCV axes.
+      camera_format: of a file whose form does not tell.
+      intrinsics: known ones: fx, fy, cx, cy, or matrices [3, 3] or [t, 3, 3], in pixels of the pictures, or a camera
+        file.
+      depth: known depth: maps [t, h, w] of whole pictures, or files; 0 is unknown.
+      depth_steps: of 16-bit PNG files in a unit of length.
+      scale_from: what the unit of length is taken from: "cameras", "depth", or the distance of the last camera from
+        the first; by default the first of these that is known.
+      min_confidence, far_percentile: see :func:`gen3r_jax.generation.background.without_background`.
+
+    Cameras, intrinsics and depth are for each frame there is, or for each that is used.
+
+    Raises:
+      UserError: settings that do not fit, before anything is read.
     """
-    weights = find_weights(options.weights)
-    size = as_size(read_settings(weights).size if options.size is None else options.size)
-    _check(options, size, weights)
-    with scene_folder(options.output) as folder:
-        _reconstruct(options, weights, size, folder)
-    shown = options.output / "viewer.html"
-    print(f"open {shown if shown.exists() else options.output}", file=sys.stderr)
+
+    num_frames: int | None = None
+    stride: int | None = None
+    first: int | None = None
+    window: int | None = None
+    masks: Any = ()
+    size: int | Sequence[int] | None = None
+    fit: str = "crop"
+    through_adapter: bool = False
+    original_size: bool = False
+    cameras: Any = None
+    camera_format: str | None = None
+    intrinsics: Any = None
+    depth: Any = None
+    depth_steps: float = STEPS
+    scale_from: str | float | None = None
+    min_confidence: float | None = None
+    far_percentile: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.num_frames is not None and self.num_frames < 1:
+            raise UserError(f"--num_frames {self.num_frames} is not a positive number")
+        if self.window is not None and self.window < SHORTEST_WINDOW:
+            raise UserError(f"--window {self.window} is too short to share frames; give at least {SHORTEST_WINDOW}")
+        require_choice(self.stride, self.first)
+        require_fit(self.fit)
+        require_background(self.min_confidence, self.far_percentile)
+        require_scale_source(self.scale_from, self.cameras is not None, self.depth is not None)
+        if self.depth is not None and self.fit == "pad":
+            raise UserError("--depth goes with --fit crop and --fit whole, not with pad")
 
 
-def _reconstruct(options: argparse.Namespace, weights: Path, size: Size, folder: Path) -> None:
-    report = RunReport(vars(options))
-    if licence := read_licence(weights):
-        report.results["licence"] = licence
-    with report.stage("Reading frames"):
-        at_most = None if options.window else MOST_FRAMES
-        which = {"stride": options.stride, "first": options.first, "at_most": at_most}
-        clip = read_clip(options.images, options.num_frames, masks=options.masks, **which)
-        pictures = clip.frames
-        window = min(options.window or MOST_FRAMES, len(pictures))
-        if options.through_adapter and (below := longest_clip(window)) < window:
-            more = f"--num_frames {below}" if window == len(pictures) else f"--window {max(below, 5)}"
-            raise UserError(f"--through_adapter takes 4k+1 frames, not {window}; add {more}")
-        if options.original_size:
-            _require_one_size(pictures)
-        pad = options.fit == "pad"
-        if options.fit == "whole":
-            multiple = SIDE_MULTIPLE if options.through_adapter else read_config(vggt_folder(weights), VGGT).patch_size
-            size = whole_size(pictures[0].shape[:2], size, multiple)
-        tell_fit(pictures[0].shape[:2], size, pad)
-        frames = np.stack([quantize(fit_picture(picture, size, pad)) for picture in pictures])
-        pairs = zip(clip.masks, pictures, strict=True)
-        known = np.stack([fit_mask(mask, picture.shape[:2], size, pad) for mask, picture in pairs])
-        given = read_known(
-            clip,
-            size,
-            pad,
-            options.cameras,
-            options.camera_format,
-            options.intrinsics,
-            options.depth,
-            options.depth_steps,
+class Frames(NamedTuple):
+    """A clip as the network takes it.
+
+    frames: what it sees of the pictures.
+    opaque: where frames are known.
+    window: how many it sees at a time.
+    known: what is known of their geometry.
+    """
+
+    pictures: Sequence[Picture]
+    frames: UInt8[np.ndarray, "t h w 3"]
+    opaque: Bool[np.ndarray, "t h w"]
+    window: int
+    known: KnownGeometry
+    fps: float | None
+
+
+def read_clip_for(images: Images, options: ReconstructionOptions, size: Size, multiple: int) -> Frames:
+    """Reads pictures and what is known of them, and brings them to a size.
+
+    Args:
+      size: with the fit "whole" so many pixels, in sides of `multiple`.
+
+    Raises:
+      UserError: pictures or known geometry that cannot be read or do not fit.
+    """
+    clip = _read(images, options)
+    pictures, pad = clip.frames, options.fit == "pad"
+    if options.original_size:
+        _require_one_size(pictures)
+    if options.fit == "whole":
+        size = whole_size(pictures[0].shape[:2], size, multiple)
+    window = min(options.window or default_window(len(pictures), size), len(pictures))
+    if options.through_adapter and (below := longest_clip(window)) < window:
+        more = f"--num_frames {below}" if window == len(pictures) else f"--window {max(below, 5)}"
+        raise UserError(f"--through_adapter takes 4k+1 frames, not {window}; add {more}")
+    tell_fit(pictures[0].shape[:2], size, pad)
+    frames = np.stack([quantize(fit_picture(picture, size, pad)) for picture in pictures])
+    pairs = zip(clip.masks, pictures, strict=True)
+    opaque = np.stack([fit_mask(mask, picture.shape[:2], size, pad) for mask, picture in pairs])
+    given = options.cameras, options.camera_format, options.intrinsics, options.depth, options.depth_steps
+    return Frames(pictures, frames, opaque, window, read_known(clip, size, pad, *given), clip.fps)
+
+
+def _read(images: Images, options: ReconstructionOptions) -> Clip:
+    """The frames that are used, in 8 bits."""
+    if paths := as_paths(images, "images"):
+        return read_clip(
+            paths,
+            options.num_frames,
+            stride=options.stride,
+            first=options.first,
+            at_most=None if options.window else MOST_FRAMES,
+            masks=as_paths(options.masks, "masks") or (),
         )
-        fps = report.results["fps"] = options.fps or clip.fps or 12
-    with report.stage("Loading weights"):
-        dtype = default_dtype(options.dtype)
-        vggt = load_vggt(weights, dtype)
-        adapter = None
-        if options.through_adapter:
-            adapter = load_network(weights / "geometry_adapter", GeometryAdapter, dtype=dtype)
-    through = " through the adapter" if options.through_adapter else ""
-    with report.stage(f"Reconstructing {len(frames)} frames of {size[1]} x {size[0]}{through}"):
-        scene, joined = reconstruct_in_windows(frames, window, lambda some: networks.reconstruct(some, vggt, adapter))
-        report.results.update(joined)
-        if not known.all():
-            scene = dataclasses.replace(scene, confidence=np.where(known, scene.confidence, np.float32(0)))
-        scene, scaled = with_known(scene, given, options.scale_from)
-        report.results.update(scaled)
-        scene = without_background(scene, options.min_confidence, options.far_percentile)
-    with report.stage(f"Writing {options.output}"):
-        keep = CloudFilter.official() if options.points == "official" else CloudFilter()
-        write_scene(scene, folder, fps, keep, formats=options.format)
-        if options.original_size:
-            write_scene(at_original_size(scene, pictures, pad), folder / "original", fps, keep, formats=("maps", "ply"))
-    report.write(folder / "run.json")
-    print(report.programs(), file=sys.stderr)
+    for name in ("num_frames", "stride", "first", "masks"):
+        if getattr(options, name) not in (None, ()):
+            raise UserError(f"{name} is for files; of pictures in memory give those that are to be used, with alpha")
+    clip = read_pictures(images)
+    frames = [frame if frame.dtype == np.uint8 else quantize(255 * frame) for frame in clip.frames]
+    return clip._replace(frames=frames)
 
 
-def _check(options: argparse.Namespace, size: Size, weights: Path) -> None:
-    """Refuses what cannot work before anything slow begins."""
-    for side in size:
-        require_side(side)
-    if options.num_frames is not None and options.num_frames < 1:
-        raise UserError(f"--num_frames {options.num_frames} is not a positive number")
-    if options.window is not None and options.window < SHORTEST_WINDOW:
-        raise UserError(f"--window {options.window} is too short to share frames; give at least {SHORTEST_WINDOW}")
-    require_choice(options.stride, options.first)
-    require_background(options.min_confidence, options.far_percentile)
-    require_scale_source(options.scale_from, options.cameras is not None, bool(options.depth))
-    if options.depth and options.fit == "pad":
-        raise UserError("--depth goes with --fit crop and --fit whole, not with pad")
-    if options.fps is not None:
-        require_fps(options.fps)
-    vggt = _network_config(vggt_folder(weights), "vggt", VGGT)
-    if options.through_adapter:
-        adapter = _network_config(weights / "geometry_adapter", "geometry_adapter", GeometryAdapter)
-        if adapter.input_dim != 10 * vggt.embed_dim:
-            raise UserError(
-                f"the adapter in {weights} takes {adapter.input_dim} channels and the VGGT beside it gives "
-                f"{10 * vggt.embed_dim}; put networks there that were made for each other"
-            )
+@dataclass(frozen=True)
+class Reconstruction:
+    """A scene, and how it was made.
+
+    Attributes:
+      scene: frames with their depth, cameras and points.
+      pictures: what the frames were cropped, or padded, from.
+      options: how it was made.
+      fps: speed of the video that the frames are of, if they are.
+      report: what run.json says: times, joins of windows, the scale.
+    """
+
+    scene: Scene
+    pictures: Sequence[Picture]
+    options: ReconstructionOptions
+    fps: float | None
+    report: RunReport
+
+    def original(self) -> Scene:
+        """The scene in the pixels of the pictures. Raises UserError unless these are of one size, and not too many."""
+        _require_one_size(self.pictures)
+        return at_original_size(self.scene, self.pictures, self.options.fit == "pad")
+
+    def save(self, folder: Path | str, **how: Any) -> Path:
+        """Writes a complete scene folder at `folder`, new or empty; see :meth:`write`. Returns it.
+
+        Raises UserError where the folder holds something or cannot be written.
+        """
+        folder = user_path(folder, "folder")
+        with scene_folder(folder) as partial:
+            self.write(partial, **how)
+        return folder
+
+    def write(
+        self,
+        folder: Path,
+        *,
+        fps: float | None = None,
+        cloud: CloudFilter = DEFAULT_FILTER,
+        formats: Sequence[str] | None = None,
+    ) -> None:
+        """Writes the files of the scene, and run.json, into a folder.
+
+        Args:
+          fps: speed at which the videos are played; by default that of the video, or 12.
+          cloud: which points are kept.
+          formats: names of :data:`gen3r_jax.export.folder.FORMATS`; by default those that say so.
+
+        Raises:
+          UserError: the folder cannot be written.
+        """
+        report = copy.deepcopy(self.report)
+        speed = report.results["fps"] = fps or self.fps or 12
+        with report.stage("Writing files"):
+            write_scene(self.scene, folder, speed, cloud, formats=formats)
+            if self.options.original_size:
+                write_scene(self.original(), folder / "original", speed, cloud, formats=("maps", "ply"))
+        report.write(folder / "run.json")
 
 
 def at_original_size(scene: Scene, pictures: Sequence[Picture], pad: bool) -> Scene:
@@ -162,12 +241,3 @@ def _require_one_size(pictures: Sequence[Picture]) -> None:
             f"--original_size: {len(pictures)} pictures have {pixels / 1e6:.0f} megapixels together, "
             f"{MOST_ORIGINAL_PIXELS // 10**6} can be held; give fewer (--num_frames) or smaller ones"
         )
-
-
-def _network_config(folder: Path, name: str, network: type[VGGT] | type[GeometryAdapter]) -> Any:
-    if not folder.exists():
-        raise UserError(
-            f"no weights at {folder}; make them with: "
-            f"gen3r convert {name} --source OFFICIAL_FILE_OR_DIR --output {folder}"
-        )
-    return read_config(folder, network)

@@ -12,11 +12,16 @@ import numpy as np
 from jaxtyping import Float, Float32, UInt8
 
 from gen3r_jax.errors import notice
+from gen3r_jax.generation.settings import MOST_FRAMES
 from gen3r_jax.geometry.alignment import Similarity, chain, close_loop, robust_similarity, window_starts
+from gen3r_jax.geometry.cameras import Size
 from gen3r_jax.geometry.points import unproject_depth
+from gen3r_jax.models.sizes import longest_clip
 from gen3r_jax.scene import Scene
 
 SHORTEST_WINDOW = 4
+MOST_PIXELS = MOST_FRAMES * 560**2
+"""Of a window whose length nobody says: those of a clip of the released weights."""
 LARGEST_ERROR = 0.1
 """A join whose points are farther apart than this part of their distance is told, and closes no loop."""
 GRID = 24
@@ -53,6 +58,19 @@ class _Join(NamedTuple):
 
     similarity: Similarity
     error: float
+
+
+def default_window(count: int, size: Size) -> int:
+    """Frames of a window of a clip of `count` frames of `size`: at most 49, and as many as MOST_PIXELS allow."""
+    window = min(MOST_FRAMES, longest_clip(max(MOST_PIXELS // (size[0] * size[1]), SHORTEST_WINDOW + 1)))
+    if window >= count:
+        return count
+    notice(
+        f"{count} frames are reconstructed {window} at a time, no more pixels than 49 frames of 560 x 560 have; "
+        "--window says otherwise",
+        kind="window",
+    )
+    return window
 
 
 def reconstruct_in_windows(

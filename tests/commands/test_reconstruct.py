@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from gen3r_jax import VGGT as Library
 from gen3r_jax import module
 from gen3r_jax.errors import UserError, main_guard
 from gen3r_jax.export.video import write_video
 from gen3r_jax.generation import networks
 from gen3r_jax.geometry.camera_files.official import read_cameras
+from gen3r_jax.geometry.cameras import Cameras
 from gen3r_jax.models.geometry_adapter import GeometryAdapter, GeometryAdapterConfig
 from gen3r_jax.models.vggt import VGGT, VGGTConfig
 from gen3r_jax.reconstruct import main
@@ -187,6 +189,41 @@ def test_known_cameras_and_depth_are_written_as_they_were_given(weights, tmp_pat
     (tmp_path / "depth" / "4.png").unlink()
     with pytest.raises(UserError, match="4 depth maps for 5 frames, of which 3 are used"):
         run(weights, tmp_path / "other", "--images", *images, *flags)
+
+
+@pytest.mark.parametrize("cameras", [lambda c2w, k: c2w, lambda c2w, k: Cameras(c2w, k, np.full((9, 2), 112))])
+def test_the_library_takes_from_memory_what_the_command_takes_from_files(weights, tmp_path, monkeypatch, cameras):
+    """Nine frames in windows of four; cameras as poses or with intrinsics, depth of which a part is known."""
+    monkeypatch.setattr(networks, "reconstruct", lambda frames, *_: _flat_scene(frames))
+    c2w, k = np.tile(np.eye(4), (9, 1, 1)), np.tile([[100.0, 0, 50], [0, 101, 60], [0, 0, 1]], (9, 1, 1))
+    c2w[:, 0, 3] = np.arange(9)
+    depth = np.where(np.arange(112) < 20, 0, np.full((9, 112, 112), 3.0))
+    frames = np.zeros((9, 112, 112, 3), np.float32) + np.linspace(0, 1, 9, dtype=np.float32)[:, None, None, None]
+    how = {"cameras": cameras(c2w, k), "intrinsics": (100, 101, 50, 60), "depth": depth, "scale_from": "depth"}
+    found = Library.from_pretrained(weights).reconstruct(frames, size=112, window=4, far_percentile=100, **how)
+    np.testing.assert_array_equal(found.scene.rgb[:, 0, 0, 0], np.rint(255 * frames[:, 0, 0, 0]))
+    np.testing.assert_array_equal(found.scene.w2c[:, 0, 3], -np.arange(9))
+    np.testing.assert_array_equal(found.scene.intrinsics, k)
+    np.testing.assert_allclose(found.scene.depth, 3, rtol=1e-6)
+    results = found.report.results
+    assert results["window"] == 4 and results["scale"] == pytest.approx(3) and len(results["joins"]) == 3
+    folder = found.save(tmp_path / "out", formats=["maps"])
+    np.testing.assert_array_equal(read_cameras(folder / "cameras.json").intrinsics, k)
+    assert json.loads((folder / "run.json").read_text())["options"]["depth"] == "array of float64 [9, 112, 112]"
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ({"stride": 2}, "stride is for files"),
+        ({"cameras": np.eye(3)}, r"cameras of the shape \[3, 3\]: give a file, Cameras, or matrices"),
+        ({"intrinsics": (100, 101)}, "--intrinsics 100 101: give FX FY CX CY"),
+        ({"depth": np.ones((3, 112, 112))}, "depth: 3 depth maps for 2 frames, of which 2 are used"),
+    ],
+)
+def test_the_library_refuses_what_does_not_fit(weights, how, message):
+    with pytest.raises(UserError, match=message):
+        Library.from_pretrained(weights).reconstruct(np.zeros((2, 112, 112, 3), np.uint8), size=112, **how)
 
 
 @pytest.mark.parametrize(("flags", "left"), [(["--far_percentile", 50], 6272), (["--min_confidence", 2.5], 0)])

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -83,21 +84,18 @@ def test_names_lead_to_no_other_place(tmp_path):
 
 @pytest.fixture
 def reconstruct(monkeypatch):
-    """Stands for VGGT: knows the cameras of frames that were cropped to 28 x 28."""
+    """Stands for VGGT: knows the cameras of frames that are cropped to 28 x 28."""
 
-    def scene(frames, vggt):
-        count = len(frames)
-        assert frames.shape[1:] == (28, 28, 3)
-        intrinsics = crop_intrinsics(np.tile(shared.intrinsics(), (count, 1, 1)), shared.SIZE, (28, 28))
-        maps = np.ones(frames.shape[:3], np.float32)
+    def scene(clip, progress):
+        count, size = len(clip.frames), (28, 28)
+        intrinsics = crop_intrinsics(np.tile(shared.intrinsics(), (count, 1, 1)), shared.SIZE, size)
+        maps = np.ones((count, *size), np.float32)
         w2c = np.stack([np.vstack([shared.w2c(i)[:3], [0, 0, 0, 1]]) for i in range(count)])
-        points = np.zeros((*frames.shape[:3], 3), np.float32)
-        return Scene(frames, maps, maps, w2c.astype(np.float32), intrinsics.astype(np.float32), points)
+        colors = np.zeros((*maps.shape, 3), np.uint8)
+        arrays = maps, maps, w2c.astype(np.float32), intrinsics.astype(np.float32), colors.astype(np.float32)
+        return SimpleNamespace(scene=Scene(colors, *arrays), pictures=clip.frames)
 
-    monkeypatch.setattr(captures.networks, "reconstruct", scene)
-    monkeypatch.setattr(captures, "load_vggt", lambda weights: None)
-    monkeypatch.setattr(captures, "find_weights", lambda path: path)
-    monkeypatch.setattr(captures, "read_settings", lambda weights: type("Settings", (), {"size": (28, 28)}))
+    monkeypatch.setattr(captures.VGGT, "from_pretrained", lambda weights: SimpleNamespace(reconstruct=scene))
 
 
 def test_cameras_of_videos_are_found_for_their_own_pixels(tmp_path, reconstruct, monkeypatch, capsys):
@@ -112,5 +110,5 @@ def test_cameras_of_videos_are_found_for_their_own_pixels(tmp_path, reconstruct,
     scene = read_scene_folder(tmp_path / "root/capture/street_walk.mp4")
     shared.assert_camera(scene.cameras, frames=9)
     assert scene.description["cameras_found_by"] == "gen3r"
-    monkeypatch.setattr(captures, "load_vggt", None)  # what is there is kept
+    monkeypatch.setattr(captures, "VGGT", None)  # what is there is kept
     assert main() == 0

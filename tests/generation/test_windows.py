@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from gen3r_jax.evaluation.depth import depth_errors
-from gen3r_jax.generation.windows import reconstruct_in_windows
+from gen3r_jax.generation.windows import default_window, reconstruct_in_windows
 from gen3r_jax.geometry.alignment import umeyama
 from gen3r_jax.geometry.cameras import invert_se3, rays, rebase_to_first
 from gen3r_jax.geometry.points import unproject_depth
@@ -61,6 +61,15 @@ def test_a_clip_that_fits_is_reconstructed_at_once():
     scene, report = reconstruct_in_windows(walk.frames, WINDOW, walk.reconstruct)
     assert walk.calls == [list(range(9))] and report == {}
     np.testing.assert_array_equal(scene.w2c[0], np.eye(4))
+
+
+@pytest.mark.parametrize(
+    ("count", "side", "window"),
+    [(49, 560, 49), (50, 560, 49), (300, 112, 49), (50, 784, 25), (13, 1120, 9), (9, 5600, 5)],
+)
+def test_windows_that_nobody_chose_keep_memory_bounded(count, side, window, capsys):
+    assert default_window(count, (side, side)) == window
+    assert (f"{count} frames are reconstructed {window} at a time" in capsys.readouterr().err) == (window < count)
 
 
 @pytest.mark.parametrize("outliers", [0.0, 0.15])
