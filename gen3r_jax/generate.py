@@ -45,7 +45,10 @@ def main(arguments: list[str] | None = None) -> int:
     if options.dry_run:
         if mesh:
             raise UserError("--dry_run estimates for one device; leave --mesh away, or see gen3r plan")
-        return _dry_run(options, Request(**{**vars(settings), **flags, "images": ("none",), "prompt": "none"}))
+        if options.fit == "whole" and not options.images:
+            raise UserError("--fit whole takes its size from the first picture: give --images, or --size without --fit")
+        unsaid = {"images": ("none",), "prompt": "none"}
+        return _dry_run(options, Request(**{**vars(settings), **unsaid, **flags}).fitted())
     jobs: list[tuple[str, Request | UserError]]
     if options.jobs:
         index, parts = read_part(options.part)
@@ -82,6 +85,7 @@ def _dry_run(options: argparse.Namespace, request: Any) -> int:
     from gen3r_jax.planning.estimate import describe, estimate
 
     weights = find_weights(options.weights, convert=False)
+    print(f"{request.num_frames} frames of {request.width} x {request.height}")
     costs = estimate(weights, request, default_dtype(options.dtype), options.memory_mode)
     print("\n".join(describe(costs, options.memory_mode)))
     return 0

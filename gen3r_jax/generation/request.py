@@ -3,7 +3,7 @@
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from gen3r_jax.carried import user_path
 from gen3r_jax.data.images import Clip, read_clip, require_choice
@@ -13,6 +13,7 @@ from gen3r_jax.generation.cameras import camera_file, refuse_other_options
 from gen3r_jax.generation.inputs import as_size, require_fit
 from gen3r_jax.generation.settings import GenerationSettings, require_text
 from gen3r_jax.geometry.trajectories import PRESETS, options_of
+from gen3r_jax.models.sizes import whole_size
 from gen3r_jax.options import read_options
 from gen3r_jax.storage.files import inside, parse_json, read_lines, read_text, refuse_newer
 
@@ -123,6 +124,13 @@ class Request(GenerationSettings):
             found = f"{paths[0]} has {len(clip.frames)} frame{'s' * (len(clip.frames) != 1)}"
             raise UserError(f"{found}, {self.task} takes {len(given)}{self._places()}")
         return clip
+
+    def fitted(self) -> Self:
+        """The request at the size that its pictures are brought to: with the fit "whole" the first of them says it."""
+        if self.fit != "whole":
+            return self
+        height, width = whole_size(self.pictures().frames[0].shape[:2], self.size)
+        return dataclasses.replace(self, height=height, width=width)
 
     def _places(self) -> str:
         return "" if self.frame_index is None else f" (--frame_index {' '.join(map(str, self.frame_index))})"

@@ -23,6 +23,7 @@ from gen3r_jax.generation.request import Request, read_jobs
 from gen3r_jax.geometry.camera_files.official import write_cameras
 from gen3r_jax.geometry.cameras import invert_se3
 from gen3r_jax.geometry.trajectories import camera_path
+from tests.helpers.paths import NANO
 
 FRAMES, SIDE = 5, 112
 SMALL = ["--num_frames", FRAMES, "--height", SIDE, "--width", SIDE, "--num_inference_steps", 2]
@@ -128,6 +129,17 @@ def test_costs_are_told_before_anything_is_loaded(official, tmp_path, capsys, mo
     assert any(line.startswith("Sampling, 2 steps") for line in lines)
     assert "estimated peak on cpu" in lines[-2] and "no estimate of time for cpu" in lines[-1]
     assert not list(tmp_path.iterdir())
+
+
+def test_costs_are_those_of_the_size_that_a_picture_asks_for(tmp_path, monkeypatch, capsys):
+    Image.new("RGB", (300, 800)).save(tmp_path / "tall.png")
+    monkeypatch.setattr("gen3r_jax.planning.estimate.estimate", lambda weights, request, *_: [])
+    monkeypatch.setattr("gen3r_jax.planning.estimate.describe", lambda *_: [])
+    flags = ["--weights", str(NANO), "--dry_run", "--size", "224", "--fit", "whole"]
+    assert generate.main([*flags, "--images", str(tmp_path / "tall.png")]) == 0
+    assert "frames of 112 x 336" in capsys.readouterr().out
+    with pytest.raises(UserError, match="--fit whole takes its size from the first picture: give --images"):
+        generate.main(flags)
 
 
 def test_weights_know_what_they_were_made_for(official, tmp_path, capsys):
