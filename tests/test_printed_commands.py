@@ -77,6 +77,8 @@ SMALLER = {
     r"for i in 1 2 3 4": "for i in 1 2",
     r"replay (?:tests/recorded|FILE_OR_FOLDER\.\.\.)": "replay tests/recorded/dit_rope.safetensors",
     r"--clips 8 --mesh .*": "--clips 2",
+    r"(benchmarks.reconstruction .*) --frames \d+": r"\1 --frames 13",
+    r"(benchmarks.reconstruction .*) --scenes \d+": r"\1 --scenes 1",
     r"--frames 49 --side 560 --steps 50": "--preset tiny --frames 5 --side 112 --steps 1",
     r"^(python -m benchmarks.loader)": r"\1 --frames 5 --side 112 --clips 2 --image_size 112 112",
 }

@@ -27,6 +27,8 @@ class CloudFilter:
       voxels_first: average voxels before the outlier filter. That filter takes minutes on the 15 million points of 49
         frames at 560 x 560, and seconds on their voxels.
       max_points: of more points than these, a random choice of as many goes to the outlier filter; None keeps all.
+      max_pixels: of more pixels than these, a random choice of about as many becomes points, so that long clips do not
+        need more memory (about 120 bytes a pixel); more than 49 frames at 560 x 560 have. None takes all.
     """
 
     confidence_percentile: float = 20.0
@@ -36,6 +38,7 @@ class CloudFilter:
     voxel_size: float | Literal["auto"] | None = "auto"
     voxels_first: bool = True
     max_points: int | None = 2_000_000
+    max_pixels: int | None = 16_000_000
 
     @classmethod
     def official(cls, remove_far_points: bool = False) -> "CloudFilter":
@@ -46,6 +49,7 @@ class CloudFilter:
             voxel_size=0.003 if remove_far_points else 0.005,
             voxels_first=False,
             max_points=None,
+            max_pixels=None,
         )
 
 
@@ -74,6 +78,8 @@ def scene_cloud(
     voxel_size = None if keep.voxel_size == "auto" else keep.voxel_size
     if keep.voxel_size == "auto":
         voxel_size = 0.005 * float(np.median(scene.depth[valid])) if valid.any() else None
+    if keep.max_pixels is not None and (count := np.count_nonzero(valid)) > keep.max_pixels:
+        valid &= np.random.default_rng(0).random(valid.shape, np.float32) < keep.max_pixels / count
     points, colors = filter_cloud(scene.points[valid], scene.rgb[valid] / np.float32(255), keep, voxel_size)
     return points, np.round(255 * colors).astype(np.uint8)
 

@@ -21,6 +21,8 @@ def without_background(
       UserError: numbers out of range, or nothing is left.
     """
     require_background(least_confidence, far_percentile)
+    if least_confidence is None and far_percentile is None:
+        return scene
     kept = scene.confidence > 0
     if least_confidence is not None:
         kept &= scene.confidence >= least_confidence

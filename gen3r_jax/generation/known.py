@@ -48,6 +48,8 @@ def with_known(
     """
     _require_shapes(scene, known)
     source = require_scale_source(scale_from, known.c2w is not None, known.depth is not None)
+    if source is None and known.intrinsics is None:
+        return scene, {"scale": 1.0, "scale_from": None}
     intrinsics = scene.intrinsics if known.intrinsics is None else known.intrinsics.astype(np.float32)
     w2c = None if known.c2w is None else invert_se3(known.c2w.astype(np.float64))
     scale = 1.0

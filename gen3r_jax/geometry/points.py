@@ -10,8 +10,8 @@ from jaxtyping import Bool, Float, Int
 
 from gen3r_jax.arrays import SameArray, namespace
 
-# Points per k-d tree query: bounds the memory of the neighbour table (25 neighbours: about 0.4 GB).
-_QUERY_CHUNK = 1_000_000
+# Points per k-d tree query: bounds the memory of the neighbour table (25 neighbours: about 40 MB).
+_QUERY_CHUNK = 100_000
 
 
 def unproject_depth(

@@ -4,6 +4,7 @@ A network's scenes are right up to their unit of length. Confident pixels vote b
 disagree with most lose their weight (Geman and McClure), so that a wrong pixel here and there moves nothing.
 """
 
+import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -59,8 +60,10 @@ def scale_from_cameras(
     """What predicted depths are to be multiplied by, so that known cameras see the same colours at the same points.
 
     The confident half of the pixels is moved by depth from frame to frame, as the cameras say. The scale with the least
-    difference of colours (squares; those beyond `_ALIKE` count less) is looked for from near to far. Predicted cameras
-    play no part: their turns and shifts are mixed up more easily than depth is wrong.
+    difference of colours (squares; those beyond `_ALIKE` count less) is looked for from near to far, in frames that are
+    1, 2, 4, ... apart; where colours fit worse than infinitely far away, frames so far apart do not count, for those of
+    a fast camera have too little in common. Predicted cameras play no part: their turns and shifts are mixed up more
+    easily than depth is wrong.
 
     Args:
       w2c, intrinsics: the known cameras, world to camera and in pixels of the frames.
@@ -77,12 +80,15 @@ def scale_from_cameras(
     if not good.any() or reach <= 1e-6 * np.abs(centers).max():
         raise UserError("the given cameras stand still, which tells no lengths; give --scale_from depth or a DISTANCE")
     good &= confidence >= np.median(confidence[good])
-    pairs = _moving_pixels(_small(rgb), depth, good, np.asarray(w2c, np.float64), np.asarray(intrinsics, np.float64))
+    groups = _moving_pixels(_small(rgb), depth, good, np.asarray(w2c, np.float64), np.asarray(intrinsics, np.float64))
     unit = reach / float(np.median(depth[good]))
     scales = unit * np.geomspace(NEAREST, FARTHEST, _STEPS)
-    gains = [_gain(pairs, scale) for scale in scales]
+    curves = np.array([[_gain(pairs, scale) for scale in scales] for pairs in groups])
+    gains = np.mean(np.maximum(curves, 0), axis=0)
     if max(gains) < _LEAST_GAIN:
         return None
+    telling = curves[:, int(np.argmax(gains))] > 0
+    pairs = [pair for group in itertools.compress(groups, telling) for pair in group]
     for _ in range(2):  # around the best, in steps a sixth as long each time
         best = int(np.argmax(gains))
         scales = np.geomspace(scales[max(best - 1, 0)], scales[min(best + 1, len(scales) - 1)], 13)
@@ -122,27 +128,27 @@ def _moving_pixels(
     good: Bool[np.ndarray, "t h w"],
     w2c: Float[np.ndarray, "t 4 4"],
     intrinsics: Float[np.ndarray, "t 3 3"],
-) -> list[_Pixels]:
-    """Pixels on a grid of frames over the whole clip, with frames that are 1, 2, 4, ... before and after them."""
+) -> list[list[_Pixels]]:
+    """Pixels on a grid of frames over the whole clip, with frames that are 1, then 2, 4, ... before and after them."""
     count, height, width = depth.shape
     small = np.array(pictures.shape[2:0:-1])  # width, height
     shrink = np.diag([*small / [width, height], 1.0])
     rows, columns = (np.linspace(0, side - 1, min(GRID, side)).round().astype(int) for side in (height, width))
     row, column = (axis.ravel() for axis in np.meshgrid(rows, columns, indexing="ij"))
     pixels = np.stack([column + 0.5, row + 0.5, np.ones(len(row))], axis=-1)
-    result = []
+    groups: list[list[_Pixels]] = [[] for _ in range((count - 1).bit_length())]
     for index in sorted({round(x) for x in np.linspace(0, count - 1, min(MOST_FRAMES, count))}):
         chosen = good[index, row, column]
         here = pixels[chosen]
         colors = _look_up(pictures[index], here[:, :2] * small / [width, height])
         rays = here @ np.linalg.inv(intrinsics[index]).T
-        steps = 2 ** np.arange(int(np.log2(max(count - 1, 1))) + 1)
-        for other in (index + np.concatenate([steps, -steps])).tolist():
-            if 0 <= other < count and count > 1:
-                motion, project = w2c[other] @ invert_se3(w2c[index]), shrink @ intrinsics[other]
-                turned, shift = rays @ (project @ motion[:3, :3]).T, project @ motion[:3, 3]
-                result.append(_Pixels(turned, shift, depth[index, row, column][chosen], colors, pictures[other]))
-    return result
+        for power, pairs in enumerate(groups):
+            for other in (index - 2**power, index + 2**power):
+                if 0 <= other < count:
+                    motion, project = w2c[other] @ invert_se3(w2c[index]), shrink @ intrinsics[other]
+                    turned, shift = rays @ (project @ motion[:3, :3]).T, project @ motion[:3, 3]
+                    pairs.append(_Pixels(turned, shift, depth[index, row, column][chosen], colors, pictures[other]))
+    return groups
 
 
 def _gain(pairs: Sequence[_Pixels], scale: float) -> float:

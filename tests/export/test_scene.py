@@ -140,6 +140,7 @@ def test_cloud_filters(scene):
     assert cloud(far_percentile=80)[:, 2].max() < 3
     assert len(cloud(confidence_percentile=50)) == pytest.approx(count / 2, abs=2)
     assert len(cloud(max_points=100)) == 100
+    assert len(cloud(max_pixels=count // 2)) == pytest.approx(count / 2, rel=0.1)
     assert len(cloud(voxel_size=0.3)) < 200
     assert len(cloud(voxel_size="auto")) == len(cloud(voxel_size=0.005 * float(np.median(scene.depth))))
     official = scene_cloud(scene, CloudFilter.official(remove_far_points=True))[0]

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from gen3r_jax.data.clips import default_intrinsics
+from gen3r_jax.data.procedural import render_clip
 from gen3r_jax.errors import UserError
 from gen3r_jax.geometry.cameras import invert_se3
 from gen3r_jax.geometry.scale import scale_from_cameras, scale_from_depth
@@ -55,6 +56,14 @@ def test_cameras_tell_the_scale_of_noisy_depth_with_outliers(rng):
     confidence = np.where(rng.uniform(size=depth.shape) < 0.4, 1.0, 2.0)
     noisy[confidence == 1] = 9
     assert scale_from_cameras(rgb, noisy, confidence, w2c, K) == pytest.approx(2.5, rel=0.01)
+
+
+def test_a_fast_camera_tells_the_scale_by_neighbours():
+    """A drive of 1.4 m a frame along a road without texture: frames further apart speak against the right scale."""
+    clip = render_clip(90_024, 9, (56, 56), "full")
+    depth = np.where(clip.depth > 0, clip.depth, 100)
+    scale = scale_from_cameras(clip.frames, depth / 2.5, 1 / depth, invert_se3(clip.c2w), clip.intrinsics)
+    assert scale == pytest.approx(2.5, rel=0.01)
 
 
 def test_cameras_that_tell_nothing():
