@@ -73,6 +73,7 @@ SMALLER = {
     r"--num_scenes \d\d+": "--num_scenes 2",
     r"WEIGHTS": "pretrained/nano",
     r"49, \(560, 560\)": "9, (112, 112)",
+    r"120, \(224, 224\)": "61, (112, 112)",
     r"images IMAGE": "images image.png",
     r"for i in 1 2 3 4": "for i in 1 2",
     r"replay (?:tests/recorded|FILE_OR_FOLDER\.\.\.)": "replay tests/recorded/dit_rope.safetensors",
