@@ -5,9 +5,11 @@ import json
 import re
 import shutil
 
+import av
 import numpy as np
 import pytest
 import trimesh
+from PIL import Image
 
 from gen3r_jax.data.video import Video
 from gen3r_jax.errors import UserError
@@ -208,6 +210,29 @@ def test_videos_keep_frames_and_their_order(scene, folder):
     assert frames.shape == scene.rgb.shape
     assert np.abs(frames.astype(int) - scene.rgb).mean() < 6
     assert len(Video(folder / "depth.mp4")) == FRAMES
+
+
+def test_other_programs_read_plain_files(scene, folder):
+    """Python's json, Pillow and PyAV, which know nothing of this project."""
+    cameras = json.loads((folder / "cameras.json").read_text())
+    np.testing.assert_array_equal(np.float32(cameras["extrinsics"]), scene.w2c)
+    np.testing.assert_array_equal(np.float32(cameras["intrinsics"]), scene.intrinsics)
+    capture = json.loads((folder / "transforms.json").read_text())
+    for number, frame in enumerate(capture["frames"]):
+        c2w = np.array(frame["transform_matrix"]) @ np.diag([1, -1, -1, 1])  # OpenGL's axes
+        np.testing.assert_allclose(c2w @ scene.w2c[number], np.eye(4), atol=1e-6)
+        with Image.open(folder / frame["file_path"]) as picture:
+            np.testing.assert_array_equal(np.asarray(picture), scene.rgb[number])
+    with Image.open(folder / "sheet.png") as sheet:
+        assert sheet.mode == "RGB" and sheet.width > FRAMES * SIZE[1]
+    shown = {}
+    for name in ("rgb.mp4", "depth.mp4"):
+        with av.open(folder / name) as container:
+            shown[name] = np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+    assert shown["rgb.mp4"].shape == shown["depth.mp4"].shape == scene.rgb.shape
+    assert np.abs(shown["rgb.mp4"].astype(int) - scene.rgb).mean() < 6
+    bright = shown["depth.mp4"].mean(axis=(0, 1, 3))
+    assert (np.diff(bright[::8]) < 0).all()  # the wall goes away to the right
 
 
 def test_a_folder_is_read_back(scene, folder):
