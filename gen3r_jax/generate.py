@@ -10,8 +10,8 @@ from typing import Any
 
 from gen3r_jax.command_line import Size, add_compile_cache, read_part
 from gen3r_jax.data.clips import FITS
-from gen3r_jax.diffusion.conditioning import TASKS
 from gen3r_jax.diffusion.solvers import SOLVERS
+from gen3r_jax.diffusion.tasks import TASKS
 from gen3r_jax.errors import UserError, main_guard
 from gen3r_jax.export.folder import FORMATS, describe_formats, require_formats
 from gen3r_jax.generation.settings import GEOMETRIES

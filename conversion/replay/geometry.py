@@ -7,13 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from conversion.recording import Arrays, Recording, Replay, Tolerance
-from gen3r_jax.arrays import AnyArray
 from gen3r_jax.evaluation.geometry import aligned_chamfer
 from gen3r_jax.export.pointcloud import CloudFilter, filter_cloud
 from gen3r_jax.geometry.alignment import umeyama
 from gen3r_jax.geometry.cameras import plucker_map, rays, rebase_to_first
 from gen3r_jax.geometry.trajectories import camera_path
 from gen3r_jax.models.geometry_adapter import unpack_tokens
+from gen3r_jax.ops.leaves import AnyArray
 
 
 def pipeline_pieces(recording: Recording) -> Arrays:

@@ -9,9 +9,9 @@ import numpy as np
 from conversion.recording import Arrays, Recording, Replay, Tolerance
 from conversion.tables import clip_vision, geometry_adapter, umt5, vggt, wan_dit, wan_vae
 from gen3r_jax import module
-from gen3r_jax.arrays import AnyArray
-from gen3r_jax.diffusion.conditioning import camera_condition, condition, frame_mask, given_frames, pack_time
+from gen3r_jax.diffusion.conditioning import camera_condition, condition, pack_time
 from gen3r_jax.diffusion.solvers import init_state, make_schedule, solver_step
+from gen3r_jax.diffusion.tasks import frame_mask, given_frames
 from gen3r_jax.generation.networks import encode_tokens, encode_video
 from gen3r_jax.generation.pipeline import Gen3RPipeline
 from gen3r_jax.geometry.cameras import plucker_map, rebase_to_first
@@ -22,6 +22,7 @@ from gen3r_jax.models.umt5 import UMT5Encoder
 from gen3r_jax.models.vggt import VGGT
 from gen3r_jax.models.wan_dit import WanDiT
 from gen3r_jax.models.wan_vae import WanVAE
+from gen3r_jax.ops.leaves import AnyArray
 
 NEGATIVE = "bad detailed"
 

@@ -19,8 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from gen3r_jax.arrays import Leaf
 from gen3r_jax.errors import UserError
+from gen3r_jax.ops.leaves import Leaf
 
 TRAIN_STEPS = 1000
 # What a row of coefficients multiplies, see `solver_step`.

@@ -23,8 +23,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from gen3r_jax import module
-from gen3r_jax.diffusion.conditioning import TASKS, given_frames
 from gen3r_jax.diffusion.solvers import SOLVERS
+from gen3r_jax.diffusion.tasks import TASKS, given_frames
 from gen3r_jax.errors import UserError
 from gen3r_jax.evaluation.protocol import Prediction, Truth
 from gen3r_jax.generation import programs

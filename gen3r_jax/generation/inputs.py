@@ -22,7 +22,7 @@ from gen3r_jax.carried import user_path
 from gen3r_jax.data.clips import FITS, fit_mask, fit_picture, tell_fit
 from gen3r_jax.data.decoding import Mask
 from gen3r_jax.data.images import Clip, read_clip, read_image_and_mask, read_orientation
-from gen3r_jax.diffusion.conditioning import frame_mask
+from gen3r_jax.diffusion.tasks import frame_mask
 from gen3r_jax.errors import UserError, notice
 from gen3r_jax.generation.settings import require_text
 from gen3r_jax.geometry.camera_files.contents import CameraFile

@@ -18,10 +18,9 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from conversion.pipeline_folder import find_weights
-from gen3r_jax.arrays import AnyArray
-from gen3r_jax.diffusion.conditioning import frame_mask
 from gen3r_jax.diffusion.solvers import Schedule, make_schedule
 from gen3r_jax.diffusion.step_cache import evaluated_steps
+from gen3r_jax.diffusion.tasks import frame_mask
 from gen3r_jax.errors import UserError
 from gen3r_jax.export.run_report import RunReport, describe
 from gen3r_jax.generation import programs
@@ -46,6 +45,7 @@ from gen3r_jax.geometry.cameras import Cameras, Size, decode_pose
 from gen3r_jax.geometry.points import depth_mask, unproject_depth
 from gen3r_jax.models.sizes import latent_frames
 from gen3r_jax.module import require_finite
+from gen3r_jax.ops.leaves import AnyArray
 from gen3r_jax.sharding import fetch
 from gen3r_jax.storage.hub import read_licence
 

@@ -7,7 +7,7 @@ from typing import Any, Self
 
 from gen3r_jax.carried import user_path
 from gen3r_jax.data.images import Clip, read_clip, require_choice
-from gen3r_jax.diffusion.conditioning import TASKS, frame_mask, given_frames
+from gen3r_jax.diffusion.tasks import TASKS, frame_mask, given_frames
 from gen3r_jax.errors import UserError, notice
 from gen3r_jax.generation.cameras import camera_file, refuse_other_options
 from gen3r_jax.generation.inputs import as_size, require_fit

@@ -18,12 +18,12 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from gen3r_jax import module
-from gen3r_jax.arrays import Leaf
 from gen3r_jax.errors import UserError
 from gen3r_jax.models.sizes import clip_frames, latent_frames, require_clip_length
 from gen3r_jax.module import Remat, rematerialised
 from gen3r_jax.ops.attention import attend
 from gen3r_jax.ops.causal_conv import CausalConv, History, Start, TimeDown, TimeUp, linear, scan_chunks
+from gen3r_jax.ops.leaves import Leaf
 from gen3r_jax.sharding import shard
 
 Shape = tuple[int, int, int] | None  # (b, h, w) of an input that comes in chunks; None for a whole clip

@@ -10,9 +10,9 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from gen3r_jax import module
-from gen3r_jax.arrays import AnyArray
 from gen3r_jax.models.dinov2 import MLP, Attention, layer_norm
 from gen3r_jax.models.sizes import require_heads
+from gen3r_jax.ops.leaves import AnyArray
 from gen3r_jax.ops.shared import Conv, add, spread
 from gen3r_jax.options import Count
 from gen3r_jax.sharding import shard

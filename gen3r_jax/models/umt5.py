@@ -10,7 +10,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from gen3r_jax import module
-from gen3r_jax.arrays import AnyArray
+from gen3r_jax.ops.leaves import AnyArray
 from gen3r_jax.ops.shared import Linear, scale
 from gen3r_jax.options import Count
 from gen3r_jax.sharding import shard

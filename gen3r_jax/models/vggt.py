@@ -14,11 +14,12 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from gen3r_jax import module
-from gen3r_jax.arrays import AnyArray, Leaf, picture_size
+from gen3r_jax.arrays import picture_size
 from gen3r_jax.models.dinov2 import REGISTERS, Block, DINOv2, patch_grid
 from gen3r_jax.models.sizes import require_heads
 from gen3r_jax.models.vggt_heads import CameraHead, DPTHead, inverse_log
 from gen3r_jax.module import Remat
+from gen3r_jax.ops.leaves import AnyArray, Leaf
 from gen3r_jax.ops.rope import rotation_2d
 from gen3r_jax.ops.shared import spread
 from gen3r_jax.options import Count, Range

@@ -17,12 +17,13 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from gen3r_jax import module
-from gen3r_jax.arrays import Leaf, picture_size
+from gen3r_jax.arrays import picture_size
 from gen3r_jax.errors import UserError
 from gen3r_jax.models.camera_adapter import CameraAdapter
 from gen3r_jax.models.sizes import require_heads, require_multiple
 from gen3r_jax.module import Remat
 from gen3r_jax.ops.attention import attend
+from gen3r_jax.ops.leaves import Leaf
 from gen3r_jax.ops.patches import from_patches, to_patches
 from gen3r_jax.ops.rope import PairRotation, rotate_pairs, rotation_3d
 from gen3r_jax.ops.shared import Linear

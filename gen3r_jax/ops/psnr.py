@@ -4,7 +4,8 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from gen3r_jax.arrays import AnyArray, namespace
+from gen3r_jax.arrays import namespace
+from gen3r_jax.ops.leaves import AnyArray
 
 LARGEST = 100.0
 """Decibels of equal frames, for which it is infinite: one of them would otherwise decide the mean of a clip."""

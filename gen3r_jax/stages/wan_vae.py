@@ -21,13 +21,13 @@ from jax.experimental import multihost_utils
 from jaxtyping import Array, Float, Key, UInt8
 
 from gen3r_jax import module
-from gen3r_jax.arrays import AnyArray
 from gen3r_jax.errors import UserError
 from gen3r_jax.export.grid import spread, write_grid
 from gen3r_jax.generation import networks
 from gen3r_jax.models.sizes import PIXELS_PER_LATENT, require_multiple
 from gen3r_jax.models.wan_vae import WanVAE, WanVAEConfig
 from gen3r_jax.module import Params
+from gen3r_jax.ops.leaves import AnyArray
 from gen3r_jax.ops.psnr import psnr
 from gen3r_jax.options import Count, Natural, NonNegative
 from gen3r_jax.sharding import fetch

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
-import jax
 import xxhash
 from etils import epath
 
@@ -87,6 +86,8 @@ def all_whole(folder: epath.PathLike) -> Iterator[None]:
         return
     mine = sorted(hashes.items())
     if is_remote(os.fspath(folder)):
+        import jax
+
         mine = mine[jax.process_index() :: jax.process_count()]
     with ThreadPoolExecutor(AT_ONCE) as pool:
         checks = [pool.submit(_compare, folder, name, wanted) for name, wanted in mine]

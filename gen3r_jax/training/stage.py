@@ -11,10 +11,10 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Key
 
-from gen3r_jax.arrays import AnyArray
 from gen3r_jax.errors import UserError
 from gen3r_jax.models.sizes import PIXELS_PER_LATENT, latent_frames
 from gen3r_jax.module import Params
+from gen3r_jax.ops.leaves import AnyArray
 from gen3r_jax.training.options import LoopOptions
 from gen3r_jax.training.program import Program
 

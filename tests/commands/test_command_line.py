@@ -30,8 +30,14 @@ def test_help_is_quick_and_names_the_command(name):
     done, imported = gen3r(name, "--help")
     assert done.returncode == 0, done.stderr
     assert f"gen3r {name}" in done.stdout
-    heavy = {"orbax.checkpoint", "grain", "trimesh", "matplotlib.pyplot", "scipy.spatial", "tokenizers"}
+    heavy = {"flax", "orbax.checkpoint", "grain", "trimesh", "matplotlib.pyplot", "scipy.spatial", "tokenizers"}
     assert not imported & heavy
+
+
+def test_workers_that_read_and_write_scenes_need_no_jax():
+    """Each of many would take half a second more to start."""
+    program = "import sys, gen3r_jax.data.pack, gen3r_jax.data.prepare.__main__; sys.exit('jax' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 
 def test_the_keys_of_a_config_are_told():

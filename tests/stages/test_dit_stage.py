@@ -12,7 +12,8 @@ import pytest
 from configs.dit import get_config
 from gen3r_jax import module
 from gen3r_jax.data.encoded import Header
-from gen3r_jax.diffusion.conditioning import TASKS, camera_condition, camera_maps
+from gen3r_jax.diffusion.conditioning import camera_condition, camera_maps
+from gen3r_jax.diffusion.tasks import TASKS
 from gen3r_jax.errors import UserError
 from gen3r_jax.generation.settings import SamplingOptions
 from gen3r_jax.geometry.cameras import plucker_map

@@ -19,12 +19,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from gen3r_jax.arrays import AnyArray
 from gen3r_jax.data.encoded import make_encoded_loader, read_header
 from gen3r_jax.data.loader import DataOptions
 from gen3r_jax.errors import UserError, main_guard
 from gen3r_jax.models.geometry_adapter import GeometryAdapter, GeometryAdapterConfig
 from gen3r_jax.module import Params
+from gen3r_jax.ops.leaves import AnyArray
 from gen3r_jax.storage.checkpoint import load_network, read_config, save_weights
 
 

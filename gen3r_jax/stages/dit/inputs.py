@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key, UInt8
 
-from gen3r_jax.diffusion.conditioning import TASKS, frame_mask, given_frames
+from gen3r_jax.diffusion.tasks import TASKS, frame_mask, given_frames
 from gen3r_jax.generation import networks
 from gen3r_jax.models.causal_autoencoder import DiagonalGaussian
 from gen3r_jax.models.tokenizer import Tokenizer

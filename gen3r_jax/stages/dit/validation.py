@@ -18,8 +18,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from gen3r_jax.diffusion.conditioning import TASKS, condition, given_condition
+from gen3r_jax.diffusion.conditioning import condition, given_condition
 from gen3r_jax.diffusion.solvers import make_schedule
+from gen3r_jax.diffusion.tasks import TASKS
 from gen3r_jax.export.grid import spread, write_grid
 from gen3r_jax.export.pointcloud import scene_cloud, write_ply
 from gen3r_jax.export.video import colorize_depth, depth_limits, write_video
