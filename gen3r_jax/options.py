@@ -88,6 +88,24 @@ def read_options(options: type[T], values: Mapping[str, Any], name: str = "confi
     return options(**filled) if base is None else dataclasses.replace(cast(Any, base), **filled)
 
 
+def changes_of(options: type, *without: str) -> type:
+    """A base for the dataclass of what may be changed of `options`: the same fields, None where nothing is changed.
+
+    Its docstring is that of `options`, so that fields are described once. Fields named in `without` are left out.
+    """
+
+    def or_none(kind: Any) -> Any:
+        if typing.get_origin(kind) is not Annotated:
+            return kind | None
+        plain, *rest = typing.get_args(kind)
+        return Annotated[plain | None, *rest]
+
+    kinds = {name: or_none(kind) for name, kind in _hints(options).items() if name not in without}
+    changes = dataclasses.make_dataclass("Changes", [(name, kind, None) for name, kind in kinds.items()], frozen=True)
+    changes.__doc__ = options.__doc__
+    return changes
+
+
 def to_config(options: Any) -> ConfigDict:
     """Every field of a dataclass, and of those in it, for a config to change; None can become what its type says."""
     config, hints = ConfigDict(), typing.get_type_hints(type(options))

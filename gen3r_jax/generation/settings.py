@@ -13,7 +13,7 @@ from typing import Annotated, Any, Self
 from gen3r_jax.diffusion.solvers import SOLVERS
 from gen3r_jax.errors import UserError
 from gen3r_jax.models.sizes import require_clip_length, require_side
-from gen3r_jax.options import Fraction, Natural, NonNegative, Range, check_fields, nearest, read_options
+from gen3r_jax.options import Fraction, Natural, NonNegative, Range, changes_of, check_fields, nearest, read_options
 from gen3r_jax.storage.files import read_json
 from gen3r_jax.storage.hashes import require_whole
 
@@ -22,33 +22,6 @@ GEOMETRIES = ("generated", "video", "both")
 
 MOST_FRAMES = 49
 """Frames of the clips that the released weights were trained on."""
-
-
-@dataclass(frozen=True)
-class SamplingOptions:
-    """What a config may say of how scenes are sampled; None is as the folder of weights says.
-
-    Attributes:
-      num_inference_steps: steps of the solver; with 0 a validation draws no samples.
-      guidance_scale: strength of classifier-free guidance; 1 and below: none.
-      negative_prompt: text that guidance leads away from.
-      guidance_skip: part of the steps, the last ones, that run without guidance.
-      step_cache: threshold of the step cache, 0 for none.
-      solver: "euler", "unipc" or "dpm++".
-      shift: shift of the noise schedule towards noise.
-      seed: number that the noise follows from.
-      geometry: where depth and points come from: "generated", "video" or "both".
-    """
-
-    num_inference_steps: int | None = None
-    guidance_scale: float | None = None
-    negative_prompt: str | None = None
-    guidance_skip: float | None = None
-    step_cache: float | None = None
-    solver: str | None = None
-    shift: float | None = None
-    seed: int | None = None
-    geometry: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +75,10 @@ class GenerationSettings:
     def take(self, **changes: Any) -> Self:
         """The settings with those `changes` that are not None."""
         return dataclasses.replace(self, **{name: value for name, value in changes.items() if value is not None})
+
+
+class SamplingOptions(changes_of(GenerationSettings, "num_frames", "height", "width")):
+    """What a config may say of how scenes are sampled; None is as the folder of weights says."""
 
 
 def require_text(name: str, text: str) -> None:
