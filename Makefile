@@ -6,7 +6,7 @@ PYTHON := $(VENV)/bin/python
 BASE_PYTHON ?= $(shell for p in python3 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: run test test-slow test-printed faults readers nano ablations lint format clean
+.PHONY: run serve test test-slow test-printed faults readers nano ablations lint format clean
 
 # One image becomes a scene, by the small model that is part of the project; `make run IMAGE=photo.jpg CAMERAS=zoom_in`.
 # What is given reaches the command as it was typed: make would expand the `$5` in a prompt, and the shell its quotes.
@@ -21,6 +21,12 @@ export IMAGE PROMPT CAMERAS
 run: $(VENV)/ready
 	$(PYTHON) -m gen3r_jax generate --weights pretrained/nano --images="$$IMAGE" --prompt="$$PROMPT" \
 	  --cameras="$$CAMERAS" $(ANGLE:%=--camera_angle %) --output "runs/scenes/$$(date +%Y-%m-%d-%H-%M-%S)"
+
+# The page on which scenes are made, with the small model; `make serve WEIGHTS=weights PORT=9000`.
+WEIGHTS := pretrained/nano
+PORT := 8000
+serve: $(VENV)/ready
+	$(PYTHON) -m gen3r_jax serve --weights "$(WEIGHTS)" --output runs/served --port $(PORT)
 
 test: $(VENV)/ready
 	$(PYTHON) -m pytest -n auto --maxprocesses 4 --dist loadfile

@@ -10,5 +10,6 @@ carried = [f"gen3r_jax.{name}" for name in carried]
 setup(
     packages=[*find_packages(include=["gen3r_jax*", "conversion*"]), *carried],
     package_dir={f"gen3r_jax.{folder}": folder for folder in CARRIED},
-    package_data={name: ["*"] for name in carried} | {"gen3r_jax.export": ["*.html"]},
+    package_data={name: ["*"] for name in carried}
+    | {"gen3r_jax.export": ["*.html"], "gen3r_jax.serve.page": ["*.html", "*.js", "*.css"]},
 )

@@ -11,6 +11,7 @@ from gen3r_jax.errors import UserError, main_guard, require_platform
 COMMANDS = {
     "generate": ("gen3r_jax.generate", "a 3D scene from one image, two images or a video, and a prompt"),
     "reconstruct": ("gen3r_jax.reconstruct", "cameras, depth and points of a video or of images"),
+    "serve": ("gen3r_jax.serve.__main__", "make scenes in the browser, or by HTTP, and keep them"),
     "view": ("gen3r_jax.view", "look at a scene in the browser"),
     "info": ("gen3r_jax.info", "what a folder holds: a scene, weights, a training run"),
     "verify": ("gen3r_jax.verify", "whether weights are the ones that were written"),

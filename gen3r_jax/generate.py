@@ -19,7 +19,7 @@ from gen3r_jax.geometry.trajectories import EASINGS, PRESETS
 
 
 def main(arguments: list[str] | None = None) -> int:
-    options = _parser().parse_args(arguments)
+    options = parser().parse_args(arguments)
     # What takes seconds to import waits until the flags are read: --help needs none of it.
     import jax
 
@@ -28,7 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
     from gen3r_jax.export.video import require_fps
     from gen3r_jax.generation.jobs import generate_all, require_writable
     from gen3r_jax.generation.pipeline import Gen3RPipeline
-    from gen3r_jax.generation.request import FIELDS, Request, read_jobs
+    from gen3r_jax.generation.request import Request, read_jobs
     from gen3r_jax.generation.settings import read_settings
     from gen3r_jax.sharding import make_mesh, read_mesh
     from gen3r_jax.storage.compile_cache import use_compile_cache
@@ -40,8 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
     mesh = read_mesh(options.mesh) if options.mesh else None
     weights = locate_weights(options.weights, fetch=not options.dry_run)
     settings = read_settings(weights)
-    flags = {name: getattr(options, name) for name in FIELDS if getattr(options, name, None) is not None}
-    flags |= _size(options)
+    flags = given_flags(options)
     if options.dry_run:
         if mesh:
             raise UserError("--dry_run estimates for one device; leave --mesh away, or see gen3r plan")
@@ -54,10 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
         index, parts = read_part(options.part)
         jobs = read_jobs(options.jobs, vars(settings) | flags)[index::parts]
     else:
-        for name in ("images", "prompt"):
-            if name not in flags:
-                raise UserError(f"--{name} is needed (or --jobs with a file of scenes)")
-        request = Request(**{**vars(settings), **flags, "images": tuple(options.images)})
+        request = read_request(options, settings)
         if options.part != "0/1":
             raise UserError("--part shares the jobs of a file; give --jobs")
         jobs = [("", request)]
@@ -69,6 +65,25 @@ def main(arguments: list[str] | None = None) -> int:
         pipeline.load_lora(file, scale)
     with jax.set_mesh(make_mesh(mesh)) if mesh else nullcontext():
         return generate_all(pipeline, jobs, options)
+
+
+def read_request(options: argparse.Namespace, settings: Any) -> Any:
+    """The scene that the flags ask for; what they leave out is as in `settings`. Raises UserError where they cannot."""
+    from gen3r_jax.generation.request import Request
+
+    flags = given_flags(options)
+    for name in ("images", "prompt"):
+        if name not in flags:
+            raise UserError(f"--{name} is needed (or --jobs with a file of scenes)")
+    return Request(**{**vars(settings), **flags, "images": tuple(options.images)})
+
+
+def given_flags(options: argparse.Namespace) -> dict[str, Any]:
+    """The fields of a request that flags give."""
+    from gen3r_jax.generation.request import FIELDS
+
+    flags = {name: getattr(options, name) for name in FIELDS if getattr(options, name, None) is not None}
+    return flags | _size(options)
 
 
 def _size(options: argparse.Namespace) -> dict[str, int]:
@@ -91,7 +106,8 @@ def _dry_run(options: argparse.Namespace, request: Any) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
+    """The flags of the command."""
     parser = argparse.ArgumentParser(
         prog="gen3r generate",
         description="Generates a 3D scene (video, depth, cameras, points) from one image, two images or a video, and a "

@@ -8,6 +8,7 @@ import argparse
 import dataclasses
 import sys
 from pathlib import Path
+from typing import Any
 
 from gen3r_jax.command_line import Size, add_compile_cache
 from gen3r_jax.data.clips import FITS
@@ -19,11 +20,9 @@ from gen3r_jax.models.sizes import SIDE_MULTIPLE
 
 
 def main(arguments: list[str] | None = None) -> int:
-    options = _parser().parse_args(arguments)
+    options = parser().parse_args(arguments)
     # What takes seconds to import waits until the flags are read: --help needs none of it.
-    from gen3r_jax.export.pointcloud import CloudFilter
     from gen3r_jax.export.video import require_fps
-    from gen3r_jax.generation.reconstruction import ReconstructionOptions
     from gen3r_jax.generation.vggt import VGGT
     from gen3r_jax.storage.compile_cache import use_compile_cache
 
@@ -31,19 +30,33 @@ def main(arguments: list[str] | None = None) -> int:
     if options.fps is not None:
         require_fps(options.fps)
     use_compile_cache(options.compile_cache)
-    vggt = VGGT.from_pretrained(options.weights, dtype=options.dtype)
-    how = {field.name: getattr(options, field.name) for field in dataclasses.fields(ReconstructionOptions)}
-    with scene_folder(options.output) as folder:
-        found = vggt.reconstruct(options.images, **how)
-        found.report.options = vars(options)
-        cloud = CloudFilter.official() if options.points == "official" else CloudFilter()
-        found.write(folder, fps=options.fps, cloud=cloud, formats=options.format)
+    programs = reconstruct_one(VGGT.from_pretrained(options.weights, dtype=options.dtype), options)
     shown = options.output / "viewer.html"
-    print(found.report.programs(), f"open {shown if shown.exists() else options.output}", sep="\n", file=sys.stderr)
+    print(programs, f"open {shown if shown.exists() else options.output}", sep="\n", file=sys.stderr)
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def reconstruct_one(vggt: Any, options: argparse.Namespace) -> Any:
+    """Writes the scene that the flags ask for; returns the programs that were compiled for it."""
+    from gen3r_jax.export.pointcloud import CloudFilter
+
+    with scene_folder(options.output) as folder:
+        found = vggt.reconstruct(options.images, **given_flags(options))
+        found.report.options = vars(options)
+        cloud = CloudFilter.official() if options.points == "official" else CloudFilter()
+        found.write(folder, fps=options.fps, cloud=cloud, formats=options.format)
+    return found.report.programs()
+
+
+def given_flags(options: argparse.Namespace) -> dict[str, Any]:
+    """The fields of a reconstruction's options that flags give."""
+    from gen3r_jax.generation.reconstruction import ReconstructionOptions
+
+    return {field.name: getattr(options, field.name) for field in dataclasses.fields(ReconstructionOptions)}
+
+
+def parser() -> argparse.ArgumentParser:
+    """The flags of the command."""
     parser = argparse.ArgumentParser(
         prog="gen3r reconstruct",
         description="Reconstructs cameras, depth and points of a video or of pictures of one still scene with VGGT.",

@@ -18,6 +18,8 @@ FLOORS = {
     "gen3r_jax.encode": 6,
     "gen3r_jax.plan": 6,
     "gen3r_jax.view": 6,
+    "gen3r_jax.serve": 6,
+    "gen3r_jax.client": 6,
     "gen3r_jax.info": 6,
     "gen3r_jax.compact": 6,
     "gen3r_jax.verify": 6,

@@ -64,7 +64,7 @@ def test_what_the_wheel_holds(wheel):
         ]
         assert {f"gen3r_jax/{file.relative_to(REPOSITORY)}" for file in files} <= set(names)
     assert {name.split("/")[0] for name in names if "dist-info" not in name} == {"gen3r_jax", "conversion"}
-    assert {"gen3r_jax/py.typed", "gen3r_jax/export/viewer_panel.html"} <= set(names)
+    assert {"gen3r_jax/py.typed", "gen3r_jax/export/viewer_panel.html", "gen3r_jax/serve/page/index.html"} <= set(names)
     assert not any("__pycache__" in name for name in names)
 
 

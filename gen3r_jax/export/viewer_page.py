@@ -56,6 +56,16 @@ def write_viewer(
     write_text(path, page.replace("</body>", f"{added}</body>"))
 
 
+def three_js() -> str:
+    """The script of the page that is three.js with its controls and loaders, for other pages; it sets ``THREE``."""
+    import trimesh
+    from trimesh.viewer.notebook import scene_to_html
+
+    page = scene_to_html(trimesh.Scene())
+    script = page[page.index("<script>") + len("<script>") : page.rindex("</script>")]
+    return script[: script.rindex("var camera,controls,scene,renderer")]
+
+
 def _build_scene(scene: Scene, points: np.ndarray, colors: np.ndarray) -> "trimesh.Scene":
     """Points (a random choice, if there are more than ``MOST_POINTS``) and frusta, turned to y up."""
     import trimesh

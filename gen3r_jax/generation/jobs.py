@@ -17,6 +17,7 @@ from gen3r_jax.export.pointcloud import CloudFilter
 from gen3r_jax.generation.output import Gen3RPipelineOutput
 from gen3r_jax.generation.pipeline import Gen3RPipeline
 from gen3r_jax.generation.request import Request
+from gen3r_jax.generation.sampling import Callback
 from gen3r_jax.ops.psnr import psnr
 from gen3r_jax.progress import Progress
 from gen3r_jax.storage.files import writing
@@ -53,7 +54,7 @@ def generate_all(
         try:
             if isinstance(request, UserError):
                 raise request
-            made = _generate(pipeline, request, options)
+            made = generate_one(pipeline, request, options)
             print(made, flush=True)
             shown = next((made / file for file in SHOWN if (made / file).exists()), None)
         except Held as held:
@@ -91,8 +92,15 @@ def _holds_scenes(folder: epath.Path) -> bool:
     return any(folder.glob("*/run.json"))
 
 
-def _generate(pipeline: Gen3RPipeline, request: Request, options: argparse.Namespace) -> Path:
-    """Makes one scene; returns the folder it was written to, or the picture of its cameras."""
+def generate_one(
+    pipeline: Gen3RPipeline, request: Request, options: argparse.Namespace, callback: Callback | None = None
+) -> Path:
+    """Makes one scene; returns the folder it was written to, or the picture of its cameras.
+
+    Args:
+      options: the flags of the command, which say where and how the scene is written.
+      callback: called after every step of the solver.
+    """
     cameras = request.cameras
     if request.task == "allview" and cameras != "free":
         print("allview finds the cameras itself; --cameras is not used", file=sys.stderr)
@@ -116,6 +124,7 @@ def _generate(pipeline: Gen3RPipeline, request: Request, options: argparse.Names
         "shift": request.shift,
         "seed": request.seed,
         "geometry": request.geometry,
+        "callback_on_step_end": callback,
         **(request.camera_options if cameras != "free" else {}),
     }
     folder = _scene_folder(request, options)

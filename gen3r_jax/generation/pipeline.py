@@ -35,7 +35,7 @@ from gen3r_jax.generation.inputs import (
     given_images,
     tell_other_sizes,
 )
-from gen3r_jax.generation.networks import Network, finite
+from gen3r_jax.generation.networks import Geometry, Network, finite
 from gen3r_jax.generation.output import Gen3RPipelineOutput
 from gen3r_jax.generation.rereading import require_source, reread
 from gen3r_jax.generation.sampling import Callback, telling
@@ -387,12 +387,16 @@ class Gen3RPipeline:
         self, images: Float[np.ndarray, "k h w 3"]
     ) -> tuple[Float[np.ndarray, "k 3 4"], Float[np.ndarray, "k 3 3"], float]:
         """What VGGT sees in given frames: world-to-camera matrices, intrinsics in pixels and the median depth."""
-        with self._network("vggt", "Finding the cameras of the given frames") as vggt:
-            geometry = finite("vggt", fetch(programs.reconstruct(vggt, np.asarray(images, np.float32)[None])))
+        geometry = self.reconstruct(images)
         w2c, intrinsics = decode_pose(geometry.pose_encs[-1, 0], images.shape[1:3])
         # The lower of the two middle values, as the official code's median takes it.
         depth = np.sort(geometry.depth, axis=None)
         return np.asarray(w2c), np.asarray(intrinsics), float(depth[(depth.size - 1) // 2])
+
+    def reconstruct(self, images: Float[np.ndarray, "k h w 3"]) -> Geometry:
+        """What VGGT reads from given frames, as a batch of one."""
+        with self._network("vggt", "Finding the cameras of the given frames") as vggt:
+            return finite("vggt", fetch(programs.reconstruct(vggt, np.asarray(images, np.float32)[None])))
 
     def decode(self, latents: Float[AnyArray, "b f h w 16"], min_max_depth_mask: bool = False) -> Gen3RPipelineOutput:
         """Video and geometry of latents Z."""
@@ -465,8 +469,15 @@ class Gen3RPipeline:
 
     @contextmanager
     def _telling(self, report: RunReport) -> Iterator[None]:
-        """Has a report time the stages of the work."""
-        before, self.stage = self.stage, report.stage
+        """Has a report time the stages of the work, beside what the user has for them."""
+        before = self.stage
+
+        @contextmanager
+        def both(name: str) -> Iterator[None]:
+            with before(name), report.stage(name):
+                yield
+
+        self.stage = both
         try:
             yield
         finally:

@@ -76,6 +76,11 @@ class Tokenizer:
         """Number of different tokens."""
         return self._tokenizer.get_vocab_size()
 
+    def words(self, most: int) -> list[str]:
+        """All words that the text encoder knows; none where it knows more than `most`, or parts of words."""
+        known = sorted(token for token in self._tokenizer.get_vocab() if token.isalpha())
+        return known if self.size <= most and max(map(len, known), default=0) > 1 else []
+
     def save(self, path: Path | str) -> None:
         """Writes ``tokenizer.json`` into a folder, which is made when it is missing."""
         Path(path).mkdir(parents=True, exist_ok=True)
