@@ -25,6 +25,17 @@ def user_path(given: object, name: str) -> Path:
     return Path(os.path.expanduser(path))
 
 
+def find_file(given: object, name: str) -> Path:
+    """The file or folder that a caller of the library gives to be read; see :func:`user_path`.
+
+    Where it does not exist, and a file that is carried has that name, such as ``pretrained/nano/example.png``, it is
+    that one.
+    """
+    path = user_path(given, name)
+    carried = ROOT / path
+    return carried if not os.path.lexists(path) and os.path.isfile(carried) else path
+
+
 def find_folder(name: os.PathLike | str) -> Path | None:
     """The folder that `name` means: a path that exists, else one such as ``pretrained/nano`` that is carried."""
     path = user_path(name, "a folder of weights")

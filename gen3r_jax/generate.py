@@ -90,8 +90,10 @@ def _size(options: argparse.Namespace) -> dict[str, int]:
     """Height and width, as far as flags say them."""
     from gen3r_jax.generation.inputs import as_size
 
-    given = dict(zip(("height", "width"), as_size(options.size), strict=True)) if options.size else {}
-    return given | {name: getattr(options, name) for name in ("height", "width") if getattr(options, name) is not None}
+    sides = {name: getattr(options, name) for name in ("height", "width") if getattr(options, name) is not None}
+    if options.size and sides:
+        raise UserError(f"--size and --{' and --'.join(sides)} say the same twice; give one of them")
+    return dict(zip(("height", "width"), as_size(options.size), strict=True)) if options.size else sides
 
 
 def _dry_run(options: argparse.Namespace, request: Any) -> int:

@@ -1,5 +1,7 @@
 """Names of the configs and the model that come with the package."""
 
+from pathlib import Path
+
 import pytest
 
 from conversion.pipeline_folder import locate_weights
@@ -35,6 +37,15 @@ def test_paths_that_exist_win(tmp_path, monkeypatch):
     assert carried.find_config("adapter:tiny") == "adapter:tiny"
     assert carried.find_config("dit") == f"{CONFIGS}/dit.py"
     assert locate_weights("pretrained/nano").resolve() == tmp_path / "pretrained" / "nano"
+
+
+def test_the_example_of_the_model_is_found_as_a_picture(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert carried.find_file("pretrained/nano/example.png", "images") == NANO / "example.png"
+    assert carried.find_file("photo.png", "images") == Path("photo.png")
+    (tmp_path / "pretrained" / "nano").mkdir(parents=True)
+    (tmp_path / "pretrained" / "nano" / "example.png").touch()
+    assert carried.find_file("pretrained/nano/example.png", "images") == Path("pretrained/nano/example.png")
 
 
 def test_unknown_names_say_what_there_is(tmp_path, monkeypatch):

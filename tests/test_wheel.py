@@ -14,7 +14,7 @@ LARGEST = 35 << 20
 SNIPPET = """
 from gen3r_jax import Gen3RPipeline, VGGT, load_images
 assert Gen3RPipeline.from_pretrained("pretrained/nano").settings.num_frames == 9
-prediction = VGGT.from_pretrained("pretrained/nano")(load_images(["photo.png"], size=112))
+prediction = VGGT.from_pretrained("pretrained/nano")(load_images(["pretrained/nano/example.png"], size=112))
 print(prediction["depth"].shape)
 """
 
@@ -73,14 +73,13 @@ def test_it_works_without_a_checkout(installed, tmp_path):
     def python(*arguments) -> str:
         return run(sys.executable, *arguments, cwd=tmp_path, PYTHONPATH=str(installed))
 
-    shutil.copy(REPOSITORY / "pretrained" / "nano" / "example.png", tmp_path / "photo.png")
     place = python("-c", "import gen3r_jax, conversion; print(gen3r_jax.__file__, conversion.__file__)").split()
     assert all(path.startswith(str(installed)) for path in place)
     assert python(installed / "bin" / "gen3r", "--version").startswith("gen3r 0.")
     assert "--config.optim.learning_rate" in python("-m", "gen3r_jax.train", "--config", "adapter:tiny", "--help")
     assert python("-c", SNIPPET).strip() == "(1, 1, 112, 112, 1)"
-    command = ["generate", "--weights", "pretrained/nano", "--images", "photo.png", "--prompt", "x", "--output", "out"]
-    python("-m", "gen3r_jax", *command, "--num_frames", "5")
+    command = ["generate", "--weights", "pretrained/nano", "--images", "pretrained/nano/example.png"]
+    python("-m", "gen3r_jax", *command, "--prompt", "x", "--output", "out", "--num_frames", "5")
     assert (tmp_path / "out" / "run.json").exists()
     python("-m", "gen3r_jax.train", "--config", "adapter:tiny", "--config.train.phases=((5,1,2),)", "--workdir", "run")
     assert (tmp_path / "run" / "weights" / "geometry_adapter").is_dir()

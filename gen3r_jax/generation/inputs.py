@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Num
 from PIL import Image
 
-from gen3r_jax.carried import user_path
+from gen3r_jax.carried import find_file
 from gen3r_jax.data.clips import FITS, fit_mask, fit_picture, tell_fit
 from gen3r_jax.data.decoding import Mask
 from gen3r_jax.data.images import Clip, read_clip, read_image_and_mask, read_orientation
@@ -140,7 +140,7 @@ def read_pictures(images: Images, at: Sequence[int] | None = None, at_most: int 
         images = [images]
     if not len(images):
         raise UserError("no images: give a path, a PIL image, an array, or a list of these")
-    images = [user_path(image, "images") if isinstance(image, (str, os.PathLike)) else image for image in images]
+    images = [find_file(image, "images") if isinstance(image, (str, os.PathLike)) else image for image in images]
     frames, masks = zip(*map(_picture, images), strict=True)
     stored = read_orientation(images[0]) if isinstance(images[0], (Path, Image.Image)) else None
     return Clip(list(frames), list(masks), None, stored, numbers=range(len(frames)), available=len(frames))
@@ -150,7 +150,7 @@ def as_paths(given: Any, name: str) -> list[Path] | None:
     """One path or several; None for anything else. Raises UserError, which calls it `name`, for what is no path."""
     given = [given] if isinstance(given, (str, os.PathLike)) else given
     is_paths = isinstance(given, Sequence) and given and all(isinstance(one, (str, os.PathLike)) for one in given)
-    return [user_path(one, name) for one in given] if is_paths else None
+    return [find_file(one, name) for one in given] if is_paths else None
 
 
 def _picture(image: Any) -> tuple[Picture, Mask | None]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from gen3r_jax.carried import user_path
+from gen3r_jax.carried import find_file, user_path
 from gen3r_jax.data.images import Clip, read_clip, require_choice
 from gen3r_jax.diffusion.tasks import TASKS, frame_mask, given_frames
 from gen3r_jax.errors import UserError, notice
@@ -72,7 +72,7 @@ class Request(GenerationSettings):
         if not self.images:
             raise UserError("images is empty; give an image, a folder or a video")
         for path in self.images:
-            user_path(path, "images")
+            find_file(path, "images")
         if (self.stride, self.first) != (None, None) and (self.task != "allview" or self.frame_index is not None):
             raise UserError("stride and first choose frames for the task allview without frame_index")
         require_choice(self.stride, self.first)
@@ -110,7 +110,8 @@ class Request(GenerationSettings):
 
     def pictures(self) -> Clip:
         """The given frames. Raises UserError unless there are as many as needed."""
-        given, paths, masks = self.given, [Path(path) for path in self.images], [Path(path) for path in self.masks]
+        given, masks = self.given, [Path(path) for path in self.masks]
+        paths = [find_file(path, "images") for path in self.images]
         if len(paths) > 1 and len(paths) != len(given):
             raise UserError(f"{len(paths)} images for {self.task}, which takes {len(given)}{self._places()}")
         if len(paths) > 1:
@@ -219,8 +220,8 @@ def _resolved(fields: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def _locate(name: str, folder: Path) -> Path:
-    beside = folder / user_path(name, "images")
-    return Path(name) if _exists(Path(name)) and not _exists(beside) else beside
+    beside, elsewhere = folder / user_path(name, "images"), find_file(name, "images")
+    return elsewhere if _exists(elsewhere) and not _exists(beside) else beside
 
 
 def _exists(path: Path) -> bool:

@@ -211,6 +211,7 @@ def test_jobs_go_on_where_they_stopped(official, pictures, tmp_path, capsys):
         (["--frame_path", "{}/first.png", "--prompts", "x", "--camera_angle", "9"], "are of presets"),
         (["--frame_path", "{}/first.png", "--prompts", "x", "--camera_format", "colmap"], "is of camera files"),
         (["--frame_path", "{}/first.png", "--prompts", "x", "--check_step_cache"], "which is not given"),
+        (["--frame_path", "{}/first.png", "--prompts", "x", "--size", "112", "--width", "224"], "say the same twice"),
         (["--dry_run", "--mesh", "seq=2"], "estimates for one device"),
         (["--frame_path", "{}/first.png", "--prompts", "x", "--mesh", "rows=2"], "with the axes data, fsdp, seq"),
         (["--frame_path", "{}/first.png", "--prompts", "x", "--mesh", "seq=3"], "does not fit 8 devices"),
