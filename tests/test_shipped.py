@@ -56,6 +56,7 @@ def mean(tmp_path_factory) -> Callable[[str, str], float]:
     return lambda row, metric: np.mean([scene[row]["values"][metric] for scene in scenes])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("row", "metric", "recorded", "slack"), RECORDED)
 def test_they_are_as_good_as_they_were(mean, row, metric, recorded, slack):
     better = -1 if METRICS[metric].better == "↓" else 1

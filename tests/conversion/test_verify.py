@@ -24,7 +24,7 @@ FILES = sorted([*FOLDER.glob("*.safetensors"), *FOLDER.glob("*.json")])
 CAMERA_HEAD = RECORDED / "vggt_camera_head.safetensors"
 
 
-LONG = ("pipeline_full", "adapter_training_step")  # half a minute each
+LONG = ("pipeline_full", "adapter_training_step", "dit_training_encode")  # up to half a minute each
 
 
 @pytest.mark.parametrize(

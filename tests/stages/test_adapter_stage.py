@@ -176,6 +176,7 @@ def test_groups_of_frames_do_not_change_the_step(reference, trainable, frozen, b
     assert_same_step(step, reference)
 
 
+@pytest.mark.slow
 def test_a_sample_does_not_depend_on_its_batch(reference, trainable, frozen, batch, keys):
     loss = jax.jit(loss_of(STAGE))
     alone = [loss(trainable, frozen, {"frames": batch["frames"][i : i + 1]}, keys[i : i + 1])[0] for i in range(2)]

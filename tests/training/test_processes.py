@@ -72,12 +72,13 @@ def assert_same(workdir: Path, alone: Path) -> None:
     np.testing.assert_allclose(weights(workdir), weights(alone), rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.slow  # as the next, which asks for more
+@pytest.mark.slow
 def test_two_processes_equal_one(tmp_path, alone):
     finish(start(tmp_path, 2, 4))
     assert_same(tmp_path, alone)
 
 
+@pytest.mark.slow
 def test_two_processes_that_work_on_every_other_part_of_a_batch_equal_one(tmp_path, alone):
     finish(start(tmp_path, 2, 4, mingled=1))
     assert_same(tmp_path, alone)
