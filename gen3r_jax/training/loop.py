@@ -34,7 +34,10 @@ from gen3r_jax.training.stage import Metrics, Stage
 from gen3r_jax.training.state import TrainState, abstract_state, create_state, fresh_opt_state
 from gen3r_jax.training.step import (
     DTYPES,
+    NOTHING,
+    SAVE,
     STOP,
+    WISH,
     Phase,
     Step,
     count_micro_batches,
@@ -149,6 +152,8 @@ class _Run:
     update: Step = dataclasses.field(init=False)  # of the phase that runs
     clock: float = 0.0  # when the numbers of the last step came, or the first one began
     profiling: bool = False
+    saved: float = dataclasses.field(default_factory=time.monotonic)  # when the last checkpoint was begun, or the run
+    saving: bool = False  # all processes know that it is time for a checkpoint
     stopping: bool = False  # all processes know that one was told to stop
     skipped: int = 0  # updates in a row that were not made, as their numbers were not finite
     ideal_seconds: float = 0.0  # of a step at the peak of all chips, where that is known
@@ -192,7 +197,7 @@ class _Run:
                 compiled, self.clock = True, time.perf_counter()
             self._start_profile(step)
             with jax.profiler.StepTraceAnnotation("train", step_num=step):
-                state, metrics = update(state, self.frozen, batch, stop=self.stop.received is not None)
+                state, metrics = update(state, self.frozen, batch, self._wish())
             step += 1
             self._finish(pending, state)  # the numbers of the step before, while the device works on this one
             pending = _Pending(step, metrics, host_batch, micro_batches, waited)
@@ -200,7 +205,7 @@ class _Run:
                 self._stop_profile(metrics)
 
             validate = step == phase.end or _is_due(step, self.options.validation.every)
-            save = step == phase.end or _is_due(step, self.options.checkpoint.every)
+            save = self.saving or step == phase.end or _is_due(step, self.options.checkpoint.every)
             if validate or save:
                 self._finish(pending, state)
                 pending = None
@@ -241,12 +246,21 @@ class _Run:
             f"{len(micro_batches)} micro-batches; GiB of temporaries a device: {temporaries}"
         )
 
+    def _wish(self) -> int:
+        """What this process would like all to do: it was told to stop, or its clock, if it is the first, says save."""
+        if self.stop.received:
+            return STOP
+        minutes = self.options.checkpoint.minutes
+        late = 0 < 60 * minutes <= time.monotonic() - self.saved
+        return SAVE if late and jax.process_index() == 0 else NOTHING
+
     def _finish(self, pending: "_Pending | None", state: TrainState) -> None:
         """Fetches and records the numbers of a step. Raises NotFinite where they are not, unless that is skipped."""
         if pending is None:
             return
         values = {name: float(value) for name, value in fetch(pending.metrics).items()}
-        self.stopping |= values.pop(STOP) > 0
+        wish = values.pop(WISH)
+        self.saving, self.stopping = self.saving or wish >= SAVE, self.stopping or wish >= STOP
         bad = [name for name in ("loss", "optim/grad_norm") if not np.isfinite(values[name])]
         if bad:
             self._skip(pending, state, f"{' and '.join(bad)} not finite at step {pending.step}")
@@ -313,6 +327,7 @@ class _Run:
 
     def _save(self, state: TrainState, step: int, data: grain.DatasetIterator) -> None:
         """Starts a checkpoint, and writes the weights that a validation judges into WORKDIR/weights."""
+        self.saving, self.saved = False, time.monotonic()
         began = time.perf_counter()
         self.checkpoints.save(step, state, data, dict(self.config))
         saved = time.perf_counter()

@@ -4,7 +4,7 @@ import dataclasses
 from typing import Annotated, Literal
 
 from gen3r_jax.errors import UserError
-from gen3r_jax.options import Count, Natural, Range
+from gen3r_jax.options import Count, Natural, NonNegative, Range
 from gen3r_jax.sharding import MeshOptions
 from gen3r_jax.training.optim import OptimOptions
 
@@ -65,12 +65,14 @@ class CheckpointOptions:
     """Checkpoints are also written at the end of a phase and at a stop, each with the weights in WORKDIR/weights.
 
     Attributes:
-      every: steps between two checkpoints.
+      every: steps between two checkpoints, unless `minutes` asks for one earlier.
+      minutes: the longest time between two checkpoints, which is about what a lost machine costs; 0: any.
       keep: how many of the last ones stay.
       keep_every: checkpoints after multiples of so many steps stay, too; 0: none.
     """
 
     every: Count = 250
+    minutes: NonNegative = 10.0
     keep: Count = 3
     keep_every: Natural = 0
 

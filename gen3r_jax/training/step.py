@@ -27,8 +27,9 @@ from gen3r_jax.training.state import TrainState, abstract_state, shardings
 
 # Micro-batches that may be on their way at once: a device that ends one finds the next, and no more memory is taken.
 IN_FLIGHT = 2
-# The metric by which all processes learn, in the same step, that one of them wants to stop.
-STOP = "stop"
+# The metric by which all processes learn, in the same step, what one of them wants: the largest of these wishes.
+WISH = "wish"
+NOTHING, SAVE, STOP = range(3)
 # What every batch has beside the stage's entries.
 SAMPLE_INDEX = Entry("", np.int32)
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
@@ -151,7 +152,7 @@ class Step:
       dtype: of the arithmetic.
       mesh: the one of ``jax.set_mesh``.
 
-    A call also takes `stop`: the metric ``STOP`` is above zero if it was true in any process.
+    A call also takes the `wish` of this process; the metric ``WISH`` is the largest of all processes.
     """
 
     def __init__(
@@ -206,7 +207,7 @@ class Step:
         return self._compiled
 
     def __call__(
-        self, state: TrainState, frozen: Any, micro_batches: Sequence[Mapping[str, jax.Array]], stop: bool = False
+        self, state: TrainState, frozen: Any, micro_batches: Sequence[Mapping[str, jax.Array]], wish: int = NOTHING
     ) -> tuple[TrainState, Metrics]:
         if not self._compiled:
             self.compile(frozen, micro_batches)
@@ -216,8 +217,9 @@ class Step:
                 jax.block_until_ready(metrics[i - IN_FLIGHT])
             total, values = self._add_gradient(state, frozen, micro_batch, total)
             metrics.append(values)
-        wish = np.full(sum(device.process_index == jax.process_index() for device in self._mesh.devices.flat), stop)
-        wishes = jax.make_array_from_process_local_data(self._each, wish.astype(np.float32), (self._mesh.size,))
+        mine = sum(device.process_index == jax.process_index() for device in self._mesh.devices.flat)
+        wishes = np.full(mine, wish, np.float32)
+        wishes = jax.make_array_from_process_local_data(self._each, wishes, (self._mesh.size,))
         return self._compiled["update"](state, total, tuple(metrics), wishes)
 
     def is_finite(self, state: TrainState, frozen: Any, micro_batch: Mapping[str, jax.Array]) -> bool:
@@ -271,7 +273,7 @@ class Step:
         ema = None if state.ema is None else update_ema(state.ema, params, options.ema_decay, state.step)
         means = jax.tree.map(lambda *values: sum(value.astype(jnp.float32) for value in values) / count, *metrics)
         means["optim/grad_norm"] = optax.tree.norm(grads)
-        means[STOP] = wishes.max()
+        means[WISH] = wishes.max()
         means["optim/learning_rate"] = learning_rate(options, phase.steps)(state.step - phase.start)
         finite = jnp.isfinite(means["loss"]) & jnp.isfinite(means["optim/grad_norm"])
         new, old = TrainState(state.step + 1, params, opt_state, ema), dataclasses.replace(state, step=state.step + 1)

@@ -12,11 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from etils import epath
 
 from gen3r_jax.errors import UserError
 from gen3r_jax.options import read_options
 from gen3r_jax.sharding import MeshOptions, make_mesh
-from gen3r_jax.storage.train_checkpoints import TrainCheckpoints
+from gen3r_jax.storage.train_checkpoints import TrainCheckpoints, steps_in
 from gen3r_jax.training import loop
 from gen3r_jax.training.metrics import MetricsWriter, read_metrics
 from gen3r_jax.training.optim import OptimOptions, clip_threshold, learning_rate, make_optimizer, update_ema
@@ -206,6 +207,12 @@ def test_a_signal_saves_and_leaves(tmp_path, number):
     assert (tmp_path / "weights" / "up.npy").exists(), "weights are exported at a stop"
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     assert [line["step"] for line in read_metrics(tmp_path / "metrics.jsonl") if "loss" in line] == [1, 2]
+
+
+def test_checkpoints_come_by_the_clock_too(tmp_path):
+    """All processes know of it one step later, while the device works on the next."""
+    run(tmp_path, train__phases=((4, 7, 1),), checkpoint__every=100, checkpoint__minutes=1e-9, checkpoint__keep=10)
+    assert sorted(steps_in(epath.Path(tmp_path / "checkpoints"))) == [2, 4, 6, 7]
 
 
 def test_on_known_chips_their_use_is_recorded(tmp_path, monkeypatch):
