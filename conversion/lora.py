@@ -53,6 +53,8 @@ _DIFFUSERS = (
 COMFYUI_FILE = "lora.safetensors"
 PEFT_FOLDER, PEFT_FILE, PEFT_CONFIG = "lora", "adapter_model.safetensors", "adapter_config.json"
 FILES = (PEFT_FILE, "pytorch_lora_weights.safetensors")
+LARGEST_FACTOR = 1e6
+"""A larger scale or alpha is a mistake, and products with it leave what float32 can hold."""
 
 
 @dataclass(frozen=True)
@@ -94,15 +96,16 @@ def read_lora(path: Path, shapes: Params, scale: float = 1.0) -> Changes:
       scale: a factor of all changes.
 
     Raises:
-      UserError: nothing in the file belongs to the transformer, or sizes are others than those of its layers.
+      UserError: nothing in the file belongs to the transformer, sizes are others than those of its layers, or a
+        factor is no number.
     """
-    if not math.isfinite(scale):
-        raise UserError(f"the scale {scale} of {path} is not finite; 1 is what the file was made for")
+    scale = _number(scale, f"the scale of {path}")
     file = _find(path)
     tensors, metadata = open_safetensors(file)
     leaves = module.flatten(shapes)
-    if own := _own_changes(tensors, leaves, scale * float(metadata.get("scale", 1))):
-        return own
+    if own := _own_changes(tensors, leaves):
+        scale *= _number(metadata.get("scale", 1), f"{file}: the scale in its header")
+        return {path: [Change(None, scale, *factors)] for path, factors in own.items()}
     slots, settings = official_slots(TABLE, leaves), _settings(file, metadata, tensors)
     layers, changes = dict(_aliases(slots)), {}
     unmatched, misfits = set(tensors), []
@@ -117,8 +120,8 @@ def read_lora(path: Path, shapes: Params, scale: float = 1.0) -> Changes:
             if not _fit(shape, down, *up):
                 misfits += [f"{name} {list(tensors[name].shape)} for {list(shape)}" for name in names]
                 continue
-            factor = scale * (_scale(layer, down.shape[0], group, tensors, settings) if up else 1)
-            changes.setdefault(slot.path, []).append(_change(slot, factor, down, *up))
+            factor = _scale(layer, down.shape[0], group, tensors, settings) if up else 1
+            changes.setdefault(slot.path, []).append(_change(slot, scale * factor, down, *up))
     if misfits:
         raise UserError(f"{file} was made for another transformer: {len(misfits)} misshapen: {some(misfits, 200)}")
     if not changes:
@@ -139,6 +142,7 @@ def merge(params: Params, files: Iterable[Changes], dtype: Any) -> Params:
         delta = np.zeros(kernel.shape, np.float32)
         for change in changes:
             delta[... if change.row is None else change.row] += change.array()
+        module.require_finite(f"the change of {name} is", delta)
         return (kernel + jax.device_put(delta, kernel.sharding)).astype(dtype)
 
     leaves = module.flatten(params)
@@ -192,19 +196,34 @@ def _find(path: Path) -> Path:
     return files[0]
 
 
-def _own_changes(tensors: Mapping[str, Tensor], leaves: Mapping[str, Any], scale: float) -> Changes:
-    """Those of a file as earlier versions wrote it: ``PATH.down`` [l i r] and ``PATH.up`` [l r o] of every kernel."""
+def _number(value: Any, what: str) -> float:
+    """A factor that numbers of float32 may be multiplied by. Raises UserError for anything else."""
+    try:
+        number = np.asarray(value, np.float64).item()
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if not abs(number) <= LARGEST_FACTOR:
+        raise UserError(
+            f"{what} is {str(value)[:40]}; needed is a number from {-LARGEST_FACTOR:g} to {LARGEST_FACTOR:g}"
+        )
+    return number
+
+
+def _own_changes(
+    tensors: Mapping[str, Tensor], leaves: Mapping[str, Any]
+) -> dict[str, tuple[Float[np.ndarray, "..."], Float[np.ndarray, "*l r o"]]]:
+    """Factors of a file as earlier versions wrote it: ``PATH.down`` [l i r] and ``PATH.up`` [l r o] of every kernel."""
     pairs = {name.removesuffix(".down"): name for name in tensors if name.endswith(".kernel.down")}
     ours = {part for path in pairs if path in leaves for part in (f"{path}.down", f"{path}.up")}
     if not tensors or ours != set(tensors):
         return {}
-    changes: dict[str, list[Change]] = {}
+    factors = {}
     for path in pairs:
         down, up = (np.asarray(tensors[f"{path}.{part}"], np.float32) for part in ("down", "up"))
         if (*down.shape[:-1], up.shape[-1]) != leaves[path].shape:
             raise UserError(f"{path}: factors {list(down.shape)} and {list(up.shape)} for {list(leaves[path].shape)}")
-        changes[path] = [Change(None, scale, down, up)]
-    return changes
+        factors[path] = down, up
+    return factors
 
 
 def _groups(names: Iterable[str]) -> dict[str, dict[str, str]]:
@@ -236,7 +255,8 @@ def _targets(layer: str, group: Mapping[str, str]) -> Iterator[tuple[str, tuple[
 def _fit(shape: Shape, down: Tensor, up: Tensor | None = None) -> bool:
     if up is None:
         return down.shape == shape
-    return down.shape[1:] == shape[1:] and up.shape == (shape[0], down.shape[0], *(1,) * (len(shape) - 2))
+    rank = down.shape[0] if down.shape else 0
+    return rank > 0 and down.shape[1:] == shape[1:] and up.shape == (shape[0], rank, *(1,) * (len(shape) - 2))
 
 
 def _change(slot: Slot, scale: float, down: Tensor, up: Tensor | None = None) -> Change:
@@ -272,10 +292,14 @@ def _scale(
 ) -> float:
     """Return the factor of the product of a layer's factors: ``alpha / rank``, or 1 where no alpha is said."""
     if "alpha" in group:
-        return float(np.asarray(tensors[group["alpha"]], np.float64).reshape(())) / rank
+        return _number(tensors[group["alpha"]], f"alpha of {layer}") / rank
     alphas = settings.get("alpha_pattern") or {}
-    pattern = next((key for key in alphas if re.fullmatch(rf"(?:.*\.)?(?:{key})", layer)), None)
-    alpha = settings.get("lora_alpha", rank) if pattern is None else alphas[pattern]
+    try:
+        found = [alpha for pattern, alpha in alphas.items() if re.fullmatch(rf"(?:.*\.)?(?:{pattern})", layer)]
+    except (re.error, AttributeError):
+        told = str(alphas)[:100]
+        raise UserError(f"alpha_pattern is {told}; needed are patterns of layers, with a number each") from None
+    alpha = _number(found[0] if found else settings.get("lora_alpha", rank), f"alpha of {layer}")
     return alpha / (math.sqrt(rank) if settings.get("use_rslora") else rank)
 
 

@@ -69,17 +69,20 @@ def open_safetensors(path: Path) -> tuple[dict[str, StoredTensor], dict[str, str
     except UserError as error:
         raise UserError(f"{path} is not a whole safetensors file ({error}); download or copy it again") from None
     metadata = header.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(text, str) for text in metadata.values()):
+        raise UserError(f"{path} is damaged: the __metadata__ of its header are no texts; download or copy it again")
     tensors, parts = {}, []
     for name, entry in header.items():
-        if not isinstance(entry, dict) or entry.get("dtype") not in _DTYPES:
+        if not isinstance(entry, dict) or str(entry.get("dtype")) not in _DTYPES:
             raise UserError(f"{path}: cannot read {name}: allowed types are {', '.join(_DTYPES)}")
         try:
             begin, end = map(int, entry["data_offsets"])
             shape = tuple(map(int, entry["shape"]))
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, OverflowError):
             raise UserError(f"{path}: the header says neither where {name} is nor its shape") from None
         tensor = StoredTensor(path, 8 + length + begin, shape, _DTYPES[entry["dtype"]])
-        if math.prod(tensor.shape) * tensor.dtype.itemsize != end - begin or begin < 0 or 8 + length + end > size:
+        fits = min(begin, *shape, 0) == 0 and math.prod(shape) * tensor.dtype.itemsize == end - begin
+        if not fits or 8 + length + end > size:
             raise UserError(f"{path} is cut short or damaged at {name}; download or copy it again")
         tensors[name] = tensor
         parts.append((begin, end))

@@ -1,6 +1,7 @@
 """What disks, copies, editors and other programs do to a file: damage, odd values, and changes that mean nothing."""
 
 import grp  # noqa: F401  (who reads without rights may need it, and could not import it)
+import io
 import json
 import math
 import os
@@ -38,6 +39,8 @@ def apply(path: Path, rng: Rng, odd: bool = False) -> str:
         kinds += [JSON, JSON, JSON, TEXT, MEANINGLESS]
     elif path.suffix in (".txt", ".tum"):
         kinds += [TEXT, TEXT, TEXT, MEANINGLESS]
+    elif path.suffix in (".npy", ".npz"):
+        kinds += [ARRAYS, ARRAYS, ARRAYS]
     while True:
         ways = kinds[rng.integers(len(kinds))]
         name = list(ways)[rng.integers(len(ways))]
@@ -252,6 +255,48 @@ JSON: dict[str, Callable[[bytes, Rng], bytes]] = {
     "text for a value": _in_document(_as_text),
     "a value less": _in_document(_delete),
     "a value twice": _in_document(_double),
+}
+
+
+# Arrays ------------------------------------------------------------------------------------------------------------
+
+
+def _of_one(change: Callable[[np.ndarray, Rng], np.ndarray]) -> Callable[[bytes, Rng], bytes]:
+    """Changes an array of NumPy's file, which stays one."""
+
+    def changed(content: bytes, rng: Rng) -> bytes:
+        loaded, written = np.load(io.BytesIO(content)), io.BytesIO()
+        if isinstance(loaded, np.ndarray):
+            np.save(written, change(loaded.copy(), rng))
+        else:
+            arrays = dict(loaded)
+            key = list(arrays)[rng.integers(len(arrays))]
+            np.savez(written, **{**arrays, key: change(arrays[key].copy(), rng)})
+        return written.getvalue()
+
+    return changed
+
+
+def _odd_number(array: np.ndarray, rng: Rng) -> np.ndarray:
+    odd = [value for value in ODD_VALUES if isinstance(value, float)]
+    with np.errstate(over="ignore"):
+        array.flat[rng.integers(array.size)] = odd[rng.integers(len(odd))]
+    return array
+
+
+def _other_type(array: np.ndarray, rng: Rng) -> np.ndarray:
+    return array.astype(("O", "U8", "S8", "c16", "i1", "?", "f2", ">f8", "M8[s]")[rng.integers(9)])
+
+
+def _other_shape(array: np.ndarray, rng: Rng) -> np.ndarray:
+    shapes = (array.ravel(), array.T, array[None], array[..., None], array[:0], array[0], array[1:], array.ravel()[0])
+    return np.asarray(shapes[rng.integers(len(shapes))])
+
+
+ARRAYS: dict[str, Callable[[bytes, Rng], bytes]] = {
+    "an odd number": _of_one(_odd_number),
+    "an array of another type": _of_one(_other_type),
+    "an array of another shape": _of_one(_other_shape),
 }
 
 

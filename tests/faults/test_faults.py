@@ -36,12 +36,17 @@ def test_what_is_damaged_is_refused_in_one_line_or_read_as_it_stands(tmp_path):
         ("config", "another odd value"),  # infinity in a tuple
         ("nerfstudio", "another odd value"),  # pictures without a name
         ("mkv", "32 flipped bits"),  # a stream of an unknown codec
+        ("npz of VGGT", "an array of another shape"),
+        ("matrices of NumPy", "an array of another type"),
+        ("header of official safetensors", "another odd value"),  # a dictionary for a type
+        ("LoRA of PEFT", "a flipped bit"),  # a number near the end of what float32 holds
+        ("settings of a LoRA's header", "another odd value"),  # factors that are infinite, or none
         ("vkitti", "a link to itself"),
     ],
 )
 def test_the_kind_of_what_was_found(tmp_path, door, way):
-    ways = {name: change for kind in (mutations.BYTES, mutations.TEXT, mutations.JSON, mutations.MEANINGLESS)
-            for name, change in kind.items()}  # fmt: skip
+    kinds = mutations.BYTES, mutations.TEXT, mutations.JSON, mutations.ARRAYS, mutations.MEANINGLESS
+    ways = {name: change for kind in kinds for name, change in kind.items()}
 
     def change(path, rng):
         if way in mutations.FILES:

@@ -3,8 +3,6 @@
 An ``.npz`` says by its keys whether its matrices map world to camera or back; of ``.npy`` and text the user says it.
 """
 
-import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +33,7 @@ def read_archive(path: Path) -> CameraFile:
     c2w = _as_c2w(path, arrays[found[0]], POSES[found[0]])
     intrinsics = next((arrays[key] for key in _INTRINSICS if key in arrays), None)
     if intrinsics is not None:
-        intrinsics = for_all(np.squeeze(intrinsics, 0) if intrinsics.ndim == 4 else intrinsics, len(c2w))
+        intrinsics = for_all(intrinsics[0] if intrinsics.ndim == 4 and len(intrinsics) == 1 else intrinsics, len(c2w))
         if intrinsics is None:
             raise UserError(f"{path} needs intrinsics of 3 x 3 numbers, one for all or each of its {len(c2w)} poses")
     size = _picture_size(path, arrays)
@@ -59,15 +57,20 @@ def read_matrices(path: Path, w2c: bool) -> CameraFile:
 
 
 def _load(path: Path, keys: tuple[str, ...] = ()) -> dict[str, np.ndarray]:
-    """The arrays of these keys that a file has; of an ``.npy`` file its only one."""
+    """The arrays of these keys that a file has; of an ``.npy`` file its only one. Raises UserError."""
     try:
         content = np.load(path, allow_pickle=False)
         if isinstance(content, np.ndarray):
-            return {path.stem: content}
-        with content:
-            return {key: content[key] for key in keys if key in content}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            arrays = {path.stem: content}
+        else:
+            with content:
+                arrays = {key: content[key] for key in keys if key in content}
+    except Exception as error:  # zip files, zlib and NumPy each raise their own kinds
         raise UserError(f"cannot read the arrays of {path}: {one_line(error)}") from None
+    for key, array in arrays.items():
+        if array.dtype.kind not in "iuf":
+            raise UserError(f"{path}: the array {key} is of type {array.dtype}; needed are integers or real numbers")
+    return arrays
 
 
 def _picture_size(path: Path, arrays: dict[str, np.ndarray]) -> Float[np.ndarray, "2"] | None:
@@ -91,4 +94,6 @@ def _as_c2w(path: Path, matrices: np.ndarray, w2c: bool) -> Float[np.ndarray, "t
     poses = to_poses(matrices[None] if matrices.ndim == 2 else matrices)
     if poses is None:
         raise UserError(f"{path} holds an array {list(matrices.shape)}; needed are poses [t, 4, 4] or [t, 3, 4]")
-    return np.stack([matrix if pose_fault(matrix) else invert_se3(matrix) for matrix in poses]) if w2c else poses
+    for index, matrix in enumerate(poses if w2c else ()):
+        poses[index] = matrix if pose_fault(matrix) else invert_se3(matrix)
+    return poses
