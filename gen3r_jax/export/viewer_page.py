@@ -61,7 +61,7 @@ def three_js() -> str:
     import trimesh
     from trimesh.viewer.notebook import scene_to_html
 
-    page = scene_to_html(trimesh.Scene())
+    page = scene_to_html(trimesh.Scene(trimesh.PointCloud([[0, 0, 0]])))
     script = page[page.index("<script>") + len("<script>") : page.rindex("</script>")]
     return script[: script.rindex("var camera,controls,scene,renderer")]
 

@@ -77,16 +77,15 @@ def create_app(options: ServeOptions, store: Store, call: Call) -> FastAPI:
         return job
 
     def told(job: Job) -> dict[str, Any]:
-        document = summary(store, job)
         base = f"/v1/scenes/{job.id}"
-        document["files"] = []
-        if job.status == "done":
-            files = store.files(job.id)
-            document["files"] = [
-                {"name": name, "bytes": size, "url": f"{base}/files/{quote(name)}"} for name, size in files.items()
-            ]
-        document["picture"] = f"{base}/picture" if store.picture(job.id).exists() else None
-        return document
+        return summary(store, job) | {"picture": f"{base}/picture" if store.picture(job.id).exists() else None}
+
+    def told_whole(job: Job) -> dict[str, Any]:
+        files = store.files(job.id) if job.status == "done" else {}
+        base = f"/v1/scenes/{job.id}/files"
+        return told(job) | {
+            "files": [{"name": name, "bytes": size, "url": f"{base}/{quote(name)}"} for name, size in files.items()]
+        }
 
     def slow_down(request: Request) -> None:
         if seconds := rate.wait(request.client.host if request.client else ""):
@@ -140,7 +139,7 @@ def create_app(options: ServeOptions, store: Store, call: Call) -> FastAPI:
         return job
 
     def accepted(job: Job) -> JSONResponse:
-        return JSONResponse(told(job), 202, {"Location": f"/v1/scenes/{job.id}"})
+        return JSONResponse(told_whole(job), 202, {"Location": f"/v1/scenes/{job.id}"})
 
     @app.post("/v1/scenes", status_code=202, openapi_extra=_FORM)
     async def make_scene(request: Request, key: Key = None) -> Response:
@@ -183,14 +182,14 @@ def create_app(options: ServeOptions, store: Store, call: Call) -> FastAPI:
     def list_scenes(
         limit: Annotated[int, Query(ge=1, le=200)] = 50, before: Annotated[int | None, Query(ge=0, lt=1 << 62)] = None
     ) -> dict[str, Any]:
-        """The newest scenes; `before` is the `next` of the page before."""
+        """The newest scenes, without their files; `before` is the `next` of the page before."""
         jobs = queue.page(limit, before)
         return {"scenes": [told(job) for job in jobs], "next": jobs[-1].number if len(jobs) == limit else None}
 
     @app.get("/v1/scenes/{id}")
     def show_scene(id: str) -> dict[str, Any]:
         """How far a scene is, and its files once it is done."""
-        return told(found(id))
+        return told_whole(found(id))
 
     @app.get("/v1/scenes/{id}/events")
     async def follow_scene(id: str) -> Response:
@@ -208,7 +207,7 @@ def create_app(options: ServeOptions, store: Store, call: Call) -> FastAPI:
             if job is None:
                 yield "event: gone\ndata: {}\n\n"
                 return
-            text = json.dumps(await run_in_threadpool(told, job))
+            text = json.dumps(await run_in_threadpool(told_whole, job))
             if text != last:
                 yield f"data: {text}\n\n"
                 last, since = text, time.monotonic()

@@ -1,24 +1,15 @@
 """viewer.html, as a browser shows it."""
 
-import io
-import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from gen3r_jax.export.pointcloud import CloudFilter, scene_cloud
 from gen3r_jax.export.viewer_page import write_viewer
 from gen3r_jax.geometry.points import unproject_depth
 from gen3r_jax.scene import Scene
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-# WebGL is drawn by the processor; nothing is fetched.
-FLAGS = [
-    *("--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--disable-quic"),
-    *("--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"),
-]
+from tests.helpers.browser import chromium, pixels
 
 
 def _scene(frames: int, side: int) -> Scene:
@@ -64,13 +55,8 @@ def test_the_agreement_of_two_readings_is_in_the_page_where_there_is_one(tmp_pat
 
 @pytest.fixture(scope="module")
 def browser():
-    if CHROMIUM is None:
-        pytest.skip("no Chromium on this machine")
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (extra: dev)")
-    with playwright.sync_playwright() as browsers:
-        browser = browsers.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+    with chromium() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
@@ -207,6 +193,6 @@ def _shown(page) -> np.ndarray:
     """What the canvas shows, as an image."""
     page.wait_for_timeout(200)
     page.evaluate("document.getElementById('frames').style.visibility = 'hidden'")
-    picture = np.asarray(Image.open(io.BytesIO(page.locator("canvas").screenshot())).convert("RGB"))
+    picture = pixels(page.locator("canvas"))
     page.evaluate("document.getElementById('frames').style.visibility = 'visible'")
     return picture

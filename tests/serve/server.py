@@ -10,7 +10,7 @@ from pathlib import Path
 
 from gen3r_jax.client import Client
 from gen3r_jax.serve.options import ServeOptions
-from tests.helpers.paths import NANO, REPOSITORY
+from tests.helpers.paths import REPOSITORY
 
 CODE = """
 import json, sys
@@ -52,13 +52,15 @@ def _command(pid: str) -> str:
 @contextmanager
 def running(folder: Path, workers: int = 1, maker: str = STUB, port: int = 0, **options) -> Iterator[Server]:
     """Starts a server on a store in `folder`; it is ended with the block."""
-    told = ServeOptions(weights=str(NANO), store=str(folder / "store"), port=port, maker=maker, **options)
+    told = ServeOptions(weights="pretrained/nano", store=str(folder / "store"), port=port, maker=maker, **options)
     environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
     environment |= {"PYTHONPATH": str(REPOSITORY), "JAX_PLATFORMS": "cpu"}
     log = folder / "log.txt"
     command = [sys.executable, "-c", CODE, json.dumps(told.document()), *map(str, range(workers))]
     with log.open("a") as errors:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment)
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment, cwd=REPOSITORY
+        )
     try:
         assert process.stdout
         address = process.stdout.readline().strip()

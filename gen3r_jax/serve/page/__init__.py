@@ -13,7 +13,7 @@ _FOLDER = Path(__file__).parent
 
 def add_page(app: FastAPI, call: Callable[..., Any]) -> None:
     """Adds the page, its files and the description of the interface to an application."""
-    three = cache(lambda: call("three_js"))
+    three = cache(lambda: call("three_js").encode())
     files = {file.name: file for file in _FOLDER.iterdir() if file.suffix in TYPES}
 
     @app.get("/", include_in_schema=False)
