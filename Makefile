@@ -6,7 +6,7 @@ PYTHON := $(VENV)/bin/python
 BASE_PYTHON ?= $(shell for p in python3 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 
-.PHONY: run serve test test-slow test-printed faults readers nano ablations lint format clean
+.PHONY: run serve test test-slow test-printed faults readers docs nano ablations lint format clean
 
 # One image becomes a scene, by the small model that is part of the project; `make run IMAGE=photo.jpg CAMERAS=zoom_in`.
 # What is given reaches the command as it was typed: make would expand the `$5` in a prompt, and the shell its quotes.
@@ -42,6 +42,11 @@ test-printed: $(VENV)/ready
 readers: $(VENV)/ready
 	$(PYTHON) -m pip install --quiet --editable '.[usd]'
 	npm install --prefix tests/node --ignore-scripts --no-audit --no-fund --no-package-lock
+
+# The site of the documentation, build/site/index.html, which opens without a server or a network.
+docs: $(VENV)/ready
+	$(PYTHON) -m pip install --quiet --editable '.[docs]'
+	$(PYTHON) -m mkdocs build
 
 # Damaged input, flipped bits, kills and pairs: hours at full number. `make faults COUNT=0.1 SEED=7 KINDS="fuzz flips"`.
 COUNT := 1

@@ -30,8 +30,10 @@ RIGID = 1e-3  # how far a rotation times its transpose may be from the identity
 class Cameras:
     """The cameras of a scene, frame by frame.
 
-    c2w: camera to world, OpenCV axes, in the data set's own unit of length.
-    intrinsics: pinhole, in pixels from the corner of an image of ``sizes`` (height, width).
+    Attributes:
+      c2w: camera-to-world matrices, OpenCV axes, in the unit of length of the data.
+      intrinsics: pinhole matrices, in pixels from the corner of an image of `sizes`.
+      sizes: height and width of each camera's image in pixels.
     """
 
     c2w: Float[np.ndarray, "t 4 4"]
@@ -42,6 +44,7 @@ class Cameras:
         return len(self.c2w)
 
     def take(self, indices: list[int] | Int[np.ndarray, " n"]) -> "Cameras":
+        """Returns the cameras of these frames."""
         return Cameras(self.c2w[indices], self.intrinsics[indices], self.sizes[indices])
 
 
