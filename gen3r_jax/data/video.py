@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import av
 import numpy as np
@@ -137,12 +137,12 @@ class Video:
         which are their times, or their numbers where they are counted."""
         try:
             if place is not None and not self._index.counted:
-                with _open(self.path) as container:
+                with open_container(self.path) as container:
                     stream = _stream(container, self._index.stream)
                     if frames := self._enter(container, stream, place):
                         yield from ((frame.pts, stream, frame) for frame in frames if frame.pts is not None)
                         return
-            with _open(self.path) as container:
+            with open_container(self.path) as container:
                 stream = _stream(container, self._index.stream)
                 for number, frame in enumerate(_decode(container.demux(stream))):
                     at = number if self._index.counted else frame.pts
@@ -177,9 +177,9 @@ class Video:
     def _index(self) -> _Index:
         times, keys, number, unit, start, counted = set(), [], 0, Fraction(1), None, False
         try:
-            with _open(self.path) as container:
+            with open_container(self.path) as container:
                 number = _film(container, self.path)
-            with _open(self.path) as container:
+            with open_container(self.path) as container:
                 stream = _stream(container, number)
                 unit, start = stream.time_base or Fraction(1), stream.start_time
                 counted = container.format.name == "avi" and stream.codec_context.has_b_frames
@@ -226,9 +226,11 @@ class _Shown:
         return _turned(self._colours(frame, width), tag)
 
 
-def _open(path: Path) -> InputContainer:
+def open_container(path: Path) -> InputContainer:
     """Opens a video; titles and other words in it may be in any encoding."""
-    return av.open(path, metadata_errors="ignore")
+    # From PyAV 19 on, which needs Python 3.12, that is so without asking.
+    options: dict[str, Any] = {"metadata_errors": "ignore"} if int(av.__version__.partition(".")[0]) < 19 else {}
+    return av.open(path, **options)
 
 
 def _film(container: InputContainer, path: Path) -> int:

@@ -11,11 +11,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-import av
-
 from gen3r_jax import generate, reconstruct
 from gen3r_jax.data.images import IMAGE_SUFFIXES, read_orientation
-from gen3r_jax.data.video import VIDEO_SUFFIXES
+from gen3r_jax.data.video import VIDEO_SUFFIXES, open_container
 from gen3r_jax.errors import UserError
 from gen3r_jax.export.folder import require_formats
 from gen3r_jax.export.video import require_fps
@@ -173,7 +171,7 @@ def _require_pixels(path: Path, most: int) -> None:
     """Raises UserError where the header of a picture or video tells more pixels than may be decoded."""
     if path.suffix.lower() in VIDEO_SUFFIXES:
         try:
-            with av.open(str(path)) as video:
+            with open_container(path) as video:
                 sizes = [(stream.width, stream.height) for stream in video.streams.video]
         except Exception:
             raise UserError(f"{path.name} is no video that can be read") from None

@@ -94,6 +94,13 @@ def error(a, b):
     return np.linalg.norm(a - b) / np.linalg.norm(b)
 
 
+def constants_and_carried(scan):
+    """How many arrays a scan closes over, and how many it carries from round to round; JAX 0.11 tells it otherwise."""
+    if "ft_in" in scan:
+        return [len(part.vals) for part in scan["ft_in"].unpack()[:2]]
+    return scan["num_consts"], scan["num_carry"]
+
+
 def bfloat16_sums(jaxpr, shapes):
     """Sums in bfloat16 over more than 8 cells, and over the rounds of a loop where they look like a parameter."""
     found = []
@@ -104,7 +111,7 @@ def bfloat16_sums(jaxpr, shapes):
             if added.size > (8 * result.size if name == "reduce_sum" else result.size):
                 found.append(f"{name} of {added.str_short()} to {result.str_short()}")
         if name == "scan":
-            body, first, count = parameters["jaxpr"].jaxpr, parameters["num_consts"], parameters["num_carry"]
+            body, (first, count) = parameters["jaxpr"].jaxpr, constants_and_carried(parameters)
             carried = dict(zip(body.outvars[:count], body.invars[first : first + count], strict=True))
             for inner in body.eqns:
                 total = inner.outvars[0] if inner.primitive.name == "add_any" else None
