@@ -20,8 +20,9 @@ from typing import Any
 
 from gen3r_jax.errors import UserError
 from gen3r_jax.serve.options import Keep
-from gen3r_jax.serve.queue import SCENES, Job, Queue
+from gen3r_jax.serve.queue import ENDED, SCENES, Job, Queue
 from gen3r_jax.storage.folders import claimed
+from gen3r_jax.storage.locks import lock_beside
 
 KIND = "scenes of a server"
 """Kind of the folder, as its marker says it."""
@@ -95,6 +96,15 @@ class Store:
                 os.rename(folder, gone)
                 shutil.rmtree(gone, ignore_errors=True)
         return True
+
+    def sweep(self) -> None:
+        """Removes what is left of half scenes whose jobs have ended: those whose worker died."""
+        for partial in (self.root / "scenes").glob(".*.partial"):
+            scene = partial.with_name(partial.name[1:].removesuffix(".partial"))
+            job = self.queue.get(scene.name)
+            if job is None or job.status in ENDED:
+                shutil.rmtree(partial, ignore_errors=True)
+                lock_beside(scene).unlink(missing_ok=True)
 
     def trim(self, keep: Keep) -> None:
         """Removes the oldest scenes that are more than is kept, and previews that nobody looks at any more."""

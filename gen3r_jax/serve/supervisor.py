@@ -18,10 +18,10 @@ WEB, WORKER = "gen3r_jax.serve.web", "gen3r_jax.serve.worker"
 LOOK = 0.1
 """Seconds between two looks at the children."""
 
-LONGEST_PAUSE = 10.0
+LONGEST_PAUSE = 5.0
 """Seconds before a child is started again that dies again and again."""
 
-STEADY = 30.0
+STEADY = 10.0
 """Seconds that a child has to live for its earlier deaths to be forgotten."""
 
 USER_ERROR = 2

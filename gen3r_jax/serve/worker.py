@@ -54,6 +54,7 @@ class Worker:
         """Works until the process ends."""
         queue = self._store.queue
         queue.recover(self._slot)
+        self._store.sweep()
         threading.Thread(target=self._beat, daemon=True).start()
         while True:
             self._job = queue.claim(self._slot)

@@ -179,6 +179,17 @@ def test_a_store_is_tidied_and_finds_scenes_that_it_does_not_know(store):
     assert not store.inputs("orphan").exists() and store.inputs("known").exists() and not list(store.incoming.iterdir())
 
 
+def test_what_a_dead_worker_left_is_swept_once_its_job_has_ended(store):
+    add(store.queue, "failed", "waits")
+    job = store.queue.claim(0)
+    for id in ("failed", "waits"):
+        (store.root / "scenes" / f".{id}.partial").mkdir()
+        (store.root / "scenes" / f".{id}.lock").touch()
+    store.queue.end(job, "failed")
+    store.sweep()
+    assert {path.name for path in (store.root / "scenes").iterdir()} == {".waits.partial", ".waits.lock"}
+
+
 def test_files_of_a_scene_are_only_its_own(store, tmp_path):
     finished(store, "a")
     (tmp_path / "secret").write_text("secret")
