@@ -190,6 +190,7 @@ def test_web_and_worker_are_killed_and_nothing_is_lost(server, client, photo):
     assert {client.wait(id)["status"] for id in ids} == {"done"}
 
 
+@pytest.mark.slow
 def test_a_stopped_server_goes_on_where_it_was(tmp_path, photo):
     with running(tmp_path) as server:
         done = server.client.make([photo], "a table")["id"]
