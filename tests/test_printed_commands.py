@@ -167,7 +167,7 @@ def test_targets_and_launchers_say_what_they_would_do(item, tmp_path):
 def workplace(tmp_path_factory) -> Path:
     """A folder with everything that the documents speak of as given: pictures, videos, raw data, official weights."""
     folder = tmp_path_factory.mktemp("printed")
-    for name in ("Makefile", "pyproject.toml", "requirements.txt", "configs", "pretrained", "tests"):
+    for name in ("Makefile", "pyproject.toml", "requirements.txt", "setup.py", "configs", "pretrained", "tests"):
         (folder / name).symlink_to(REPOSITORY / name)
     python = folder / ".venv/bin/python"
     python.parent.mkdir(parents=True)
