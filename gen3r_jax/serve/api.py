@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import sqlite3
+import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from typing import Annotated, Any
@@ -15,7 +17,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException as AnyHTTPException
 
 from gen3r_jax import __version__
-from gen3r_jax.errors import UserError
+from gen3r_jax.errors import UserError, one_line
 from gen3r_jax.serve.files import file_response, zip_chunks
 from gen3r_jax.serve.metrics import Requests, alive, render
 from gen3r_jax.serve.options import ServeOptions
@@ -335,6 +337,13 @@ def _add_errors(app: FastAPI) -> None:
     async def _(_: Request, error: Full) -> Response:
         busy = _busy(str(error))
         return answer(busy.status_code, busy.detail, busy.headers)
+
+    @app.exception_handler(OSError)
+    @app.exception_handler(sqlite3.Error)
+    async def _(_: Request, error: Exception) -> Response:  # a full disk, a store that cannot be written
+        print(f"the store cannot be used: {one_line(error)}", file=sys.stderr, flush=True)
+        reason = getattr(error, "strerror", None) or one_line(error)
+        return answer(503, f"the store cannot be used: {reason}", {"Retry-After": str(BUSY_SECONDS)})
 
     @app.exception_handler(UserError)
     async def _(_: Request, error: UserError) -> Response:

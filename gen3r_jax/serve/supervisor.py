@@ -24,8 +24,9 @@ LONGEST_PAUSE = 5.0
 STEADY = 10.0
 """Seconds that a child has to live for its earlier deaths to be forgotten."""
 
-USER_ERROR = 2
-"""Exit status of a child that cannot work with what it was told; it has said why."""
+USER_ERROR, STARTING = 2, 120.0
+"""Exit status of a child that cannot work with what it was told, and has said why; seconds after which it has begun to
+work, so that another beginning may help."""
 
 
 class Child:
@@ -73,7 +74,7 @@ class Child:
             status = self.process.poll()
             if status is None:
                 return None
-            if status == USER_ERROR:
+            if status == USER_ERROR and now - self._started < STARTING:
                 return status
             self.close()
             self._deaths = 1 if now - self._started > STEADY else self._deaths + 1

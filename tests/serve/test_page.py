@@ -195,6 +195,22 @@ def test_key_poses_make_a_path(open_page, server):
     page.wait_for_timeout(300)
 
 
+def test_several_photos_are_frames_of_the_clip(open_page, server):
+    page = open_page()
+    page.locator("#files").set_input_files([IMAGE, IMAGE])
+    numbers = page.locator("#pictures input")
+    assert [numbers.nth(index).input_value() for index in range(2)] == ["0", "8"]
+    numbers.nth(1).fill("4")
+    page.locator("#prompt").fill("a red table")
+    before = page.locator("#list li").count()
+    page.get_by_role("button", name="Make the scene").click()
+    until(page, "(count) => document.querySelectorAll('#list li').length > count", before)
+    scene = server.client.scene(newest(page).get_attribute("data-id"))
+    assert scene["fields"]["frame_index"] == "0,4"
+    assert "--frame_index 0 4" in scene["command"] and scene["command"].count("example.png") == 2
+    wait_for(page, "done")
+
+
 def test_four_seeds(open_page):
     page = open_page()
     page.locator("#files").set_input_files(IMAGE)

@@ -1,5 +1,6 @@
 """A server whose callers mean harm."""
 
+import asyncio
 import re
 import socket
 import time
@@ -8,8 +9,10 @@ from contextlib import suppress
 import pytest
 
 from gen3r_jax.client import Client, ServerError
-from gen3r_jax.serve.options import Limits
-from gen3r_jax.serve.security import Rate, cookie_of, same
+from gen3r_jax.serve.api import create_app
+from gen3r_jax.serve.options import Limits, ServeOptions
+from gen3r_jax.serve.security import Guard, Rate, cookie_of, same
+from gen3r_jax.serve.store import Store
 from tests.serve import hostile
 from tests.serve.server import running
 
@@ -134,6 +137,48 @@ def test_a_browser_gets_a_cookie_for_the_token(server):
 )
 def test_hosts_and_origins(server, headers, allowed):
     assert get(server, **headers) == (200 if allowed else 403)
+
+
+@pytest.mark.parametrize(
+    "host, ours",
+    [
+        ("192.168.0.7:8000", True),
+        ("localhost", True),
+        ("scenes.example.org", True),
+        ("[2001:db8::1]:80", True),
+        ("evil.example", False),
+        ("192.168.0.7.evil.example:8000", False),
+        ("", False),
+    ],
+)
+def test_a_server_that_others_reach_is_called_by_addresses_and_its_names(host, ours):
+    options = ServeOptions("nano", "store", host="0.0.0.0", token="x" * 16, names=("Scenes.example.org",))
+    assert Guard(None, options, lambda *_: None)._is_ours(host) == ours
+
+
+def test_a_store_that_cannot_be_written_is_told(tmp_path):
+    """As on a full disk: no traceback, and the client may come again."""
+    store = Store(tmp_path / "store")
+    app = create_app(ServeOptions("nano", str(tmp_path / "store")), store, lambda *_: {})
+    store.queue._database.execute("DROP TABLE jobs")
+    sent = []
+
+    async def send(message):
+        sent.append(message)
+
+    async def receive():
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    scope = {"type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "GET", "scheme": "http"}
+    scope |= {
+        "path": "/v1/scenes/x",
+        "raw_path": b"/v1/scenes/x",
+        "query_string": b"",
+        "headers": [(b"host", b"localhost")],
+    }
+    scope |= {"client": ("127.0.0.1", 1), "server": ("127.0.0.1", 80), "root_path": ""}
+    asyncio.run(app(scope, receive, send))
+    assert sent[0]["status"] == 503 and b"no such table" in sent[1]["body"]
 
 
 def test_nobody_speaks_websocket_here(server):
