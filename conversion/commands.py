@@ -21,7 +21,7 @@ from conversion.safetensors_files import nbytes
 from conversion.torch_files import open_checkpoint, write_checkpoint
 from gen3r_jax import module
 from gen3r_jax.errors import UserError
-from gen3r_jax.storage.checkpoint import load_network, save_weights
+from gen3r_jax.storage.checkpoint import load_network, read_config, save_weights
 from gen3r_jax.storage.files import write_json
 
 SHARD_BYTES = 5_000_000_000  # as `gen3r convert --shard_gb` says it
@@ -71,6 +71,16 @@ def convert_checkpoint(
         *notes,
         f"{time.perf_counter() - start:.1f} s",
     ]
+
+
+def require_official_form(name: str, source: Path) -> None:
+    """Raises UserError for a weights folder with layers that the official network does not have; reads no weights."""
+    table = CONVERTIBLE[name].table
+    config = read_config(source, table.network)
+    try:
+        manifest(table, config)
+    except ValueError as error:
+        raise UserError(f"{source} is a network that has no official form: {error}") from None
 
 
 def invert_weights(

@@ -102,6 +102,8 @@ def read_lora(path: Path, shapes: Params, scale: float = 1.0) -> Changes:
     scale = _number(scale, f"the scale of {path}")
     file = _find(path)
     tensors, metadata = open_safetensors(file)
+    if not tensors:
+        raise UserError(f"{file} holds no tensors")
     leaves = module.flatten(shapes)
     if own := _own_changes(tensors, leaves):
         scale *= _number(metadata.get("scale", 1), f"{file}: the scale in its header")
@@ -120,6 +122,9 @@ def read_lora(path: Path, shapes: Params, scale: float = 1.0) -> Changes:
             if not _fit(shape, down, *up):
                 misfits += [f"{name} {list(tensors[name].shape)} for {list(shape)}" for name in names]
                 continue
+            for name in names:
+                if not np.isfinite(np.asarray(tensors[name], np.float32)).all():
+                    raise UserError(f"{file} is damaged: {name} holds numbers that are not finite")
             factor = _scale(layer, down.shape[0], group, tensors, settings) if up else 1
             changes.setdefault(slot.path, []).append(_change(slot, scale * factor, down, *up))
     if misfits:

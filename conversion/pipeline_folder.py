@@ -11,7 +11,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from conversion.commands import SHARD_BYTES, convert_checkpoint, invert_weights, random_checkpoint
+from conversion.commands import (
+    SHARD_BYTES,
+    convert_checkpoint,
+    invert_weights,
+    random_checkpoint,
+    require_official_form,
+)
 from conversion.networks import NETWORKS
 from gen3r_jax.carried import find_folder
 from gen3r_jax.errors import UserError, notice
@@ -75,9 +81,12 @@ def invert_pipeline(
 
     Raises UserError when something is missing. All of it is named.
     """
+    source = find_folder(source) or source
     missing = [name for name in (*NETWORKS, "tokenizer", "scheduler.json") if not (source / name).exists()]
     if missing:
         raise UserError(f"{source} is no whole folder of converted weights: it lacks {', '.join(missing)}")
+    for name in NETWORKS:
+        require_official_form(name, source / name)
     shift = read_shift(source)
     report = []
     with claimed(output, OFFICIAL, lambda folder: force, advice="or add --force"):

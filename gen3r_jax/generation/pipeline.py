@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from os import PathLike
-from pathlib import Path
 from typing import Any, Literal, get_args
 
 import jax
@@ -18,6 +17,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from conversion.pipeline_folder import find_weights
+from gen3r_jax.carried import user_path
 from gen3r_jax.diffusion.solvers import Schedule, make_schedule
 from gen3r_jax.diffusion.step_cache import evaluated_steps
 from gen3r_jax.diffusion.tasks import frame_mask
@@ -145,7 +145,7 @@ class Gen3RPipeline:
             raise UserError(
                 "only a pipeline that reads a folder of weights takes a LoRA: Gen3RPipeline.from_pretrained"
             )
-        self._load.add_lora(Path(file), scale)
+        self._load.add_lora(user_path(file, "a LoRA"), scale)
         self._loaded.pop("wan_dit", None)
 
     def __call__(

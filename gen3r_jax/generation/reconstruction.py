@@ -27,6 +27,7 @@ from gen3r_jax.generation.windows import SHORTEST_WINDOW, default_window
 from gen3r_jax.geometry.cameras import Size, uncrop_intrinsics
 from gen3r_jax.geometry.points import unproject_depth
 from gen3r_jax.models.sizes import longest_clip, whole_size
+from gen3r_jax.options import check_fields
 from gen3r_jax.scene import Scene
 
 MOST_ORIGINAL_PIXELS = 200_000_000
@@ -81,6 +82,7 @@ class ReconstructionOptions:
     far_percentile: float | None = None
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.num_frames is not None and self.num_frames < 1:
             raise UserError(f"--num_frames {self.num_frames} is not a positive number")
         if self.window is not None and self.window < SHORTEST_WINDOW:

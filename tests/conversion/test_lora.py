@@ -181,6 +181,17 @@ def test_what_is_no_plain_lora_is_refused(tmp_path):
         lora.read_lora(REPOSITORY / "tests", SHAPES)
 
 
+def test_what_is_damaged_is_named(tmp_path):
+    file = tmp_path / "lora.safetensors"
+    save_file({}, file)
+    with pytest.raises(UserError, match="holds no tensors"):
+        lora.read_lora(file, SHAPES)
+    tensors = load_file(RECORDED / "adapter_model.safetensors")
+    save_file({name: np.full_like(tensor, np.nan) for name, tensor in tensors.items()}, file)
+    with pytest.raises(UserError, match=r"is damaged: .*lora_.* holds numbers that are not finite"):
+        lora.read_lora(file, SHAPES)
+
+
 def test_the_scale_stands_behind_the_file(tmp_path):
     (tmp_path / "a:2").touch()
     given = {"a.safetensors": 1.0, "a.safetensors:0.5": 0.5, "a.safetensors:-1": -1.0, "b:a": 1.0}

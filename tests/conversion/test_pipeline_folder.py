@@ -57,6 +57,14 @@ def test_the_way_back_writes_the_official_folder_bit_for_bit(official, tmp_path)
         main(["gen3r", "--invert", "--source", str(tmp_path / "weights"), "--output", str(tmp_path / "other")])
 
 
+def test_without_a_way_back_nothing_is_written(tmp_path, monkeypatch):
+    """Nano's networks have layers of their own; its name is that of the one that is carried."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"wan_vae is a network that has no official form"):
+        main(["gen3r", "--invert", "--source", "pretrained/nano", "--output", "back"])
+    assert not list(tmp_path.rglob("*"))
+
+
 def test_a_folder_is_converted_once_and_not_used_when_it_has_changed(official, tmp_path, capsys, monkeypatch):
     folder = tmp_path / "checkpoints"
     shutil.copytree(official, folder)
