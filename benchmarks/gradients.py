@@ -127,7 +127,7 @@ def _official_network(name: str, folder: Path, side: int) -> Any:
 
 
 class _Exact(ContextDecorator):
-    """What autocast to float32 is on a GPU: linear layers there are computed in it."""
+    """Stands for autocast to float32 on a GPU: linear layers there are computed in it."""
 
     def __init__(self, **_: Any):
         pass

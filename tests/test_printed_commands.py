@@ -64,7 +64,7 @@ SMALLER = {
     r"--workers \d+": "--workers 1",
     r"(?<![\w/])/data/": "data/",
     r"(configs/(?:adapter|dit)\.py)(?!:)": r"\1:tiny",
-    r"^(gen3r train .*)": r"\1 --config.train.phases='((5,1,2),)' --config.validation.clips=1",
+    r"^(gen3r train .*)": r"\1 --config.train.phases='((5,1,1),)' --config.validation.clips=1",
     r"^(gen3r train .*dit\.py.*)": r"\1 --config.samples.num_inference_steps=0",
     r"^(gen3r evaluate .*)": r"\1 --config.data.num_scenes=1 --config.metrics.num_points=200",
     r"^(gen3r generate .*pretrained/nano .*)": r"\1 --num_inference_steps 1",

@@ -93,7 +93,7 @@ class Client:
         return self._json("POST", f"/v1/scenes/{quote(id)}/again", {"seed": seed})
 
     def scene(self, id: str) -> dict[str, Any]:
-        """What the server says of a scene: status, progress, files and more."""
+        """Return what the server says of a scene: status, progress, files and more."""
         return self._json("GET", f"/v1/scenes/{quote(id)}")
 
     def scenes(self) -> Iterator[dict[str, Any]]:
@@ -107,7 +107,7 @@ class Client:
                 return
 
     def events(self, id: str) -> Iterator[dict[str, Any]]:
-        """What the server says of a scene whenever that changes, until it has ended."""
+        """Yield what the server says of a scene whenever that changes, until it has ended."""
         with self._open("GET", f"/v1/scenes/{quote(id)}/events") as answer:
             for line in answer:
                 if line.startswith(b"data: ") and len(line) > 10:

@@ -394,7 +394,7 @@ class Gen3RPipeline:
         return np.asarray(w2c), np.asarray(intrinsics), float(depth[(depth.size - 1) // 2])
 
     def reconstruct(self, images: Float[np.ndarray, "k h w 3"]) -> Geometry:
-        """What VGGT reads from given frames, as a batch of one."""
+        """Return what VGGT reads from given frames, as a batch of one."""
         with self._network("vggt", "Finding the cameras of the given frames") as vggt:
             return finite("vggt", fetch(programs.reconstruct(vggt, np.asarray(images, np.float32)[None])))
 

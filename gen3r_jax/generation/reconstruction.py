@@ -36,7 +36,7 @@ MOST_ORIGINAL_PIXELS = 200_000_000
 
 @dataclass(frozen=True, kw_only=True)
 class ReconstructionOptions:
-    """How a clip is reconstructed. The fields are the flags of ``gen3r reconstruct``.
+    """Says how a clip is reconstructed. The fields are the flags of ``gen3r reconstruct``.
 
     Attributes:
       num_frames: how many frames of files are used, spread evenly; by default all, at most 49 without `window`.

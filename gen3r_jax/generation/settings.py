@@ -78,7 +78,7 @@ class GenerationSettings:
 
 
 class SamplingOptions(changes_of(GenerationSettings, "num_frames", "height", "width")):
-    """What a config may say of how scenes are sampled; None is as the folder of weights says."""
+    """Holds what a config changes of the settings; None is as the folder of weights says."""
 
 
 def require_text(name: str, text: str) -> None:

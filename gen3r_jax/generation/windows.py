@@ -21,7 +21,7 @@ from gen3r_jax.scene import Scene
 
 SHORTEST_WINDOW = 4
 MOST_PIXELS = MOST_FRAMES * 560**2
-"""Of a window whose length nobody says: those of a clip of the released weights."""
+"""A window whose length nobody says has at most the pixels of a clip of the released weights."""
 LARGEST_ERROR = 0.1
 """A join whose points are farther apart than this part of their distance is told, and closes no loop."""
 GRID = 24
